@@ -1,0 +1,40 @@
+"""Denoising diffusion for small images that anyone can train, sample, measure and trust.
+
+Nothing heavy is imported until it is used (PEP 562): `import pocketddpm` does not load torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pocketddpm.config import Experiment
+    from pocketddpm.data.image_set import ImageSet
+    from pocketddpm.data.load import load_images
+    from pocketddpm.errors import DDPMError
+    from pocketddpm.model import Model, Samples
+    from pocketddpm.model import load_model as load
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load": ("pocketddpm.model", "load_model"),
+    "Model": ("pocketddpm.model", "Model"),
+    "Samples": ("pocketddpm.model", "Samples"),
+    "load_images": ("pocketddpm.data.load", "load_images"),
+    "ImageSet": ("pocketddpm.data.image_set", "ImageSet"),
+    "Experiment": ("pocketddpm.config", "Experiment"),
+    "DDPMError": ("pocketddpm.errors", "DDPMError"),
+}
+
+__all__ = ["DDPMError", "Experiment", "ImageSet", "Model", "Samples", "load", "load_images"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'pocketddpm' has no attribute '{name}'")
+    module, attribute = _PUBLIC[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,56 @@
+"""Catalogues: every network, sampler, schedule and data set is one file, named like it.
+
+Listing a catalogue reads file names and first docstring lines without importing anything, so that
+`pocketddpm list` and every `--help` answer before torch could be loaded. Only the entry that is
+asked for is imported.
+"""
+
+import ast
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from pocketddpm.errors import unknown
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All entries of one kind: the modules of the package folder `room`."""
+
+    kind: str
+    room: str
+
+    def files(self) -> dict[str, Path]:
+        """Return name -> source file, sorted by name (`fashion_mnist.py` is 'fashion-mnist')."""
+        folder = Path(__file__).parent / self.room
+        paths = sorted(p for p in folder.glob("*.py") if not p.name.startswith("_"))
+        return {p.stem.replace("_", "-"): p for p in paths}
+
+    def names(self) -> list[str]:
+        """Return all names, sorted."""
+        return list(self.files())
+
+    def describe(self) -> dict[str, str]:
+        """Return name -> first line of the entry's docstring, without importing it."""
+        described = {}
+        for name, path in self.files().items():
+            doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            described[name] = doc.split("\n", 1)[0]
+        return described
+
+    def load(self, name: str) -> ModuleType:
+        """Import and return the entry called `name`.
+
+        Raises ConfigError, with the nearest names, when there is none.
+        """
+        if name not in self.files():
+            raise unknown(self.kind, name, self.files())
+        return import_module(f"pocketddpm.{self.room}.{name.replace('-', '_')}")
+
+
+NETWORKS = Catalog("network", "networks")
+SAMPLERS = Catalog("sampler", "samplers")
+SCHEDULES = Catalog("schedule", "schedules")
+DATASETS = Catalog("data set", "datasets")
+ALL = (DATASETS, NETWORKS, SCHEDULES, SAMPLERS)

@@ -1,0 +1,30 @@
+"""`pocketddpm list`: everything that has a name."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tyro.conf import Positional
+
+
+@dataclass(frozen=True)
+class List:
+    """List presets, data sets, networks, schedules and samplers."""
+
+    kind: Positional[
+        Literal["all", "presets", "data-sets", "networks", "schedules", "samplers"]
+    ] = "all"
+    """What to list."""
+
+    def run(self) -> None:
+        """Print names and their first docstring lines; imports none of them."""
+        from pocketddpm.catalog import ALL
+        from pocketddpm.presets import describe_presets
+
+        sections = {"presets": describe_presets()}
+        sections |= {f"{c.kind.replace(' ', '-')}s": c.describe() for c in ALL}
+        for title, entries in sections.items():
+            if self.kind in ("all", title):
+                print(f"{title}:")
+                width = max(map(len, entries), default=0)
+                for name, line in entries.items():
+                    print(f"  {name:<{width}}  {line}")

@@ -1,0 +1,53 @@
+"""The entry point: choose the verb, run it, and turn expected errors into one line and exit 2."""
+
+import os
+import sys
+from typing import Annotated
+
+import tyro
+
+from pocketddpm.commands.info import Info
+from pocketddpm.commands.list import List
+from pocketddpm.commands.quickstart import Quickstart
+from pocketddpm.commands.sample import Sample
+from pocketddpm.commands.show import Show
+from pocketddpm.commands.train import Train
+from pocketddpm.errors import DDPMError
+
+Command = (
+    Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[List, tyro.conf.subcommand("list")]
+)
+
+MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; exits with 0, 2 (the user can mend it) or 130 (Ctrl-C)."""
+    try:
+        command = tyro.cli(
+            Command,  # type: ignore[arg-type]
+            prog="pocketddpm",
+            description="Denoising diffusion for small images: train, sample, look, measure.",
+            args=args,
+            config=MARKERS,
+        )
+        command.run()  # type: ignore[attr-defined]
+    except DDPMError as error:
+        print(f"pocketddpm: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("pocketddpm: stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (`| head`) has gone: say nothing more, not even at shutdown.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

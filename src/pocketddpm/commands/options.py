@@ -1,0 +1,21 @@
+"""What several verbs' options have in common: the text forms of sizes and lists."""
+
+import re
+
+from pocketddpm.errors import ConfigError
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return (height, width) from '32' or '28x36'."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
+    if not match or 0 in (sides := [int(s) for s in match.groups() if s]):
+        raise ConfigError(f"an image size reads 32 or 28x36 (height x width), got '{text}'")
+    return sides[0], sides[-1]
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return the names in 'a,b,c'."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise ConfigError(f"a list reads a,b,c; got '{text}'")
+    return names

@@ -1,0 +1,216 @@
+"""`pocketddpm sample MODEL`: draw images from a trained model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tyro.conf import Positional
+
+from pocketddpm.config import parse_options
+from pocketddpm.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pocketddpm.model import Samples
+
+SUFFIXES = (".png", ".npz")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw images from a trained model, as a grid, single files or an array.
+
+    Example: pocketddpm sample runs/mnist --labels 0,1,2,3,4,5,6,7,8,9 --n 100 --out digits.png
+    """
+
+    model: Positional[str]
+    """A run folder or a checkpoint."""
+    n: int = 100
+    """How many images, in all."""
+    labels: str = "all"
+    """Classes such as 3,7 (cycled), or all: in the training set's proportions."""
+    sampler: str | None = None
+    """The algorithm; `pocketddpm list samplers` names them."""
+    steps: int | None = None
+    """Steps of the sampler."""
+    spacing: str | None = None
+    """Where the steps lie: trailing, leading, linspace, quadratic, karras or log-snr."""
+    guidance: float | None = None
+    """Classifier-free guidance; 1 is none."""
+    eta: float | None = None
+    """Noise of DDIM: 0 none, 1 as much as DDPM."""
+    sampler_options: str | None = None
+    """Options of the sampler, such as variance=beta."""
+    weights: str = "ema"
+    """ema (the average) or model (the last step's)."""
+    seed: int = 0
+    """Image k depends on the seed and k alone."""
+    batch_size: int = 100
+    """Images at a time; bounds the memory."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    out: Path | None = None
+    """A .png grid, a .npz array, or a folder for single PNGs; a grid in the run by default."""
+    gif: Path | None = None
+    """Also an animation of the denoising, its last frame held."""
+    strip: Path | None = None
+    """Also a strip: the first images at a few times, from noise to image."""
+    panels: int = 10
+    """Panels of the strip."""
+    overwrite: bool = False
+    """Replace files that exist."""
+
+    def run(self) -> None:
+        """Draw, write, and say what was written where."""
+        import sys
+        import time
+
+        from tqdm import tqdm
+
+        from pocketddpm.build import build_sampler, pick_device
+        from pocketddpm.model import load_model
+        from pocketddpm.output import refuse_existing
+
+        if self.n < 1 or self.batch_size < 1:
+            raise ConfigError(f"--n and --batch-size must be at least 1, got {self.n}")
+        if self.weights not in ("ema", "model"):
+            raise ConfigError(f"--weights is ema or model, got '{self.weights}'")
+        model = load_model(self.model, pick_device(self.device), self.weights)
+        out = self.out or _run_folder(Path(self.model)) / "samples" / f"seed-{self.seed}.png"
+        # The default place is the command's own: only a name that was given is protected.
+        for path in (self.out, self.gif, self.strip):
+            if path is not None:
+                refuse_existing(path, self.overwrite)
+        if out.suffix not in (*SUFFIXES, ""):
+            raise ConfigError(f"--out must end in .png or .npz, or be a folder; got {out}")
+        plan = model.experiment.sampling
+        name = self.sampler or plan.sampler
+        options = self._options(name, plan.options if name == plan.sampler else {})
+        steps = plan.steps if self.steps is None else self.steps
+        labels = model.label_numbers(self.labels, self.n, self.seed)
+        calls = build_sampler(name, options).calls(steps) * -(-self.n // self.batch_size)
+        recorder = Recorder(self.n, steps, wanted=bool(self.gif or self.strip))
+        bar = tqdm(total=calls, unit="call", file=sys.stderr, dynamic_ncols=True)
+
+        def watch(which: slice, state: Any) -> None:
+            before = (which.start // self.batch_size) * (calls // -(-self.n // self.batch_size))
+            bar.update(before + state.nfe - bar.n)
+            recorder(which, state, model.scaling.to_uint8)
+
+        started = time.monotonic()
+        with bar:
+            samples = model.sample(
+                self.n,
+                labels=labels,
+                sampler=name,
+                steps=steps,
+                spacing=self.spacing,
+                options=options,
+                guidance=self.guidance,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                watch=watch,
+            )
+        seconds = time.monotonic() - started
+        columns = _columns(self.labels, self.n)
+        write_samples(out, samples, columns)
+        written = [out]
+        if self.gif is not None:
+            from pocketddpm.pictures import save_gif
+
+            save_gif(self.gif, recorder.frames(40), columns)
+            written.append(self.gif)
+        if self.strip is not None:
+            from pocketddpm.pictures import save_grid
+
+            save_grid(self.strip, recorder.strip(self.panels), self.panels)
+            written.append(self.strip)
+        guidance = plan.guidance if self.guidance is None else self.guidance
+        print(
+            f"{self.n} images with {name}, {steps} steps, {samples.nfe} evaluations each, guidance "
+            f"{guidance:g}, seed {self.seed}, in {seconds:.1f} s ({self.n / seconds:.1f} images/s)"
+        )
+        print("wrote " + ", ".join(str(p) for p in written))
+
+    def _options(self, sampler: str, defaults: dict[str, Any]) -> dict[str, Any]:
+        options = {**defaults, **parse_options(self.sampler_options or "")}
+        if self.eta is not None:
+            options["eta"] = self.eta
+        return options
+
+
+class Recorder:
+    """Keeps the first images of every kept step, for GIFs and strips."""
+
+    def __init__(self, n: int, steps: int, *, wanted: bool, most: int = 100) -> None:
+        self.count = min(n, most) if wanted else 0
+        # Enough frames for a GIF; a run of 1000 steps need not be kept whole.
+        self.every = max(1, steps // 100)
+        self.steps = steps
+        self.kept: dict[int, NDArray[np.uint8]] = {}
+
+    def __call__(self, which: slice, state: Any, to_uint8: Any) -> None:
+        """Record one state of the images `which`."""
+        if which.start >= self.count or (state.i % self.every and state.i != self.steps):
+            return
+        import numpy as np
+
+        pixels = to_uint8(state.x).cpu().numpy()[: self.count - which.start]
+        if which.start == 0 and state.i not in self.kept:
+            self.kept[state.i] = np.zeros((self.count, *pixels.shape[1:]), np.uint8)
+        self.kept[state.i][which.start : which.start + len(pixels)] = pixels
+
+    def frames(self, most: int) -> "list[NDArray[np.uint8]]":
+        """Return at most so many frames [N,C,H,W], evenly spaced, with the first and the last."""
+        steps = sorted(self.kept)
+        chosen = {steps[round(k * (len(steps) - 1) / (most - 1))] for k in range(most)}
+        return [self.kept[i] for i in sorted(chosen)]
+
+    def strip(self, panels: int, rows: int = 8) -> "NDArray[np.uint8]":
+        """Return panels of the first images, image by image, from noise to the end."""
+        import numpy as np
+
+        if panels < 2:
+            raise ConfigError(f"--panels must be at least 2, got {panels}")
+        frames = self.frames(panels)
+        # A run of fewer steps than panels has fewer pictures to show: the last one is repeated.
+        frames += [frames[-1]] * (panels - len(frames))
+        stacked = np.stack(frames, axis=1)[: min(rows, self.count)]  # [rows,panels,C,H,W]
+        return stacked.reshape(-1, *stacked.shape[2:])
+
+
+def write_samples(out: Path, samples: "Samples", columns: int | None) -> None:
+    """Write a grid (.png), an array (.npz) or a folder of single PNGs (no suffix)."""
+    import numpy as np
+
+    from pocketddpm.output import replacing
+    from pocketddpm.pictures import save_grid, save_png
+
+    if out.suffix == ".png":
+        save_grid(out, samples.images, columns)
+    elif out.suffix == ".npz":
+        images = samples.images.transpose(0, 2, 3, 1)
+        if images.shape[3] == 1:
+            images = images[..., 0]
+        arrays = {"images": images}
+        if samples.labels is not None:
+            arrays["labels"] = samples.labels
+        with replacing(out) as temporary:
+            np.savez_compressed(temporary, **arrays)
+    else:
+        digits = len(str(len(samples.images) - 1))
+        for k, image in enumerate(samples.images):
+            label = "" if samples.labels is None else f"-{samples.labels[k]}"
+            save_png(out / f"{k:0{digits}d}{label}.png", image)
+
+
+def _columns(labels: str, n: int) -> int | None:
+    """A list of labels that is cycled reads best with one column per label."""
+    count = len(labels.split(","))
+    return count if labels != "all" and 1 < count <= 20 and n >= count else None
+
+
+def _run_folder(model: Path) -> Path:
+    return model if model.is_dir() else model.parent

@@ -1,0 +1,133 @@
+"""`pocketddpm show`: pictures of data, of the forward process, of a schedule, of a denoising."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from pocketddpm.commands.options import parse_names, parse_size
+from pocketddpm.config import parse_options
+from pocketddpm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Show:
+    """Make a picture: of a data set, of its forward process, of a schedule, or of a denoising.
+
+    Example: pocketddpm show forward mnist --out forward.png
+    """
+
+    what: Positional[Literal["data", "forward", "schedule", "strip"]]
+    """data: images with labels. forward: images at 0, 25, 50, 75 and 100 % of T. schedule: curves
+    of one or several schedules. strip: a model's images from noise to the end."""
+    subject: Positional[str]
+    """A data set or folder (data, forward), schedules such as linear,cosine (schedule), or a
+    model (strip)."""
+    n: int | None = None
+    """How many images: 100 of the data, 8 otherwise."""
+    schedule: str = "linear"
+    """The schedule of the forward process."""
+    schedule_options: str | None = None
+    """Its options, such as beta_end=0.2."""
+    timesteps: int = 1000
+    """T."""
+    panels: int = 10
+    """Panels of a strip."""
+    classes: str | None = None
+    """Only these classes, such as 0,1,7."""
+    image_size: str | None = None
+    """Image size, 32 or 28x36 (height x width)."""
+    seed: int = 0
+    """Seed of the noise."""
+    out: Path | None = None
+    """The PNG; named after what is shown by default."""
+    overwrite: bool = False
+    """Replace a file that exists."""
+
+    def run(self) -> None:
+        """Make the picture and say where it is."""
+        from pocketddpm.output import refuse_existing
+
+        stem = Path(self.subject).name.replace(",", "-") or "picture"
+        out = self.out or Path(f"{self.what}-{stem}.png")
+        if self.out is not None:
+            refuse_existing(out, self.overwrite)
+        if self.n is not None and self.n < 1:
+            raise ConfigError(f"--n must be at least 1, got {self.n}")
+        make = {
+            "data": self._data,
+            "forward": self._forward,
+            "schedule": self._schedule,
+            "strip": self._strip,
+        }[self.what]
+        make(out)
+        print(f"wrote {out}")
+
+    def _images(self):
+        from pocketddpm.data.load import load_images
+
+        return load_images(
+            self.subject,
+            image_size=parse_size(self.image_size) if self.image_size else None,
+            classes=parse_names(self.classes) if self.classes else None,
+        )
+
+    def _data(self, out: Path) -> None:
+        from pocketddpm.pictures import save_grid
+
+        images = self._images()
+        save_grid(out, images.images[: self.n or 100])
+        c, h, w = images.shape
+        done = f" ({images.source})" if images.source else ""
+        print(f"{images.name}: {len(images)} images {c}x{h}x{w}{done}")
+        print("classes: " + (", ".join(images.classes) or "none"))
+
+    def _forward(self, out: Path) -> None:
+        from pocketddpm.build import build_schedule
+        from pocketddpm.config import ScheduleConfig
+        from pocketddpm.forward import forward_panels
+        from pocketddpm.pictures import save_grid
+
+        config = ScheduleConfig(
+            self.schedule, self.timesteps, dict(parse_options(self.schedule_options or ""))
+        )
+        images = self._images().images[: self.n or 8]
+        panels = forward_panels(images, build_schedule(config), seed=self.seed)
+        save_grid(out, panels, columns=5)
+
+    def _schedule(self, out: Path) -> None:
+        from pocketddpm.build import build_schedule
+        from pocketddpm.config import ScheduleConfig
+        from pocketddpm.pictures import figure, save_figure
+
+        fig = figure(9.0, 3.6)
+        left, right = fig.subplots(1, 2)
+        for name in parse_names(self.subject):
+            options = dict(parse_options(self.schedule_options or ""))
+            schedule = build_schedule(ScheduleConfig(name, self.timesteps, options))
+            left.plot(schedule.alpha_bar.numpy(), label=name)
+            right.plot(range(1, schedule.T + 1), schedule.log_snr[1:].numpy(), label=name)
+        left.set(xlabel="t", ylabel="alpha_bar")
+        right.set(xlabel="t", ylabel="log SNR")
+        for axes in (left, right):
+            axes.grid(alpha=0.3)
+            axes.legend()
+        save_figure(out, fig)
+
+    def _strip(self, out: Path) -> None:
+        from pocketddpm.commands.sample import Recorder
+        from pocketddpm.model import load_model
+        from pocketddpm.pictures import save_grid
+
+        model = load_model(self.subject)
+        n = self.n or 8
+        labels = model.label_numbers(self.classes or "all", n, self.seed)
+        recorder = Recorder(n, model.experiment.sampling.steps, wanted=True)
+        model.sample(
+            n,
+            labels=labels,
+            seed=self.seed,
+            watch=lambda which, state: recorder(which, state, model.scaling.to_uint8),
+        )
+        save_grid(out, recorder.strip(self.panels, rows=n), self.panels)

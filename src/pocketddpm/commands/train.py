@@ -1,0 +1,218 @@
+"""`pocketddpm train PRESET`: train a model into a run folder."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from tyro.conf import Positional
+
+from pocketddpm.commands.options import parse_names, parse_size
+from pocketddpm.config import Experiment, from_dict, parse_options
+from pocketddpm.errors import ConfigError
+from pocketddpm.presets import get_preset
+
+BUDGETS = ("steps", "epochs", "images", "minutes")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model. `pocketddpm list presets` names the presets; options change them.
+
+    Example: pocketddpm train mnist --minutes 10 --out runs/mnist
+    """
+
+    preset: Positional[str]
+    """The experiment to start from."""
+    data: str | None = None
+    """A data set's name or a folder of images, instead of the preset's."""
+    image_size: str | None = None
+    """Image size, 32 or 28x36 (height x width)."""
+    fit: Literal["pad", "resize"] | None = None
+    """How another image size is reached."""
+    subset: int | None = None
+    """Train on the first N images."""
+    classes: str | None = None
+    """Train on these classes only, such as 0,1,7."""
+    flip: Literal["yes", "no"] | None = None
+    """Mirror images at random."""
+    network: str | None = None
+    """Another network."""
+    net: str | None = None
+    """Sizes of the network, such as widths=32/64/128,blocks=2."""
+    schedule: str | None = None
+    """Another noise schedule."""
+    schedule_options: str | None = None
+    """Options of the schedule, such as beta_end=0.2."""
+    timesteps: int | None = None
+    """T, the number of noise levels."""
+    prediction: Literal["eps", "x0", "v"] | None = None
+    """What the network predicts."""
+    loss: Literal["mse", "l1", "huber"] | None = None
+    """Distance between prediction and target."""
+    label_dropout: float | None = None
+    """Share of labels hidden, for guidance."""
+    steps: int | None = None
+    """Budget in optimiser steps."""
+    epochs: float | None = None
+    """Budget in epochs."""
+    images: int | None = None
+    """Budget in images."""
+    minutes: float | None = None
+    """Budget in minutes, everything included."""
+    batch_size: int | None = None
+    """Images per optimiser step, over all processes."""
+    accumulate: int | None = None
+    """Parts in which a batch is computed, to save memory."""
+    batches_per_epoch: int | None = None
+    """A shorter epoch, freshly shuffled each time."""
+    optimiser: Literal["adam", "adamw"] | None = None
+    """Another optimiser."""
+    lr: float | None = None
+    """Peak learning rate."""
+    decay: Literal["none", "linear", "cosine"] | None = None
+    """Course of the learning rate to the end."""
+    grad_clip: float | None = None
+    """Largest gradient norm; 0 for none."""
+    ema_half_life: int | None = None
+    """Half-life of the weight average, in images; 0 for none."""
+    seed: int | None = None
+    """Seed of weights, order, times and noise."""
+    precision: Literal["auto", "float32", "bf16"] | None = None
+    """Arithmetic of the network; auto is bf16 where the hardware has it."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    out: Path | None = None
+    """The run folder; runs/PRESET by default."""
+    resume: str | None = None
+    """auto (the run in --out, if there is one) or the path of a run or checkpoint."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    sample_every: int = 500
+    """Steps between pictures of samples; 0 for none."""
+    tensorboard: bool = False
+    """Also write TensorBoard logs."""
+    overwrite: bool = False
+    """Replace the run in --out."""
+
+    def run(self) -> None:
+        """Train, and say where everything is."""
+        from pocketddpm.session import Session, newest_checkpoint
+
+        out = self.out or Path("runs") / self.preset
+        checkpoint = None
+        if self.resume == "auto":
+            checkpoint = newest_checkpoint(out)
+        elif self.resume is not None:
+            from pocketddpm.checkpoint import find_checkpoint, load_checkpoint
+
+            path = find_checkpoint(Path(self.resume))
+            checkpoint = load_checkpoint(path)
+            out = self.out or path.parent
+        if checkpoint is None:
+            experiment = self.applied_to(get_preset(self.preset))
+        else:
+            experiment = self.resumed(checkpoint.meta)
+        Session(
+            experiment,
+            out=out,
+            device=self.device,
+            checkpoint=checkpoint,
+            checkpoint_every=self.checkpoint_every,
+            sample_every=self.sample_every,
+            tensorboard=self.tensorboard,
+            overwrite=self.overwrite,
+        ).run()
+
+    def applied_to(self, experiment: Experiment) -> Experiment:
+        """Return the experiment with this command's options in place of its own."""
+        data = _set(
+            experiment.data,
+            name=self.data,
+            image_size=parse_size(self.image_size) if self.image_size else None,
+            fit=self.fit,
+            subset=self.subset,
+            classes=parse_names(self.classes) if self.classes else None,
+            flip=None if self.flip is None else self.flip == "yes",
+        )
+        if not data.name:
+            raise ConfigError("this preset needs images: give --data FOLDER")
+        network = experiment.network
+        if self.network is not None and self.network != network.name:
+            network = replace(network, name=self.network, sizes={})
+        if self.net is not None:
+            network = replace(network, sizes={**network.sizes, **parse_options(self.net)})
+        schedule = experiment.schedule
+        if self.schedule is not None and self.schedule != schedule.name:
+            schedule = replace(schedule, name=self.schedule, options={})
+        if self.schedule_options is not None:
+            options = {**schedule.options, **parse_options(self.schedule_options)}
+            schedule = replace(schedule, options=options)
+        training = experiment.training
+        if any(getattr(self, name) is not None for name in BUDGETS):
+            training = replace(training, **dict.fromkeys(BUDGETS))
+        return replace(
+            experiment,
+            data=data,
+            network=network,
+            schedule=_set(schedule, T=self.timesteps),
+            objective=_set(
+                experiment.objective,
+                prediction=self.prediction,
+                loss=self.loss,
+                label_dropout=self.label_dropout,
+            ),
+            optimiser=_set(
+                experiment.optimiser,
+                name=self.optimiser,
+                lr=self.lr,
+                decay=self.decay,
+                grad_clip=self.grad_clip,
+                ema_half_life=self.ema_half_life,
+            ),
+            training=_set(
+                training,
+                steps=self.steps,
+                epochs=self.epochs,
+                images=self.images,
+                minutes=self.minutes,
+                batch_size=self.batch_size,
+                accumulate=self.accumulate,
+                batches_per_epoch=self.batches_per_epoch,
+                seed=self.seed,
+                precision=self.precision,
+            ),
+        )
+
+    def resumed(self, meta: dict[str, Any]) -> Experiment:
+        """Return the stored experiment; only its budget may be changed by options.
+
+        Raises ConfigError when other options, or the preset, differ from the stored ones.
+        """
+        stored = from_dict(Experiment, meta["experiment"], "checkpoint: ")
+        if self.preset != stored.preset:
+            raise ConfigError(
+                f"this run was started as '{stored.preset}', not '{self.preset}'; "
+                f"resume it with: pocketddpm train {stored.preset} --resume ..."
+            )
+        wanted = self.applied_to(stored)
+        budget_kept = replace(
+            wanted,
+            training=replace(
+                wanted.training, **{name: getattr(stored.training, name) for name in BUDGETS}
+            ),
+        )
+        if budget_kept != stored:
+            raise ConfigError(
+                "a resumed run keeps its options, except for --steps, --epochs, --images and "
+                "--minutes; leave the others out, or start a new run with another --out"
+            )
+        return wanted
+
+
+T = TypeVar("T")
+
+
+def _set(config: T, **values: Any) -> T:
+    """Return the dataclass with the values that are not None."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return replace(config, **given)  # type: ignore[type-var]

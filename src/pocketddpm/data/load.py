@@ -1,0 +1,169 @@
+"""From the name of a data set, or the path of a folder, to the images that a run is about."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketddpm.catalog import DATASETS
+from pocketddpm.data.folder import crop_resize, times
+from pocketddpm.data.image_set import ImageSet
+from pocketddpm.errors import ConfigError, unknown
+
+CHUNK = 1024
+
+
+def load_images(
+    name_or_path: str,
+    split: Literal["train", "test"] = "train",
+    *,
+    image_size: tuple[int, int] | None = None,
+    fit: Literal["pad", "resize"] | None = None,
+    subset: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> ImageSet:
+    """Return a data set, reduced to some classes, then to its first images, then fitted to a size.
+
+    Args:
+        name_or_path: a name in the catalogue of data sets, or the path of a folder of images (with
+            a separator in it, './mnist', where a name would be meant otherwise).
+        split: 'train' or 'test'.
+        image_size: (height, width) of the result; None keeps the set's own.
+        fit: how that size is reached: 'pad' adds zeros on all sides, 'resize' takes the largest
+            centred part of that aspect ratio and resizes it; None is the set's default.
+        subset: how many images to keep, the first ones; None keeps all.
+        classes: the classes to keep, by name, or by number where no class is named by a number;
+            labels are numbered anew, in the original order of the classes. None keeps all.
+
+    Returns: an `ImageSet` whose `source` says in words how the size was reached.
+
+    Raises ConfigError for an unknown name or class, a subset larger than the set, a size below 1,
+    and padding to less than the set's size; DataError for all that can be wrong with the files.
+    """
+    if name_or_path in DATASETS.names():
+        entry, path = DATASETS.load(name_or_path), None
+    elif os.sep in name_or_path or Path(name_or_path).expanduser().exists():
+        entry, path = DATASETS.load("folder"), Path(name_or_path).expanduser()
+    else:
+        hint = unknown(DATASETS.kind, name_or_path, DATASETS.names())
+        raise ConfigError(f"{hint}, or give the path of a folder of images")
+    if image_size is not None and min(image_size) < 1:
+        raise ConfigError(f"an image size of {times(image_size)}: both numbers must be at least 1")
+    way: Literal["pad", "resize"] = fit or entry.FIT
+    # Folders reach the size while decoding, but padding starts from the files' own size.
+    while_decoding = image_size if way == "resize" else None
+    images: ImageSet = entry.load(split, path=path, image_size=while_decoding)
+    if classes is not None:
+        images = keep_classes(images, classes)
+    if subset is not None:
+        images = keep_first(images, subset)
+    if image_size is not None:
+        images = fit_size(images, image_size, way)
+    return images
+
+
+def keep_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
+    """Return the images of some classes, with labels 0..k-1 in the original order of the classes.
+
+    classes: names, or numbers ('7') where no class name is itself a number.
+
+    Raises ConfigError when the set has no labels, and for a class that it does not have.
+    """
+    if images.labels is None:
+        raise ConfigError(f"{images.name} has no labels, so that classes cannot be chosen")
+    if not classes:
+        raise ConfigError(f"no class of {images.name} is chosen; name at least one")
+    number = {name: label for label, name in enumerate(images.classes)}
+    if not any(name.isdecimal() for name in images.classes):
+        number |= {str(label): label for label in range(len(images.classes))}
+    for name in classes:
+        if name not in number:
+            raise unknown(f"class of {images.name}", name, images.classes)
+    chosen = sorted({number[name] for name in classes})
+    anew = np.full(len(images.classes), -1, dtype=np.int64)
+    anew[chosen] = np.arange(len(chosen))
+    labels = anew[images.labels]
+    kept = labels >= 0
+    names = tuple(images.classes[label] for label in chosen)
+    return replace(images, images=images.images[kept], labels=labels[kept], classes=names)
+
+
+def keep_first(images: ImageSet, count: int) -> ImageSet:
+    """Return the first `count` images.
+
+    Raises ConfigError when count is below 1 or above the number of images.
+    """
+    if not 1 <= count <= len(images):
+        raise ConfigError(
+            f"a subset of {count} images of {images.name}: choose from 1 to {len(images)}, "
+            "which is how many there are"
+        )
+    labels = None if images.labels is None else images.labels[:count]
+    return replace(images, images=images.images[:count], labels=labels)
+
+
+def fit_size(images: ImageSet, size: tuple[int, int], fit: Literal["pad", "resize"]) -> ImageSet:
+    """Return the images at another size (height, width); unchanged where they have it already.
+
+    fit: 'pad' adds zeros on all sides (an odd one at the bottom or right); 'resize' takes the
+        largest centred part of that aspect ratio and resizes it with antialiasing.
+
+    Raises ConfigError for padding to less than the present size.
+    """
+    _, height, width = images.shape
+    if size == (height, width):
+        return images
+    if fit == "pad":
+        if size[0] < height or size[1] < width:
+            raise ConfigError(
+                f"{images.name}: {height}x{width} cannot be padded to {times(size)}; "
+                "choose a larger size, or --fit resize"
+            )
+        fitted, done = _pad(images.images, size), "padded"
+    else:
+        fitted, done = _resize(images.images, size), "cropped and resized"
+    step = f"{height}x{width} {done} to {times(size)}"
+    source = f"{images.source}, then {step}" if images.source else step
+    return replace(images, images=fitted, source=source)
+
+
+def _pad(images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    _, _, height, width = images.shape
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    padded = np.zeros((*images.shape[:2], *size), dtype=np.uint8)
+    padded[:, :, top : top + height, left : left + width] = images
+    return padded
+
+
+def _resize(images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    import PIL.Image
+
+    resized = np.empty((*images.shape[:2], *size), dtype=np.uint8)
+    for i, channel in np.ndindex(images.shape[:2]):
+        plane = PIL.Image.fromarray(np.ascontiguousarray(images[i, channel]))
+        resized[i, channel] = np.asarray(crop_resize(plane, size))
+    return resized
+
+
+def fingerprint(images: ImageSet) -> str:
+    """Return 16 hex digits that change when an image, a label or the order changes."""
+    digest = hashlib.sha256()
+    digest.update(repr((images.images.shape, images.labels is not None)).encode())
+    # In pieces, so that a memory map never enters memory as a whole.
+    for start in range(0, len(images), CHUNK):
+        digest.update(np.ascontiguousarray(images.images[start : start + CHUNK]).data)
+    if images.labels is not None:
+        digest.update(np.ascontiguousarray(images.labels, dtype="<i8").data)
+    return digest.hexdigest()[:16]
+
+
+def class_counts(images: ImageSet) -> list[int]:
+    """Return how many images each class has, in label order; empty without labels."""
+    if images.labels is None:
+        return []
+    return np.bincount(images.labels, minlength=len(images.classes)).tolist()

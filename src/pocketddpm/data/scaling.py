@@ -1,0 +1,114 @@
+"""The one map between pictures (uint8, 0..255) and the numbers that the model works on."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pocketddpm.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """An invertible affine map: x = low + value / 255 * (high - low), less a mean image.
+
+    low, high: what 0 and 255 are mapped to; low < high, both finite.
+    mean: floating-point [C,H,W] in model units, subtracted last; None subtracts nothing.
+
+    Raises ConfigError when low < high does not hold.
+    """
+
+    low: float = -1.0
+    high: float = 1.0
+    mean: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ConfigError(
+                f"scaling to {self.low}..{self.high}: the first number must be below the second, "
+                "as in -1..1"
+            )
+
+    # The generated method would compare tensors for a single truth value, and fail.
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Scaling) or (self.low, self.high) != (other.low, other.high):
+            return False
+        if self.mean is None or other.mean is None:
+            return self.mean is other.mean
+        return torch.equal(self.mean, other.mean)
+
+    def __hash__(self) -> int:
+        return hash((self.low, self.high))
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What 0 and 255 are mapped to, before a mean is subtracted."""
+        return self.low, self.high
+
+    @property
+    def bin_width(self) -> float:
+        """The distance between neighbouring values in model units."""
+        return (self.high - self.low) / 255
+
+    def to_model(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return pictures in model units.
+
+        images: uint8 [...,C,H,W].
+
+        Returns: `dtype`, of the same shape; computed in float32 at least, then rounded once.
+        """
+        x = images.to(torch.promote_types(dtype, torch.float32))
+        x = self.low + x * ((self.high - self.low) / 255)
+        if self.mean is not None:
+            x = x - self.mean.to(x)
+        return x.to(dtype)
+
+    def to_uint8(self, x: Tensor) -> Tensor:
+        """Return numbers in model units as pictures: rounded to whole values, clipped to 0..255.
+
+        x: floating point [...,C,H,W].
+
+        Returns: uint8 of the same shape. Inverts `to_model` exactly.
+        """
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if self.mean is not None:
+            x = x + self.mean.to(x)
+        values = (x - self.low) * (255 / (self.high - self.low))
+        return values.round().clamp(0, 255).to(torch.uint8)
+
+    def clip(self, x: Tensor) -> Tensor:
+        """Return x clipped to what pictures can be mapped to.
+
+        x: floating point [...,C,H,W]; the result has its dtype and shape.
+        """
+        if self.mean is None:
+            return x.clamp(self.low, self.high)
+        mean = self.mean.to(x)
+        return x.clamp(self.low - mean, self.high - mean)
+
+    def to_config(self) -> dict[str, float | bool]:
+        """Return the map as plain JSON values; a mean is only announced, see `tensors`."""
+        return {"low": self.low, "high": self.high, "mean": self.mean is not None}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what `to_config` leaves out: {'mean': tensor}, or nothing."""
+        return {} if self.mean is None else {"mean": self.mean}
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, object], tensors: Mapping[str, Tensor] | None = None
+    ) -> "Scaling":
+        """Return the map that `to_config` and `tensors` describe.
+
+        Raises ConfigError when a value is missing or of the wrong kind.
+        """
+        low, high, mean = (config.get(key) for key in ("low", "high", "mean"))
+        number = (int, float)
+        if not (isinstance(low, number) and isinstance(high, number) and isinstance(mean, bool)):
+            raise ConfigError(f"not a scaling: {dict(config)}; low, high and mean are needed")
+        image = (tensors or {}).get("mean")
+        if mean and image is None:
+            raise ConfigError("the scaling has a mean image, but its tensor is missing")
+        return cls(float(low), float(high), image if mean else None)

@@ -1,0 +1,1 @@
+"""The data sets: one source per file. See `pocketddpm.catalog`."""

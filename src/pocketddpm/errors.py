@@ -1,0 +1,36 @@
+"""Every error that pocketddpm raises on purpose: one root, four kinds.
+
+A message says what was given, what is allowed, and what to do next. The command line prints it as
+one line and exits with status 2.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DDPMError(Exception):
+    """Root of all errors that a user can cause and mend."""
+
+
+class ConfigError(DDPMError, ValueError):
+    """An option, a name or a combination of options that cannot work."""
+
+
+class DataError(DDPMError):
+    """A data file or folder that is missing, damaged, or not what it claims to be."""
+
+
+class CheckpointError(DDPMError):
+    """A checkpoint that is missing, damaged, foreign, or does not fit the run."""
+
+
+class OutputError(DDPMError):
+    """An output that exists already or cannot be written."""
+
+
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> ConfigError:
+    """Return the error for a name that is not in a list, with the nearest names first."""
+    names = sorted(allowed)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return ConfigError(f"unknown {kind} '{name}': {hint}choose from {', '.join(names)}")

@@ -1,0 +1,197 @@
+"""`Model`: a trained network with all that its checkpoint says of it, ready to sample."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pocketddpm.build import build_network, build_sampler, build_schedule
+from pocketddpm.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from pocketddpm.config import Experiment, Options, from_dict
+from pocketddpm.data.scaling import Scaling
+from pocketddpm.denoiser import Denoiser
+from pocketddpm.errors import CheckpointError, ConfigError, unknown
+from pocketddpm.grid import make_grid
+from pocketddpm.noise import Role, uniform
+from pocketddpm.prediction import get_prediction
+from pocketddpm.sampling import State, sample
+from pocketddpm.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Samples:
+    """images: uint8 [N,C,H,W]. labels: int64 [N] or None. nfe: network evaluations per image."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    nfe: int
+
+
+Watch = Callable[[slice, State], None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model.
+
+    shape: (channels, height, width). classes: class names, empty when unconditional.
+    class_counts: images of each class in the training set. meta: the checkpoint's JSON.
+    """
+
+    experiment: Experiment
+    network: nn.Module
+    schedule: Schedule
+    scaling: Scaling
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    meta: dict[str, Any]
+    device: torch.device
+
+    def denoiser(
+        self, labels: Tensor | None = None, *, guidance: float = 1.0, clip: bool = True
+    ) -> Denoiser:
+        """Return what samplers and metrics see. labels: int64 [B] (None: no label)."""
+        if labels is None and self.classes and guidance != 1:
+            raise ConfigError("guidance needs --labels")
+        return Denoiser(
+            self.network,
+            get_prediction(self.experiment.objective.prediction),
+            labels=labels if self.classes else None,
+            guidance=guidance,
+            null=len(self.classes) if self.classes else None,
+            clip=self.scaling.clip if clip else None,
+        )
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        labels: NDArray[np.int64] | None = None,
+        sampler: str | None = None,
+        steps: int | None = None,
+        spacing: str | None = None,
+        options: Options | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        batch_size: int = 100,
+        first: int = 0,
+        watch: Watch | None = None,
+    ) -> Samples:
+        """Draw n images; None means what the checkpoint's experiment says.
+
+        labels: int64 [n] in 0..classes (classes: no label); None for no labels at all. Image k
+        depends on (seed, first + k), its label and the settings alone, whatever the batch size.
+        watch(which, state) is called after every step of every batch, and once with the noise.
+        Raises ConfigError for settings that cannot work.
+        """
+        plan = self.experiment.sampling
+        name = sampler or plan.sampler
+        if options is None:
+            options = plan.options if name == plan.sampler else {}
+        choice = build_sampler(name, options)
+        grid = make_grid(self.schedule, steps or plan.steps, spacing or plan.spacing)
+        weight = plan.guidance if guidance is None else guidance
+        if labels is not None and not self.classes:
+            raise ConfigError("this model was trained without labels; leave out --labels")
+        images = np.empty((n, *self.shape), np.uint8)
+        nfe = 0
+        for start in range(0, n, batch_size):
+            which = slice(start, min(start + batch_size, n))
+            index = torch.arange(first + which.start, first + which.stop, device=self.device)
+            y = None if labels is None else torch.from_numpy(labels[which]).to(self.device)
+            denoiser = self.denoiser(y, guidance=weight, clip=plan.clip)
+            state = None
+            for state in sample(
+                denoiser,
+                choice.sample,
+                grid,
+                choice.config,
+                index=index,
+                shape=self.shape,
+                seed=seed,
+            ):
+                if watch is not None:
+                    watch(which, state)
+            assert state is not None
+            images[which] = self.scaling.to_uint8(state.x).cpu().numpy()
+            nfe = state.nfe * denoiser.evaluations
+        return Samples(images, labels, nfe)
+
+    def label_numbers(self, names: str, n: int, seed: int = 0) -> NDArray[np.int64] | None:
+        """Return n labels for a command-line list such as '3,7' (cycled) or 'all'.
+
+        'all' keeps the training set's proportions, exactly up to rounding, in shuffled order. Names
+        are class names, or positions where no class is named by a number. None if unconditional.
+        """
+        if not self.classes:
+            if names == "all":
+                return None
+            raise ConfigError("this model was trained without labels; leave out --labels")
+        if names == "all":
+            order = uniform(seed, Role.SAMPLE_LABELS, torch.arange(n)).argsort().numpy()
+            return np.repeat(np.arange(len(self.classes)), share(self.class_counts, n))[order]
+        numbers = [class_number(name.strip(), self.classes) for name in names.split(",")]
+        return np.resize(np.array(numbers, np.int64), n)
+
+
+def class_number(name: str, classes: tuple[str, ...]) -> int:
+    """Return the position of a class; ConfigError, with the nearest names, if there is none."""
+    if name in classes:
+        return classes.index(name)
+    if name.isdecimal() and int(name) < len(classes) and not any(c.isdecimal() for c in classes):
+        return int(name)
+    raise unknown("label", name, classes)
+
+
+def share(counts: tuple[int, ...], n: int) -> NDArray[np.int64]:
+    """Return whole numbers that add up to n, in the proportions of counts (largest remainder)."""
+    exact = np.array(counts, np.float64) / sum(counts) * n
+    whole = np.floor(exact).astype(np.int64)
+    whole[np.argsort(whole - exact, kind="stable")[: n - whole.sum()]] += 1
+    return whole
+
+
+def model_from(checkpoint: Checkpoint, device: torch.device, weights: str = "ema") -> Model:
+    """Return the model of a checkpoint in memory. weights: 'ema' (the average) or 'model'."""
+    meta = checkpoint.meta
+    try:
+        experiment = from_dict(Experiment, meta["experiment"], "checkpoint: ")
+        channels, height, width = (int(v) for v in meta["shape"])
+        shape = (channels, height, width)
+        classes = tuple(str(c) for c in meta["classes"])
+        network = build_network(experiment.network, shape, len(classes))
+        network.load_state_dict(checkpoint.part(weights) or checkpoint.part("model"))
+        scaling = Scaling.from_config(meta["scaling"], checkpoint.part("scaling"))
+        counts = tuple(int(c) for c in meta["class_counts"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise CheckpointError(f"the checkpoint is incomplete or foreign: {error}") from error
+    # torch's own annotations leave memory_format out.
+    network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    network = network.eval().requires_grad_(False)
+    return Model(
+        experiment=experiment,
+        network=network,
+        schedule=build_schedule(experiment.schedule),
+        scaling=scaling,
+        shape=shape,
+        classes=classes,
+        class_counts=counts,
+        meta=meta,
+        device=device,
+    )
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu", weights: str = "ema") -> Model:
+    """Load a run folder or a checkpoint file; no other option is needed.
+
+    Raises CheckpointError when it is missing, damaged or foreign.
+    """
+    return model_from(load_checkpoint(find_checkpoint(Path(path))), torch.device(device), weights)

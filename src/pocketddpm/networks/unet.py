@@ -1,0 +1,212 @@
+"""A U-Net with adaptive GroupNorm, for any small image (Ho et al. 2020; arXiv 2105.05233).
+
+Residual blocks, scale and shift from time and label, attention at low resolution, strided
+convolutions down, nearest neighbour plus convolution up. It is the family of diffusers'
+`UNet2DModel(resnet_time_scale_shift="scale_shift")`, so that its weights can be exported there.
+"""
+
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pocketddpm.errors import ConfigError
+
+CONDITIONAL = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes.
+
+    widths: channels of each level, finest first; every level after the first halves the image.
+    blocks: residual blocks per level (one more on the way up). attention: which levels attend,
+    0 is the finest. heads: width of one attention head. dropout: inside the residual blocks.
+    groups: of every GroupNorm.
+    """
+
+    widths: tuple[int, ...] = (32, 64, 128)
+    blocks: int = 1
+    attention: tuple[int, ...] = (2,)
+    head_width: int = 32
+    dropout: float = 0.0
+    groups: int = 8
+
+
+def build(
+    config: Config, *, channels: int, out_channels: int, height: int, width: int, classes: int
+) -> nn.Module:
+    """Return the network; ConfigError when the image cannot be halved often enough."""
+    factor = 2 ** (len(config.widths) - 1)
+    if height % factor or width % factor:
+        raise ConfigError(
+            f"unet with {len(config.widths)} levels needs an image size that divides by {factor}, "
+            f"got {height}x{width}; use --image-size {-(-height // factor) * factor}"
+            f"x{-(-width // factor) * factor} or fewer --net widths"
+        )
+    for w in config.widths:
+        if w % config.groups or w % config.head_width:
+            raise ConfigError(
+                f"unet widths must divide by groups = {config.groups} and "
+                f"head_width = {config.head_width}, got {w}"
+            )
+    if any(not 0 <= level < len(config.widths) for level in config.attention):
+        raise ConfigError(
+            f"unet attention levels must lie in 0..{len(config.widths) - 1}, "
+            f"got {'/'.join(map(str, config.attention))}"
+        )
+    return UNet(config, channels, out_channels, classes)
+
+
+class UNet(nn.Module):
+    """net(x_t, t, y) -> [B,out_channels,H,W]."""
+
+    def __init__(self, config: Config, channels: int, out_channels: int, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.time_width = config.widths[0]
+        embedding = 4 * config.widths[0]
+        self.embed_time = nn.Sequential(
+            nn.Linear(self.time_width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        # The row after the last class stands for "no label".
+        self.embed_label = nn.Embedding(classes + 1, embedding) if classes else None
+        self.conv_in = nn.Conv2d(channels, config.widths[0], 3, padding=1)
+
+        def block(c_in: int, c_out: int, level: int) -> Block:
+            return Block(c_in, c_out, embedding, config, level in config.attention)
+
+        current = config.widths[0]
+        skips = [current]
+        self.down = nn.ModuleList()
+        for level, w in enumerate(config.widths):
+            for _ in range(config.blocks):
+                self.down.append(block(current, w, level))
+                current = w
+                skips.append(current)
+            if level < len(config.widths) - 1:
+                self.down.append(Downsample(current))
+                skips.append(current)
+        deepest = len(config.widths) - 1
+        self.middle = nn.ModuleList(
+            [
+                Block(current, current, embedding, config, attention=deepest in config.attention),
+                Block(current, current, embedding, config, attention=False),
+            ]
+        )
+        self.up = nn.ModuleList()
+        for level, w in reversed(list(enumerate(config.widths))):
+            for _ in range(config.blocks + 1):
+                self.up.append(block(current + skips.pop(), w, level))
+                current = w
+            if level:
+                self.up.append(Upsample(current))
+        self.norm_out = nn.GroupNorm(config.groups, current)
+        self.conv_out = _zero(nn.Conv2d(current, out_channels, 3, padding=1))
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """x_t: [B,C,H,W]. t: [B], 0..T. y: int64 [B] in 0..classes, or None for no label."""
+        embedding = self.embed_time(sinusoidal(t, self.time_width).to(self.conv_in.weight.dtype))
+        if self.embed_label is not None:
+            if y is None:
+                y = torch.full_like(t, self.classes, dtype=torch.int64)
+            embedding = embedding + self.embed_label(y)
+        embedding = F.silu(embedding)
+        h = self.conv_in(x_t)
+        skips = [h]
+        for module in self.down:
+            h = module(h, embedding)
+            skips.append(h)
+        for module in self.middle:
+            h = module(h, embedding)
+        for module in self.up:
+            h = module(
+                h if isinstance(module, Upsample) else torch.cat([h, skips.pop()], 1), embedding
+            )
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class Block(nn.Module):
+    """Residual block (GroupNorm, SiLU, conv; scale and shift before the second), then attention."""
+
+    def __init__(
+        self, c_in: int, c_out: int, embedding: int, config: Config, attention: bool
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(config.groups, c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.modulate = nn.Linear(embedding, 2 * c_out)
+        self.norm2 = nn.GroupNorm(config.groups, c_out)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv2 = _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.attention = Attention(c_out, config) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x: [B,c_in,H,W] -> [B,c_out,H,W]. embedding: [B,E], after its SiLU."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.modulate(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = F.silu(self.norm2(h) * (1 + scale) + shift)
+        h = self.conv2(self.dropout(h))
+        return self.attention(h + self.shortcut(x))
+
+
+class Attention(nn.Module):
+    """Self-attention over all pixels, with a residual connection."""
+
+    def __init__(self, channels: int, config: Config) -> None:
+        super().__init__()
+        self.heads = channels // config.head_width
+        self.norm = nn.GroupNorm(config.groups, channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = _zero(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B,C,H,W] -> the same."""
+        b, c, h, w = x.shape
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [B,HW,C]
+        qkv = self.qkv(tokens).view(b, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(*qkv)  # [B,heads,HW,C/heads]
+        mixed = self.out(mixed.transpose(1, 2).reshape(b, h * w, c))
+        return x + mixed.transpose(1, 2).view(b, c, h, w)
+
+
+class Downsample(nn.Module):
+    """Half the size, by a strided convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x: [B,C,H,W] -> [B,C,H/2,W/2]; the embedding is not used."""
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Twice the size, by nearest neighbour and a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x: [B,C,H,W] -> [B,C,2H,2W]; the embedding is not used."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def sinusoidal(t: Tensor, width: int) -> Tensor:
+    """Return [cos, sin] of t at geometric frequencies 1 .. 1/10000, float32 [B,width]."""
+    half = width // 2
+    rates = torch.exp(torch.arange(half, device=t.device) * (-log(10_000) / half))
+    angles = t.float()[:, None] * rates
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def _zero(module: nn.Module) -> nn.Module:
+    """Zero a last layer's weights, so that its block begins as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module

@@ -1,0 +1,55 @@
+"""Writing files: never over a finished one by accident, never half of one.
+
+Everything is written under a temporary name in the same folder, flushed to the disk, then renamed.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pocketddpm.errors import OutputError
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise OutputError if the file or a non-empty folder `path` exists and may not be replaced."""
+    taken = any(path.iterdir()) if path.is_dir() else path.exists()
+    if taken and not overwrite:
+        raise OutputError(f"{path} exists; give --overwrite to replace it, or another --out")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path; on success it becomes `path`, on failure it vanishes.
+
+    Raises OutputError when the disk is full or the folder cannot be written.
+    """
+    # The suffix stays, because libraries choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        # Some libraries write files that only their owner may read.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file in one piece."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one piece."""
+    write_text(path, json.dumps(value, indent=2) + "\n")

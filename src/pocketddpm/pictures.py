@@ -1,0 +1,119 @@
+"""Pictures: grids, strips, GIFs (pillow) and curves (matplotlib), all written in one piece."""
+
+from collections.abc import Sequence
+from math import ceil, sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketddpm.output import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+Pixels = NDArray[np.uint8]
+
+
+def tile(images: Pixels, columns: int | None = None, gap: int = 2) -> Pixels:
+    """Return one picture [H',W',C] of images [N,C,H,W], row by row, on a mid-grey ground."""
+    n, c, h, w = images.shape
+    columns = columns or ceil(sqrt(n))
+    rows = ceil(n / columns)
+    board = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, c), 128, np.uint8)
+    for k, image in enumerate(images):
+        y, x = divmod(k, columns)
+        top, left = gap + y * (h + gap), gap + x * (w + gap)
+        board[top : top + h, left : left + w] = image.transpose(1, 2, 0)
+    return board
+
+
+def scale_for(height: int, target: int = 64) -> int:
+    """Return the whole factor that brings small images to about `target` pixels."""
+    return max(1, target // height)
+
+
+def to_image(pixels: Pixels, scale: int = 1) -> "Image":
+    """Return a pillow image of [H,W,C] pixels (1 or 3 channels; of others the first is shown)."""
+    from PIL import Image
+
+    array = pixels if pixels.shape[2] == 3 else pixels[:, :, 0]
+    image = Image.fromarray(np.ascontiguousarray(array))
+    if scale == 1:
+        return image
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def save_grid(
+    path: Path, images: Pixels, columns: int | None = None, scale: int | None = None
+) -> None:
+    """Write images, uint8 [N,C,H,W], as one PNG (or what the suffix says)."""
+    scale = scale or scale_for(images.shape[2])
+    with replacing(path) as temporary:
+        to_image(tile(images, columns), scale).save(temporary)
+
+
+def save_png(path: Path, image: Pixels) -> None:
+    """Write one image, uint8 [C,H,W], at its own size."""
+    with replacing(path) as temporary:
+        to_image(image.transpose(1, 2, 0)).save(temporary)
+
+
+def save_gif(
+    path: Path,
+    frames: Sequence[Pixels],
+    columns: int | None = None,
+    *,
+    seconds: float = 4.0,
+    hold: float = 1 / 3,
+) -> None:
+    """Write a GIF of grids. frames: uint8 [N,C,H,W] each.
+
+    The last frame is held for the share `hold` of the whole length.
+    """
+    boards = [tile(f, columns) for f in frames]
+    # Noise does not compress: an animation is kept to about 400 pixels.
+    scale = max(1, 400 // max(boards[0].shape[:2]))
+    pictures = [to_image(board, scale) for board in boards]
+    moving = max(len(pictures) - 1, 1)
+    each = max(20, round(1000 * seconds * (1 - hold) / moving))
+    durations = [each] * (len(pictures) - 1) + [round(1000 * seconds * hold)]
+    with replacing(path) as temporary:
+        pictures[0].save(
+            temporary,
+            save_all=True,
+            append_images=pictures[1:],
+            duration=durations,
+            loop=0,
+            optimize=False,
+        )
+
+
+def figure(width: float = 6.0, height: float = 3.6) -> "Figure":
+    """Return an empty matplotlib figure that needs no screen."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(path: Path, fig: "Figure") -> None:
+    """Write a matplotlib figure as PNG."""
+    with replacing(path) as temporary:
+        fig.savefig(temporary, dpi=120)
+
+
+def save_loss_curve(path: Path, images_seen: Sequence[int], loss: Sequence[float]) -> None:
+    """Write the training loss against images seen, with its running mean."""
+    fig = figure()
+    axes = fig.subplots()
+    axes.plot(images_seen, loss, linewidth=0.6, alpha=0.4, label="as logged")
+    window = max(1, len(loss) // 20)
+    if len(loss) > window:
+        mean = np.convolve(loss, np.ones(window) / window, mode="valid")
+        axes.plot(images_seen[window - 1 :], mean, label=f"mean of {window}")
+    axes.set(xlabel="images seen", ylabel="loss", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(path, fig)

@@ -1,0 +1,58 @@
+"""The forward process q and its posterior, for any pair of times s < t.
+
+Every function takes alpha_bar as Python floats (samplers) or as float64 tensors (training, bound);
+nothing else is needed, because alpha_bar[0] = 1 makes t = 0 an ordinary time.
+"""
+
+from typing import NamedTuple, TypeVar
+
+from torch import Tensor
+
+Number = TypeVar("Number", float, Tensor)
+
+
+def amplitudes(alpha_bar: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a = sqrt(alpha_bar) and b = sqrt(1 - alpha_bar), [B,1,...], to multiply `like` by.
+
+    alpha_bar: float64 [B]. The roots are taken in float64 (1 - alpha_bar loses 3 digits in float32
+    at the first step) and then cast to the dtype and device of `like`, [B,...].
+    """
+    shape = (-1, *[1] * (like.ndim - 1))
+    a, b = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    return a.to(like.device, like.dtype).view(shape), b.to(like.device, like.dtype).view(shape)
+
+
+def add_noise(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Return x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps  (arXiv 2006.11239, eq. 4).
+
+    x0, eps: [B,...] of one dtype. alpha_bar: float64 [B].
+    """
+    a, b = amplitudes(alpha_bar, x0)
+    return a * x0 + b * eps
+
+
+def step_beta(alpha_bar_t: Number, alpha_bar_s: Number) -> Number:
+    """Return beta of the single step s -> t, 1 - alpha_bar_t / alpha_bar_s, for s < t."""
+    return 1 - alpha_bar_t / alpha_bar_s
+
+
+class Posterior(NamedTuple):
+    """q(x_s | x_t, x0) = N(x0_weight x0 + x_t_weight x_t, variance)."""
+
+    x0_weight: float | Tensor
+    x_t_weight: float | Tensor
+    variance: float | Tensor
+
+
+def posterior(alpha_bar_t: Number, alpha_bar_s: Number) -> Posterior:
+    """Return q(x_s | x_t, x0) for s < t  (arXiv 2006.11239, eqs. 6-7, for strides too).
+
+    The variance is beta_tilde; it is 0 at s = 0.
+    """
+    beta = step_beta(alpha_bar_t, alpha_bar_s)
+    noise = 1 - alpha_bar_t
+    return Posterior(
+        x0_weight=alpha_bar_s**0.5 * beta / noise,
+        x_t_weight=(alpha_bar_t / alpha_bar_s) ** 0.5 * (1 - alpha_bar_s) / noise,
+        variance=beta * (1 - alpha_bar_s) / noise,
+    )

@@ -1,0 +1,1 @@
+"""The samplers: one algorithm per file. See `pocketddpm.catalog`."""

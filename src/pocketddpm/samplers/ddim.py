@@ -1,0 +1,46 @@
+"""DDIM: deterministic, or stochastic with eta > 0 (Song et al. 2020, arXiv 2010.02502)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pocketddpm.denoiser import Denoise
+from pocketddpm.errors import ConfigError
+from pocketddpm.grid import Grid
+from pocketddpm.process import posterior
+from pocketddpm.sampling import Noise, State
+
+STOCHASTIC = False
+ORDER = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """eta: 0 is deterministic, 1 is ancestral sampling with variance beta-tilde."""
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(f"eta must lie in 0..1, got {self.eta}")
+
+
+def nfe(steps: int, config: Config) -> int:
+    """Return the calls of the denoiser for this many steps."""
+    return steps
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
+) -> Iterator[State]:
+    """Follow eq. 12: x_s = sqrt(ab_s) x0 + sqrt(1 - ab_s - std^2) eps + std z."""
+    for i, t, ab_t, s, ab_s in grid:
+        x0, eps = denoise(x, t, ab_t)
+        variance = config.eta**2 * posterior(ab_t, ab_s).variance
+        x = ab_s**0.5 * x0 + max(1 - ab_s - variance, 0.0) ** 0.5 * eps
+        if variance > 0:
+            x = x + variance**0.5 * noise(i)
+        yield State(i + 1, s, x, x0, i + 1)

@@ -1,0 +1,46 @@
+"""Ancestral sampling, the original DDPM (Ho et al. 2020, arXiv 2006.11239, algorithm 2)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pocketddpm.denoiser import Denoise
+from pocketddpm.grid import Grid
+from pocketddpm.process import posterior, step_beta
+from pocketddpm.sampling import Noise, State
+
+STOCHASTIC = True
+ORDER = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """variance: 'beta' (fixed large) or 'beta-tilde' (fixed small, the posterior's own)."""
+
+    variance: Literal["beta", "beta-tilde"] = "beta-tilde"
+
+
+def nfe(steps: int, config: Config) -> int:
+    """Return the calls of the denoiser for this many steps."""
+    return steps
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
+) -> Iterator[State]:
+    """Draw x_s ~ q(x_s | x_t, x0_hat) at each step, for steps of any stride.
+
+    The step that ends at the clean image adds no noise.
+    """
+    for i, t, ab_t, s, ab_s in grid:
+        x0, _ = denoise(x, t, ab_t)
+        q = posterior(ab_t, ab_s)
+        x = q.x0_weight * x0 + q.x_t_weight * x
+        if ab_s < 1:
+            variance = step_beta(ab_t, ab_s) if config.variance == "beta" else q.variance
+            x = x + variance**0.5 * noise(i)
+        yield State(i + 1, s, x, x0, i + 1)

@@ -1,0 +1,55 @@
+"""DPM-Solver++(2S): order 2 with no memory, over pairs of steps (arXiv 2211.01095, algorithm 1)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from pocketddpm.denoiser import Denoise
+from pocketddpm.grid import Grid
+from pocketddpm.samplers import _multistep as ms
+from pocketddpm.sampling import Noise, State
+
+STOCHASTIC = False
+
+
+@dataclass(frozen=True)
+class Config:
+    """No options."""
+
+
+def order(config: Config) -> int:
+    """Return the order of convergence."""
+    return 2
+
+
+def nfe(steps: int, config: Config) -> int:
+    """Return the calls of the denoiser for this many steps."""
+    return steps
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
+) -> Iterator[State]:
+    """Take one step of order 2 over each two intervals of the grid.
+
+    The grid's point between them is the intermediate time, so that the network is only asked at
+    times of the grid: the first interval is a DDIM step, then the whole is done anew from its start
+    with both estimates. A pair that touches pure noise or the clean image, where lambda is
+    infinite, and an odd last interval are DDIM steps.
+    """
+    start, first, ab_start = x, x, 0.0  # of the current pair
+    for i, t, ab_t, s, ab_s in grid:
+        x0, _ = denoise(x, t, ab_t)
+        begin, end = ms.half_log_snr(ab_start), ms.half_log_snr(ab_s)
+        if i % 2 == 1 and isfinite(end - begin):
+            r = (ms.half_log_snr(ab_t) - begin) / (end - begin)
+            middle = first + (x0 - first) / (2 * r)  # the line through both, at r = 1/2
+            x = ms.step_with_x0(start, middle, ab_start, ab_s)
+        else:
+            start, first, ab_start = x, x0, ab_t
+            x = ms.step_with_x0(x, x0, ab_t, ab_s)
+        yield State(i + 1, s, x, x0, i + 1)

@@ -1,0 +1,65 @@
+"""SDE-DPM-Solver++: ancestral sampling with an extrapolated x0 (arXiv 2211.01095, appendix)."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pocketddpm.denoiser import Denoise
+from pocketddpm.grid import Grid
+from pocketddpm.process import posterior
+from pocketddpm.samplers import _multistep as ms
+from pocketddpm.samplers.dpmpp import FEW_STEPS
+from pocketddpm.sampling import Noise, State
+
+STOCHASTIC = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """order: 1 (the same as ddpm) or 2 (2M).
+
+    lower_order_final: runs of fewer than 15 steps end with order 1.
+    """
+
+    order: int = 2
+    lower_order_final: bool = True
+
+    def __post_init__(self) -> None:
+        ms.check_order(self.order, 2)
+
+
+def order(config: Config) -> int:
+    """Return the order at which mean and covariance converge (for at least 15 steps)."""
+    return config.order
+
+
+def nfe(steps: int, config: Config) -> int:
+    """Return the calls of the denoiser for this many steps."""
+    return steps
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
+) -> Iterator[State]:
+    """Draw x_s ~ q(x_s | x_t, x0), x0 being the line through two estimates at the step's middle.
+
+    The paper's coefficients, exp(-h) b_s / b_t, a_s (1 - exp(-2h)) and b_s sqrt(1 - exp(-2h)), are
+    those of the posterior.
+    """
+    history: ms.History = deque(maxlen=config.order)
+    lower = config.lower_order_final and grid.steps < FEW_STEPS
+    for i, t, ab_t, s, ab_s in grid:
+        x0, _ = denoise(x, t, ab_t)
+        start, end = ms.half_log_snr(ab_t), ms.half_log_snr(ab_s)
+        history.appendleft((start, x0))
+        p = ms.step_order(config.order, grid, i, history, lower)
+        at = ms.positions(history, p, start, end)
+        q = posterior(ab_t, ab_s)
+        x = q.x0_weight * ms.blend(history, ms.shares([1, 1 / 2][:p], at)) + q.x_t_weight * x
+        if ab_s < 1:
+            x = x + q.variance**0.5 * noise(i)
+        yield State(i + 1, s, x, x0, i + 1)

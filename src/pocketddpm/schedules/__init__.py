@@ -1,0 +1,1 @@
+"""The noise schedules: one curve per file. See `pocketddpm.catalog`."""

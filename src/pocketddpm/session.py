@@ -1,0 +1,410 @@
+"""`Session`: one training run in its folder, with logs, checkpoints and pictures.
+
+The trainer only trains; here its `Progress` is turned into files, and Ctrl-C or SIGTERM into a
+checkpoint. A run folder holds: config.json, log.csv, last/previous/best.safetensors, data.png,
+loss.png and samples/.
+"""
+
+import csv
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from pocketddpm import __version__
+from pocketddpm.build import (
+    build_network,
+    build_schedule,
+    pick_device,
+    pick_precision,
+    takes_labels,
+)
+from pocketddpm.catalog import DATASETS
+from pocketddpm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pocketddpm.config import Experiment
+from pocketddpm.data.load import class_counts, fingerprint, load_images
+from pocketddpm.data.loader import Loader
+from pocketddpm.data.scaling import Scaling
+from pocketddpm.errors import CheckpointError, ConfigError, DataError
+from pocketddpm.flops import count_flops, count_parameters
+from pocketddpm.model import Model, model_from
+from pocketddpm.objective import build_objective
+from pocketddpm.output import refuse_existing, replacing, write_json
+from pocketddpm.pictures import save_grid, save_loss_curve
+from pocketddpm.train.plan import check_budget
+from pocketddpm.train.trainer import Progress, Trainer
+
+Row = dict[str, float]
+COLUMNS: list[str] = ["step", "images_seen", "epoch", "loss", "grad_norm", "lr", "seconds"]
+FLUSH_EVERY = 50  # steps between reads of the losses from the device
+EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class Session:
+    """A run: `run()` trains it to the end of its budget, or until it is told to stop."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        out: Path,
+        device: str = "auto",
+        checkpoint: Checkpoint | None = None,
+        checkpoint_every: int = 500,
+        sample_every: int = 500,
+        tensorboard: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Build everything; nothing is written before all of it has been found to fit.
+
+        checkpoint: where to continue; None starts anew, and then refuses a folder in use.
+        checkpoint_every, sample_every: in steps; 0 means only at the end (no pictures).
+        """
+        check_budget(experiment.training)
+        self.main = int(os.environ.get("RANK", "0")) == 0
+        if checkpoint is None and self.main:
+            refuse_existing(out, overwrite)
+        self.out = out
+        self.checkpoint_every, self.sample_every = checkpoint_every, sample_every
+        where = pick_device(device)
+        precision = pick_precision(experiment.training.precision, where)
+        training = replace(experiment.training, precision=precision)
+        data = experiment.data
+        images = load_images(
+            data.name,
+            image_size=data.image_size,
+            fit=data.fit,
+            subset=data.subset,
+            classes=data.classes,
+        )
+        if data.flip is None:
+            name = data.name if data.name in DATASETS.names() else "folder"
+            data = replace(data, flip=bool(DATASETS.load(name).FLIP))
+        self.experiment = replace(experiment, data=data, training=training)
+        labelled = images.labels is not None and takes_labels(experiment.network)
+        classes = images.classes if labelled else ()
+        self.meta: dict[str, Any] = {
+            "experiment": self.experiment.to_dict(),
+            "shape": list(images.shape),
+            "classes": list(classes),
+            "class_counts": class_counts(images) if labelled else [],
+            "scaling": Scaling(data.low, data.high).to_config(),
+            "data": {
+                "name": images.name,
+                "images": len(images),
+                "source": images.source,
+                "fingerprint": fingerprint(images),
+            },
+            "versions": {"pocketddpm": __version__, "torch": torch.__version__},
+        }
+        if checkpoint is not None:
+            found, stored = self.meta["data"], checkpoint.meta["data"]
+            if found["fingerprint"] != stored["fingerprint"]:
+                raise DataError(
+                    f"{images.name} has changed since this run began ({stored['images']} images, "
+                    f"fingerprint {stored['fingerprint']}; now {found['images']}, "
+                    f"{found['fingerprint']}); restore it, or start a new run with another --out"
+                )
+        schedule = build_schedule(experiment.schedule)
+        network = build_network(experiment.network, images.shape, len(classes), seed=training.seed)
+        self.accelerator = Accelerator(mixed_precision="no", cpu=where.type == "cpu")
+        batches = training.batches_per_epoch
+        loader = Loader(
+            images,
+            batch_size=training.batch_size,
+            seed=training.seed,
+            device=self.accelerator.device,
+            epoch_images=batches * training.batch_size if batches else None,
+            flip=bool(data.flip),
+        )
+        null = len(classes) if classes else None
+        objective = build_objective(experiment.objective, schedule, null)
+        self.network = network
+        scaling = Scaling(data.low, data.high)
+        self.trainer = Trainer(
+            self.experiment, network, objective, loader, scaling, self.accelerator
+        )
+        self.images = images
+        self.log: list[Row] = []
+        self._pending: list[Progress] = []
+        self._stop: signal.Signals | None = None
+        self._writer: Any = None
+        if checkpoint is not None:
+            self.trainer.restore(checkpoint)
+            if experiment.training != _training(checkpoint):
+                self.trainer.plan = None  # another budget was asked for
+        if self.main:
+            out.mkdir(parents=True, exist_ok=True)
+            if checkpoint is None:
+                self._clear()
+                write_json(out / "config.json", self.meta)
+                first = loader.batch(0, min(64, training.batch_size)).images
+                save_grid(out / "data.png", first.cpu().numpy())
+            else:
+                self.log = _read_log(out / "log.csv", self.trainer.step)
+            _write_log(out / "log.csv", self.log)
+            if tensorboard:
+                self._writer = _summary_writer(out)
+
+    def run(self) -> None:
+        """Train to the end; on Ctrl-C or SIGTERM save, say how to resume, and exit."""
+        trainer = self.trainer
+        plan = trainer.plan or trainer.make_plan()
+        self._say(self._describe(plan.total))
+        bar = tqdm(
+            total=plan.total,
+            initial=trainer.images_seen,
+            unit="img",
+            unit_scale=True,
+            disable=not self.main,
+            dynamic_ncols=True,
+            mininterval=0.5,
+        )
+        saved = trainer.step
+        with self._signals(), bar:
+            for progress in trainer.steps():
+                self._pending.append(progress)
+                bar.update(self.experiment.training.batch_size)
+                if progress.event:
+                    self._say(progress.event)
+                    bar.total = trainer.plan.total if trainer.plan else bar.total
+                if progress.epoch_loss is not None:
+                    self._end_epoch(progress.epoch_loss, bar)
+                if progress.step % FLUSH_EVERY == 0:
+                    self._flush(bar)
+                if self._due(self.checkpoint_every, progress.step):
+                    self.save()
+                    saved = progress.step
+                if self._due(self.sample_every, progress.step):
+                    self._sample(progress.step)
+                if self._stop is not None:
+                    break
+        if trainer.step != saved or not (self.out / "last.safetensors").exists():
+            self.save()
+        if self._stop is not None:
+            self._say(
+                f"stopped at step {trainer.step}; saved {self.out / 'last.safetensors'}; go on "
+                f"with: pocketddpm train {self.experiment.preset} --resume {self.out}"
+            )
+            sys.exit(EXIT[self._stop])
+        self._finish()
+
+    def save(self) -> None:
+        """Write last.safetensors, keeping the one before as previous.safetensors."""
+        self._flush()
+        if self.main:
+            last, previous = self.out / "last.safetensors", self.out / "previous.safetensors"
+            checkpoint = self.trainer.checkpoint(self.meta)
+            if last.exists():
+                # A second name for the old file: at every instant one of the two is whole.
+                previous.unlink(missing_ok=True)
+                try:
+                    os.link(last, previous)
+                except OSError:
+                    os.replace(last, previous)
+            save_checkpoint(last, checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def model(self) -> Model:
+        """Return the model as it is now, with averaged weights."""
+        return model_from(
+            self.trainer.checkpoint(self.meta, with_state=False), self.accelerator.device
+        )
+
+    def _describe(self, total: int) -> str:
+        data, training = self.meta["data"], self.experiment.training
+        c, h, w = self.images.shape
+        x = torch.zeros(1, c, h, w, device=self.accelerator.device)
+        y = torch.zeros(1, dtype=torch.int64, device=x.device) if self.meta["classes"] else None
+        flops = count_flops(self.network, x, torch.ones(1, device=x.device), y)
+        parameters, _ = count_parameters(self.network)
+        source = f" ({data['source']})" if data["source"] else ""
+        classes = len(self.meta["classes"])
+        return (
+            f"{data['name']}: {data['images']} images {c}x{h}x{w}{source}, "
+            f"{f'{classes} classes' if classes else 'no labels'}\n"
+            f"{self.experiment.network.name}: {parameters / 1e6:.2f}M parameters, "
+            f"{flops / 1e9:.2f} GFLOP per image; {self.accelerator.device} "
+            f"x {self.accelerator.num_processes}, {training.precision}\n"
+            f"{total} images in {total // training.batch_size} steps of {training.batch_size} "
+            f"({total / self.trainer.loader.epoch_images:.1f} epochs) -> {self.out}"
+        )
+
+    def _end_epoch(self, loss: float, bar: tqdm) -> None:
+        best = self.trainer.best_loss
+        if best is None or loss < best:
+            self.trainer.best_loss = loss
+            if self.main:
+                best_one = self.trainer.checkpoint(self.meta, with_state=False)
+                save_checkpoint(self.out / "best.safetensors", best_one)
+        if self.main:
+            epoch = self.trainer.images_seen / self.trainer.loader.epoch_images
+            bar.write(f"epoch {epoch:.2f}: mean loss {loss:.5f}", file=sys.stderr)
+
+    def _flush(self, bar: tqdm | None = None) -> None:
+        """Read the pending losses from the device and write the log."""
+        if not self._pending:
+            return
+        rows: list[Row] = [
+            {
+                "step": p.step,
+                "images_seen": p.images_seen,
+                "epoch": p.epoch,
+                "loss": float(p.loss),
+                "grad_norm": float(p.grad_norm),
+                "lr": p.lr,
+                "seconds": round(p.seconds, 3),
+            }
+            for p in self._pending
+        ]
+        self._pending.clear()
+        self.log += rows
+        if not self.main:
+            return
+        with open(self.out / "log.csv", "a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([row[c] for c in COLUMNS] for row in rows)
+        if self._writer is not None:
+            for row in rows:
+                for key in ("loss", "grad_norm", "lr"):
+                    self._writer.add_scalar(key, row[key], row["images_seen"])
+        if bar is not None:
+            mean = sum(r["loss"] for r in rows) / len(rows)
+            bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+
+    def _sample(self, step: int) -> None:
+        if self.main:
+            model = self.model()
+            labels = None
+            if model.classes:
+                names = ",".join(model.classes)
+                labels = model.label_numbers(names, 10 * min(len(model.classes), 10))
+            n = 64 if labels is None else len(labels)
+            images = model.sample(n, labels=labels, seed=self.experiment.training.seed).images
+            columns = min(len(model.classes), 10) if labels is not None else 8
+            save_grid(self.out / "samples" / f"step-{step:07d}.png", images, columns)
+            self.save_loss_curve()
+        self.accelerator.wait_for_everyone()
+
+    def save_loss_curve(self) -> None:
+        """Write loss.png."""
+        self._flush()
+        seen = [int(r["images_seen"]) for r in self.log]
+        save_loss_curve(self.out / "loss.png", seen, [r["loss"] for r in self.log])
+
+    def final_loss(self) -> float:
+        """Return the mean loss of the last tenth of the logged steps."""
+        tail = self.log[-max(1, len(self.log) // 10) :]
+        return sum(r["loss"] for r in tail) / len(tail)
+
+    def _finish(self) -> None:
+        trainer = self.trainer
+        if self.sample_every:
+            self._sample(trainer.step)
+        if self._writer is not None:
+            self._writer.close()
+        rate = trainer.images_seen / max(trainer.seconds, 1e-9)
+        self._say(
+            f"done: {trainer.images_seen} images in {trainer.seconds / 60:.1f} minutes "
+            f"({rate:.0f} images/s), loss {self.final_loss():.4f} -> {self.out}; "
+            f"draw with: pocketddpm sample {self.out}"
+        )
+
+    def _due(self, every: int, step: int) -> bool:
+        return every > 0 and step % every == 0
+
+    def _say(self, text: str) -> None:
+        if self.main:
+            tqdm.write(text, file=sys.stderr)
+
+    def _clear(self) -> None:
+        """Remove the files of an earlier run that --overwrite gave up."""
+        for pattern in ("*.safetensors", "log.csv", "*.png", "samples/*.png", "tensorboard/*"):
+            for path in self.out.glob(pattern):
+                path.unlink()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Turn the first Ctrl-C or SIGTERM into a request to stop; a second one is immediate."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._stop is not None:
+                raise KeyboardInterrupt
+            self._stop = signal.Signals(number)
+            self._say("stopping after this step; once more to stop at once")
+
+        old = {s: signal.signal(s, handle) for s in EXIT}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+def newest_checkpoint(out: Path) -> Checkpoint | None:
+    """Return the newest whole checkpoint of a run, naming damaged ones; None without any.
+
+    Raises CheckpointError when there are some and all are damaged.
+    """
+    damaged = []
+    for path in (out / "last.safetensors", out / "previous.safetensors"):
+        if path.exists():
+            try:
+                return load_checkpoint(path)
+            except CheckpointError as error:
+                damaged.append(path.name)
+                print(f"pocketddpm: skipped: {error}", file=sys.stderr)
+    if damaged:
+        raise CheckpointError(
+            f"no whole checkpoint is left in {out} ({', '.join(damaged)} damaged); "
+            "start again with --overwrite"
+        )
+    return None
+
+
+def _training(checkpoint: Checkpoint) -> Any:
+    from pocketddpm.config import from_dict
+
+    return from_dict(Experiment, checkpoint.meta["experiment"], "checkpoint: ").training
+
+
+def _read_log(path: Path, step: int) -> list[Row]:
+    """Return the rows of a log up to a step; what was logged after the checkpoint is dropped."""
+    if not path.exists():
+        return []
+    rows: list[Row] = []
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            # A killed run may leave half a row behind; its step comes after the checkpoint.
+            if None in row.values() or int(row["step"]) > step:
+                break
+            values = {name: float(row[name]) for name in COLUMNS}
+            rows.append(
+                {**values, "step": int(row["step"]), "images_seen": int(row["images_seen"])}
+            )
+    return rows
+
+
+def _write_log(path: Path, rows: list[Row]) -> None:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows([row[c] for c in COLUMNS] for row in rows)
+
+
+def _summary_writer(out: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError(
+            "--tensorboard needs the extra 'tensorboard': pip install 'pocketddpm[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(out / "tensorboard"))

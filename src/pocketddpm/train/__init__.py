@@ -1,0 +1,1 @@
+"""Training: the trainer, the weight average, and where data and processes meet."""

@@ -1,0 +1,92 @@
+"""How long a run is, and the learning rate: pure functions of the images seen.
+
+A budget in minutes becomes a number of images once, from a measured warm-up; from then on nothing
+depends on the clock, except that one recorded event may bring the end forward when the machine has
+slowed down. Resuming keeps the plan.
+"""
+
+from dataclasses import dataclass
+from math import ceil, cos, pi
+from typing import Any
+
+from pocketddpm.config import OptimiserConfig, TrainingConfig
+from pocketddpm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """total: images until the end.
+
+    event: (images seen, progress then) at which the end was brought forward, if it was.
+    """
+
+    total: int
+    event: tuple[int, float] | None = None
+
+    def progress(self, images_seen: int) -> float:
+        """Return the share of the run that is done, 0..1."""
+        start, done = self.event or (0, 0.0)
+        if images_seen <= start:
+            return done
+        share = (images_seen - start) / max(self.total - start, 1)
+        return min(done + (1 - done) * share, 1.0)
+
+    def shortened(self, images_seen: int, total: int) -> "Plan":
+        """Return the plan that ends at `total` images instead, without a jump in progress."""
+        return Plan(max(total, images_seen), (images_seen, self.progress(images_seen)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"total": self.total, "event": list(self.event) if self.event else None}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "Plan":
+        """Return the plan from plain JSON values."""
+        event = values["event"]
+        return Plan(int(values["total"]), (int(event[0]), float(event[1])) if event else None)
+
+
+def plan_for(config: TrainingConfig, epoch_images: int) -> Plan:
+    """Return the plan for a budget in steps, epochs or images, rounded up to whole steps."""
+    if config.steps is not None:
+        return Plan(config.steps * config.batch_size)
+    images = config.epochs * epoch_images if config.epochs is not None else config.images
+    if images is None:
+        raise ConfigError("a budget in minutes needs a measured speed")
+    return Plan(max(1, ceil(images / config.batch_size - 1e-9)) * config.batch_size)
+
+
+def check_budget(config: TrainingConfig) -> None:
+    """Raise ConfigError unless exactly one of steps, epochs, images and minutes is positive."""
+    given = {
+        name: value
+        for name in ("steps", "epochs", "images", "minutes")
+        if (value := getattr(config, name)) is not None
+    }
+    told = " ".join(f"--{name} {value:g}" for name, value in given.items()) or "none of them"
+    if len(given) != 1:
+        raise ConfigError(f"give one of --steps, --epochs, --images and --minutes, got {told}")
+    if min(given.values()) <= 0:
+        raise ConfigError(f"the budget must be positive, got {told}")
+
+
+def learning_rate(images_seen: int, plan: Plan, config: OptimiserConfig) -> float:
+    """Return the rate for the step that starts after `images_seen` images.
+
+    It rises linearly over `warmup` images (at most a tenth of the run) and then decays over the
+    whole run: linearly or as half a cosine to 0, or not at all.
+    """
+    warmup = min(config.warmup, plan.total // 10)
+    rise = min(1.0, (images_seen + 1) / warmup) if warmup else 1.0
+    p = plan.progress(images_seen)
+    fall = {"none": 1.0, "linear": 1 - p, "cosine": 0.5 * (1 + cos(pi * p))}[config.decay]
+    return config.lr * rise * fall
+
+
+def ema_decay(images_seen: int, batch_size: int, config: OptimiserConfig) -> float:
+    """Return the share of the old average that a step keeps: 0.5^(batch / half-life).
+
+    Early on the half-life is `ema_ramp` of the images seen (arXiv 2206.00364, appendix F).
+    """
+    half_life = min(config.ema_half_life, config.ema_ramp * images_seen)
+    return 0.5 ** (batch_size / half_life) if half_life > 0 else 0.0

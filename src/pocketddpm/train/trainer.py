@@ -1,0 +1,300 @@
+"""The trainer: a generator of `Progress`. It knows nothing of sampling, pictures or logs.
+
+The state of a run is the weights, their average, the optimiser and the number of images seen: data
+order, noise, times and learning rate are functions of that number, which is what makes resuming
+exact.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from pocketddpm.checkpoint import Checkpoint
+from pocketddpm.config import Experiment
+from pocketddpm.data.loader import Loader
+from pocketddpm.data.scaling import Scaling
+from pocketddpm.errors import CheckpointError, ConfigError, DDPMError
+from pocketddpm.objective import Objective
+from pocketddpm.train.plan import Plan, ema_decay, learning_rate, plan_for
+
+WARMUP_STEPS = 3  # timed before a budget in minutes is fixed, after one untimed step
+SLOW = 1.1  # a run in minutes is shortened when it would take this much longer than asked
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one optimiser step did.
+
+    step, images_seen, epoch: where the run is now. loss: mean over the global batch, a scalar
+    tensor on the device (reading it waits for the device). grad_norm: likewise, before clipping.
+    lr: the rate used. seconds: spent on the run so far. epoch_loss: mean loss of the epoch that
+    this step completed, or None. event: one line when the plan was changed.
+    """
+
+    step: int
+    images_seen: int
+    epoch: float
+    loss: Tensor
+    grad_norm: Tensor
+    lr: float
+    seconds: float
+    epoch_loss: float | None = None
+    event: str | None = None
+
+
+class Trainer:
+    """One run. Use `steps()` to train and `checkpoint()` to save at any point between steps."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        network: nn.Module,
+        objective: Objective,
+        loader: Loader,
+        scaling: Scaling,
+        accelerator: Accelerator,
+    ) -> None:
+        self.experiment = experiment
+        self.objective = objective
+        self.loader = loader
+        self.scaling = scaling
+        self.accelerator = accelerator
+        config = experiment.training
+        parts = accelerator.num_processes * config.accumulate
+        if config.batch_size % parts:
+            raise ConfigError(
+                f"--batch-size {config.batch_size} must divide by processes x accumulation = "
+                f"{accelerator.num_processes} x {config.accumulate}"
+            )
+        # torch's own annotations leave memory_format out.
+        self.network = network.to(accelerator.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.ema = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        trainable = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = _optimizer(experiment, trainable)
+        self.wrapped: nn.Module = accelerator.prepare(self.network)
+        self.images_seen = 0
+        self.seconds = 0.0
+        self.plan: Plan | None = None
+        self.best_loss: float | None = None
+        self._epoch_sum = torch.zeros((), dtype=torch.float64)
+        self._epoch_steps = 0
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps taken."""
+        return self.images_seen // self.experiment.training.batch_size
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files."""
+        return self.accelerator.is_main_process
+
+    def make_plan(self) -> Plan:
+        """Fix the length of the run; for a budget in minutes, measure the speed first.
+
+        The measurement is part of those minutes, and so is what an earlier session has used.
+        """
+        config = self.experiment.training
+        if config.minutes is None:
+            self.plan = plan_for(config, self.loader.epoch_images)
+        else:
+            started = time.monotonic()
+            rate = self._measure_rate()
+            self.seconds += time.monotonic() - started
+            left = max(0, int((config.minutes * 60 - self.seconds) * rate))
+            steps = max(1, (self.images_seen + left) // config.batch_size)
+            self.plan = Plan(steps * config.batch_size)
+        return self.plan
+
+    def steps(self) -> Iterator[Progress]:
+        """Train to the end of the plan, one `Progress` per optimiser step."""
+        plan = self.plan or self.make_plan()
+        epoch_images = self.loader.epoch_images
+        mark = time.monotonic()
+        while self.images_seen < plan.total:
+            lr = learning_rate(self.images_seen, plan, self.experiment.optimiser)
+            before = self.images_seen // epoch_images
+            loss, grad_norm = self._step(lr)
+            self._epoch_sum = self._epoch_sum.to(loss.device) + loss.double()
+            self._epoch_steps += 1
+            epoch_loss = None
+            if self.images_seen // epoch_images > before or self.images_seen >= plan.total:
+                epoch_loss = self._end_epoch()
+            # From yield to yield: what the caller does with its turn counts as well.
+            mark, last = time.monotonic(), mark
+            self.seconds += mark - last
+            event = self._keep_to_minutes(plan)
+            plan = self.plan or plan
+            yield Progress(
+                step=self.step,
+                images_seen=self.images_seen,
+                epoch=self.images_seen / epoch_images,
+                loss=loss,
+                grad_norm=grad_norm,
+                lr=lr,
+                seconds=self.seconds,
+                epoch_loss=epoch_loss,
+                event=event,
+            )
+
+    def _end_epoch(self) -> float:
+        mean = float(self._epoch_sum) / self._epoch_steps
+        self._epoch_sum, self._epoch_steps = torch.zeros((), dtype=torch.float64), 0
+        return mean
+
+    def _step(self, lr: float) -> tuple[Tensor, Tensor]:
+        """Take one optimiser step and return its loss and gradient norm."""
+        config, optimiser = self.experiment.training, self.experiment.optimiser
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        loss = self._gradient()
+        limit = optimiser.grad_clip or float("inf")
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
+        if not torch.isfinite(grad_norm):
+            raise DDPMError(
+                f"the gradient is not finite after {self.images_seen} images; the weights and the "
+                "last checkpoint are intact; try a smaller --lr or --precision float32"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.images_seen += config.batch_size
+        if optimiser.ema_half_life:
+            decay = ema_decay(self.images_seen, config.batch_size, optimiser)
+            self._average(1 - decay)
+        return loss, grad_norm
+
+    def _gradient(self) -> Tensor:
+        """Accumulate the gradient of the next global batch; return its mean loss."""
+        config = self.experiment.training
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        share = config.batch_size // (ranks * config.accumulate)
+        # Networks with dropout draw from torch's own generator: fix it by the position of the run.
+        torch.manual_seed(hash((config.seed, self.images_seen, rank)) & 0x7FFFFFFF)
+        total = torch.zeros((), device=self.accelerator.device)
+        for part in range(config.accumulate):
+            start = self.images_seen + (part * ranks + rank) * share
+            batch = self.loader.batch(start, share)
+            last = part == config.accumulate - 1
+            with self._no_sync(last), self.autocast():
+                losses = self.objective(
+                    self.wrapped,
+                    self.scaling.to_model(batch.images),
+                    batch.labels,
+                    batch.positions,
+                    config.seed,
+                )
+                loss = losses.mean() / config.accumulate
+            with self._no_sync(last):
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return self.accelerator.reduce(total, "mean") if ranks > 1 else total  # type: ignore[return-value]
+
+    def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if last else self.accelerator.no_sync(self.wrapped)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context that gives the run its precision."""
+        bf16 = self.experiment.training.precision == "bf16"
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=bf16)
+
+    @torch.no_grad()
+    def _average(self, weight: float) -> None:
+        current = self.network.state_dict()
+        for key, average in self.ema.items():
+            if average.is_floating_point():
+                average.lerp_(current[key], weight)
+
+    def _measure_rate(self) -> float:
+        """Return images per second of forward and backward passes; their gradients are dropped."""
+        self._gradient()
+        started = time.monotonic()
+        for _ in range(WARMUP_STEPS):
+            self._gradient()
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = torch.tensor(time.monotonic() - started, device=self.accelerator.device)
+        self.optimizer.zero_grad()
+        slowest = float(self.accelerator.reduce(seconds, "mean"))  # type: ignore[arg-type]
+        return self.experiment.training.batch_size * WARMUP_STEPS / slowest
+
+    def _keep_to_minutes(self, plan: Plan) -> str | None:
+        """Bring the end forward, once, when the machine has become too slow for the minutes."""
+        minutes = self.experiment.training.minutes
+        if minutes is None or plan.event or self.accelerator.num_processes > 1:
+            return None
+        done = self.images_seen / plan.total
+        if not 0.1 <= done < 1 or self.seconds / done <= SLOW * minutes * 60:
+            return None
+        left = max(0.0, minutes * 60 - self.seconds)
+        batch = self.experiment.training.batch_size
+        total = self.images_seen + int(left * self.images_seen / self.seconds) // batch * batch
+        self.plan = plan.shortened(self.images_seen, total)
+        return (
+            f"slower than measured: the end is brought forward from {plan.total} to "
+            f"{self.plan.total} images, to keep to {minutes:g} minutes"
+        )
+
+    def checkpoint(self, meta: dict[str, Any], *, with_state: bool = True) -> Checkpoint:
+        """Return all that resuming needs; with_state=False leaves out the optimiser."""
+        tensors = {f"model.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
+        tensors |= {f"scaling.{k}": v for k, v in self.scaling.tensors().items()}
+        if with_state:
+            for i, state in self.optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+        run = {
+            "step": self.step,
+            "images_seen": self.images_seen,
+            "seconds": self.seconds,
+            "plan": self.plan.to_dict() if self.plan else None,
+            "best_loss": self.best_loss,
+            "epoch_sum": float(self._epoch_sum),
+            "epoch_steps": self._epoch_steps,
+        }
+        return Checkpoint({**meta, "run": run}, tensors)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint of the same experiment; CheckpointError if it does not fit."""
+        run = checkpoint.meta["run"]
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in checkpoint.part("optimizer").items():
+            number, key = name.split(".", 1)
+            states.setdefault(int(number), {})[key] = tensor
+        if not states and run["step"]:
+            raise CheckpointError(
+                "this checkpoint holds weights only (a best or exported one) and cannot be "
+                "resumed; use last.safetensors"
+            )
+        try:
+            self.network.load_state_dict(checkpoint.part("model"))
+            for k, v in checkpoint.part("ema").items():
+                self.ema[k].copy_(v)
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint does not fit this network: {error}") from error
+        self.images_seen = run["images_seen"]
+        self.seconds = run["seconds"]
+        self.plan = Plan.from_dict(run["plan"]) if run["plan"] else None
+        self.best_loss = run["best_loss"]
+        self._epoch_sum = torch.tensor(run["epoch_sum"], dtype=torch.float64)
+        self._epoch_steps = run["epoch_steps"]
+
+
+def _optimizer(experiment: Experiment, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    config = experiment.optimiser
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[config.name](
+        parameters,
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay if config.name == "adamw" else 0.0,
+        fused=True,
+    )

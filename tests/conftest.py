@@ -1,0 +1,50 @@
+"""What all tests share: no network, a private cache, few threads, tiny experiments."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pocketddpm.config import DataConfig, Experiment, NetworkConfig, OptimiserConfig, TrainingConfig
+
+TINY = NetworkConfig("unet", {"widths": (8, 16), "attention": (1,), "head_width": 8, "groups": 4})
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory, monkeypatch):
+    """Tests neither download nor read or write the user's cache."""
+    monkeypatch.setenv("POCKETDDPM_OFFLINE", "1")
+    monkeypatch.setenv("POCKETDDPM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder with the real MNIST and Fashion-MNIST files."""
+    root = os.environ.get("POCKETDDPM_DATA")
+    if not root or not (Path(root) / "MNIST" / "raw").is_dir():
+        pytest.skip("needs real MNIST: set POCKETDDPM_DATA to a folder that holds MNIST/raw")
+    return Path(root)
+
+
+@pytest.fixture
+def tiny() -> Experiment:
+    """Ten steps on the built-in digits, in float32: less than a second."""
+    return Experiment(
+        preset="digits",
+        data=DataConfig("digits"),
+        network=TINY,
+        optimiser=OptimiserConfig(warmup=32, ema_half_life=64),
+        training=TrainingConfig(batch_size=16, steps=10, precision="float32"),
+    )
+
+
+def with_training(experiment: Experiment, **values) -> Experiment:
+    """Return the experiment with other training values."""
+    return replace(experiment, training=replace(experiment.training, **values))
+
+
+def pytest_configure(config):
+    # Small tensors gain nothing from threads, and two test runs side by side lose much.
+    torch.set_num_threads(min(2, torch.get_num_threads()))

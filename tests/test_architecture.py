@@ -1,0 +1,115 @@
+"""The arrows of docs/design.md: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pocketddpm
+
+ROOT = Path(pocketddpm.__file__).parent
+
+# Each room, and the rooms that it may import. A room not named here may not exist.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "catalog": {"errors"},
+    "config": {"errors"},
+    "presets": {"config", "errors"},
+    "output": {"errors"},
+    "noise": {"errors"},
+    "flops": set(),
+    "schedule": {"errors"},
+    "schedules": {"schedule", "errors"},
+    "process": {"schedule", "errors"},
+    "prediction": {"errors"},
+    "grid": {"schedule", "errors"},
+    "networks": {"errors"},
+    "data": {"catalog", "errors", "noise"},
+    "datasets": {"data", "errors"},
+    "bound": {"process", "prediction", "schedule", "errors"},
+    "objective": {
+        "bound",
+        "config",
+        "errors",
+        "noise",
+        "prediction",
+        "process",
+        "schedule",
+    },
+    "denoiser": {"prediction", "errors"},
+    "sampling": {"denoiser", "grid", "noise"},
+    "samplers": {"samplers", "denoiser", "errors", "grid", "process", "sampling"},
+    "checkpoint": {"errors", "output"},
+    "train": {"checkpoint", "config", "data", "errors", "objective"},
+    "pictures": {"errors", "output"},
+    "forward": {"data", "noise", "process", "schedule"},
+    "build": {"catalog", "config", "errors", "sampling", "schedule"},
+    "model": {
+        "build",
+        "checkpoint",
+        "config",
+        "data",
+        "denoiser",
+        "errors",
+        "grid",
+        "noise",
+        "prediction",
+        "sampling",
+        "schedule",
+    },
+}
+EDGES = {"session", "commands", "__init__", "__main__"}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return {room_of(name) for name in found if name.split(".")[0] == "pocketddpm"}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def test_every_import_follows_the_arrows():
+    wrong = []
+    for path in sorted(ROOT.rglob("*.py")):
+        here = room(path)
+        if here in EDGES:
+            continue
+        assert here in ALLOWED, f"{path} is in no room of docs/design.md"
+        wrong += [
+            f"{path.relative_to(ROOT)} imports {there}"
+            for there in imports(path) - {here}
+            if there not in ALLOWED[here]
+        ]
+    assert not wrong, wrong
+
+
+def test_the_rule_can_fail():
+    assert room_of("pocketddpm.train.trainer") == "train"
+    assert "sampling" not in ALLOWED["train"]
+    assert "samplers" in imports(ROOT / "samplers" / "ddim.py") | {"samplers"}
+    assert {"process", "sampling"} <= imports(ROOT / "samplers" / "ddim.py")
+
+
+def test_help_needs_no_heavy_module():
+    heavy = {"torch", "numpy", "matplotlib", "PIL", "sklearn", "accelerate", "safetensors", "tqdm"}
+    stdlib_only = [ROOT / f"{name}.py" for name in ("errors", "catalog", "config", "presets")]
+    for path in [*stdlib_only, *(ROOT / "commands").glob("*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            names = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [n.name for n in node.names]
+                if isinstance(node, ast.Import)
+                else []
+            )
+            assert not {n.split(".")[0] for n in names} & heavy, f"{path}: {names}"

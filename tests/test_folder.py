@@ -1,0 +1,496 @@
+"""Image folders: listing, labels, every kind of file, sizes, damage, and the cache."""
+
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from pocketddpm.data import folder as rooms
+from pocketddpm.data.folder import decode, list_images, load_folder
+from pocketddpm.data.load import load_images
+from pocketddpm.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("POCKETDDPM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    return folder
+
+
+def save(path: Path, mode: str = "L", size: tuple[int, int] = (4, 3)) -> Path:
+    """Write a black picture; size is Pillow's (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new(mode, size).save(path)
+    return path
+
+
+def shade(path: Path, value: int) -> Path:
+    """Write a 4x4 grey picture of one shade."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new("L", (4, 4), value).save(path)
+    return path
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    crc = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: bytes = b"") -> bytes:
+    """Return a PNG made by hand: Pillow writes no 16-bit colour, no absurd size and no nonsense."""
+    header = chunk(b"IHDR", struct.pack(">2I5B", width, height, depth, colour, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + extra + body
+
+
+# --- listing and labels ---
+
+
+def test_files_come_in_natural_order_from_all_depths(pictures: Path) -> None:
+    names = ["b/x.png", "a/10.PNG", "a/2.png", "a/2/1.png", "a10.png", "a9.png"]
+    for name in [*names, "a/.hidden.png", ".thumbs/x.png"]:
+        save(pictures / name)
+    (pictures / "notes.txt").write_text("no image")
+    found = [path.relative_to(pictures).as_posix() for path in list_images(pictures)]
+    assert found == ["a/2/1.png", "a/2.png", "a/10.PNG", "a9.png", "a10.png", "b/x.png"]
+
+
+def test_every_suffix_is_read(pictures: Path) -> None:
+    suffixes = ["png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "ppm"]
+    for suffix in suffixes:
+        PIL.Image.new("RGB", (8, 8), (200, 100, 50)).save(pictures / f"x.{suffix}")
+    PIL.Image.new("L", (8, 8), 100).save(pictures / "x.pgm")
+    found = load_folder(pictures)
+    assert found.images.shape == (10, 3, 8, 8)
+    order = [path.suffix[1:] for path in list_images(pictures)]
+    for suffix, image in zip(order, found.images, strict=True):
+        expected = (100, 100, 100) if suffix == "pgm" else (200, 100, 50)
+        # GIF has a palette of 256 colours, JPEG and WebP lose a little.
+        np.testing.assert_allclose(image[:, 4, 4], expected, atol=6, err_msg=suffix)
+
+
+def test_labels_are_the_sub_folders(pictures: Path) -> None:
+    for name, value in (("dog/a/1.png", 3), ("cat/1.png", 1), ("cat/2.png", 2), ("10/1.png", 9)):
+        shade(pictures / name, value)
+    (pictures / "empty").mkdir()
+    found = load_folder(pictures)
+    assert found.classes == ("10", "cat", "dog")
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 1, 1, 2]
+    assert found.images[:, 0, 0, 0].tolist() == [9, 1, 2, 3]
+    assert found.name == "pictures"
+
+
+def test_class_names_are_in_natural_order(pictures: Path) -> None:
+    for name in ("10", "9", "1"):
+        shade(pictures / name / "x.png", int(name))
+    found = load_folder(pictures)
+    assert found.classes == ("1", "9", "10")
+    assert found.images[:, 0, 0, 0].tolist() == [1, 9, 10]
+
+
+@pytest.mark.parametrize(
+    "names", [["x.png", "y.png"], ["a/x.png", "b/x.png", "y.png"], ["a/x.png"]]
+)
+def test_no_labels_unless_all_are_in_two_sub_folders(pictures: Path, names: list[str]) -> None:
+    for name in names:
+        save(pictures / name)
+    found = load_folder(pictures)
+    assert found.labels is None
+    assert found.classes == ()
+
+
+def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path, pictures: Path) -> None:
+    save(tmp_path / "elsewhere" / "x.png")
+    save(pictures / "a" / "x.png")
+    (pictures / "b").symlink_to(tmp_path / "elsewhere")
+    (pictures / "a" / "up").symlink_to(pictures)
+    assert [path.parent.name for path in list_images(pictures)] == ["a", "b"]
+
+
+def test_nothing_to_read(tmp_path: Path, pictures: Path) -> None:
+    with pytest.raises(DataError, match=r"pictures: holds no images \(bmp, gif, jpeg, "):
+        load_folder(pictures)
+    with pytest.raises(DataError, match="absent: no such folder"):
+        load_folder(tmp_path / "absent")
+    with pytest.raises(DataError, match=r"x\.png: is a file; give the folder"):
+        load_folder(save(tmp_path / "x.png"))
+
+
+def test_a_dangling_link_is_named(pictures: Path) -> None:
+    (pictures / "x.png").symlink_to(pictures / "gone.png")
+    with pytest.raises(DataError, match=r"x\.png: cannot be read \(No such file"):
+        load_folder(pictures)
+
+
+# --- modes ---
+
+
+def test_grey_files_make_one_channel_and_any_colour_makes_three(pictures: Path) -> None:
+    for mode in ("L", "1", "LA", "I;16"):
+        save(pictures / f"{mode[0]}{len(mode)}.png", mode)
+    assert load_folder(pictures).shape == (1, 3, 4)
+    save(pictures / "colour.png", "RGB")
+    assert load_folder(pictures).shape == (3, 3, 4)
+
+
+SIXTEEN = np.array([[0, 128, 129, 257], [32767, 32768, 65406, 65535]], np.uint16)
+# round(v / 257), by hand
+EIGHT = np.array([[[0, 0, 1, 1], [127, 128, 254, 255]]])
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.pgm"])
+def test_sixteen_bits_are_rounded_to_eight(pictures: Path, name: str) -> None:
+    PIL.Image.fromarray(SIXTEEN).save(pictures / name)
+    np.testing.assert_array_equal(decode(pictures / name, channels=1), EIGHT)
+
+
+def test_sixteen_bits_in_either_byte_order_and_in_32_bit_modes(pictures: Path) -> None:
+    big = SIXTEEN.astype(">u2")
+    PIL.Image.frombytes("I;16B", (4, 2), big.tobytes()).save(pictures / "big.tif")
+    PIL.Image.fromarray(SIXTEEN.astype(np.int32)).save(pictures / "int.tif")
+    PIL.Image.fromarray((SIXTEEN / 65535).astype(np.float32)).save(pictures / "float.tif")
+    for name in ("big", "int", "float"):
+        found = decode(pictures / f"{name}.tif", channels=1)
+        np.testing.assert_array_equal(found, EIGHT, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([[0, 65536]], np.int32), r"values beyond 0\.\.65535 in mode I\b"),
+        (np.array([[-1, 5]], np.int32), r"values beyond 0\.\.65535 in mode I\b"),
+        (np.array([[0, 200]], np.float32), r"values beyond 0\.\.1 in mode F"),
+        (np.array([[0, np.nan]], np.float32), r"values beyond 0\.\.1 in mode F"),
+    ],
+)
+def test_values_of_unknown_scale_are_refused(
+    pictures: Path, values: np.ndarray, message: str
+) -> None:
+    PIL.Image.fromarray(values).save(pictures / "x.tif")
+    with pytest.raises(DataError, match=rf"x\.tif \({message}"):
+        load_folder(pictures)
+
+
+def test_sixteen_bit_colour(pictures: Path) -> None:
+    values = np.array([0, 257 * 7, 65535], ">u2")
+    (pictures / "x.png").write_bytes(png(1, 1, 16, 2, b"\0" + values.tobytes()))
+    assert decode(pictures / "x.png", channels=3).ravel().tolist() == [0, 7, 255]
+
+
+def test_transparency_is_laid_over_black(pictures: Path) -> None:
+    rgba = np.array([[[200, 100, 50, 255], [200, 100, 50, 51], [200, 100, 50, 0]]], np.uint8)
+    PIL.Image.fromarray(rgba).save(pictures / "rgba.png")
+    found = decode(pictures / "rgba.png", channels=3)
+    np.testing.assert_array_equal(found[:, 0], [[200, 40, 0], [100, 20, 0], [50, 10, 0]])
+    la = np.array([[[200, 255], [200, 51], [200, 0]]], np.uint8)
+    PIL.Image.fromarray(la).save(pictures / "la.png")
+    found = decode(pictures / "la.png", channels=1)
+    np.testing.assert_array_equal(found, [[[200, 40, 0]]])
+
+
+def test_palettes_with_and_without_transparency(pictures: Path) -> None:
+    image = PIL.Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50, 7, 8, 9])
+    image.putdata([0, 1, 2])
+    image.save(pictures / "plain.png")
+    image.save(pictures / "one.png", transparency=1)
+    image.save(pictures / "one.gif", transparency=1)
+    image.save(pictures / "each.png", transparency=bytes((255, 51, 0)))
+    expected = {
+        "plain.png": [[10, 20, 30], [200, 100, 50], [7, 8, 9]],
+        "one.png": [[10, 20, 30], [0, 0, 0], [7, 8, 9]],
+        "one.gif": [[10, 20, 30], [0, 0, 0], [7, 8, 9]],
+        "each.png": [[10, 20, 30], [40, 20, 10], [0, 0, 0]],
+    }
+    for name, colours in expected.items():
+        found = decode(pictures / name, channels=3)
+        np.testing.assert_array_equal(found[:, 0].T, colours, err_msg=name)
+
+
+def test_one_transparent_shade_or_colour_without_an_alpha_channel(pictures: Path) -> None:
+    PIL.Image.fromarray(np.array([[9, 80]], np.uint8)).save(pictures / "l.png", transparency=80)
+    assert decode(pictures / "l.png", channels=1).ravel().tolist() == [9, 0]
+    rgb = PIL.Image.fromarray(np.array([[[9, 9, 9], [80, 1, 2]]], np.uint8))
+    rgb.save(pictures / "rgb.png", transparency=(80, 1, 2))
+    assert decode(pictures / "rgb.png", channels=3)[0].ravel().tolist() == [9, 0]
+    # Neither makes a grey file coloured.
+    (pictures / "rgb.png").unlink()
+    assert load_folder(pictures).shape == (1, 1, 2)
+
+
+def test_cmyk_becomes_rgb(pictures: Path) -> None:
+    PIL.Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(pictures / "x.jpg", quality=95)
+    found = load_folder(pictures).images
+    np.testing.assert_allclose(found[0, :, 4, 4], [255, 0, 0], atol=3)
+
+
+def test_the_first_frame_of_an_animation(pictures: Path) -> None:
+    frames = [PIL.Image.new("L", (4, 4), value) for value in (10, 200)]
+    frames[0].save(pictures / "x.gif", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode(pictures / "x.gif", channels=1), np.full((1, 4, 4), 10))
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.tif", "x.webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_exif_orientation_is_honoured(pictures: Path, name: str, orientation: int) -> None:
+    # One bright corner in a landscape picture; where it must come to, by the EXIF standard.
+    values = np.zeros((16, 32), np.uint8)
+    values[:8, :8] = 240
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    PIL.Image.fromarray(values).save(pictures / name, exif=exif)
+    found = load_folder(pictures).images[0, 0]
+    assert found.shape == ((16, 32) if orientation <= 4 else (32, 16))
+    bottom = orientation in (3, 4, 7, 8)
+    right = orientation in (2, 3, 6, 7)
+    corner = found[-4 if bottom else 3, -4 if right else 3]
+    assert corner > 200
+    assert (found > 120).sum() == 64
+
+
+def test_nonsense_in_the_exif_block_is_no_damage(pictures: Path) -> None:
+    PIL.Image.new("L", (4, 4), 9).save(pictures / "x.jpg", exif=b"Exif\0\0nonsense")
+    np.testing.assert_allclose(load_folder(pictures).images, 9, atol=1)
+
+
+# --- sizes ---
+
+
+def test_differing_sizes_need_an_image_size(pictures: Path) -> None:
+    save(pictures / "a.png", size=(4, 3))
+    save(pictures / "b.png", size=(4, 3))
+    save(pictures / "c.png", size=(5, 3))
+    with pytest.raises(DataError, match=r"\(a\.png is 3x4, c\.png is 3x5\); give --image-size"):
+        load_folder(pictures)
+    found = load_folder(pictures, (2, 2))
+    assert found.images.shape == (3, 1, 2, 2)
+    assert found.source == "centre crop and resize to 2x2"
+    assert load_images(str(pictures), image_size=(2, 6)).shape == (1, 2, 6)
+
+
+def test_nothing_is_squashed(pictures: Path) -> None:
+    # The same disc in a landscape and in a portrait picture, between margins that are cropped.
+    y, x = np.mgrid[:40, :40] - 19.5
+    disc = ((x**2 + y**2 < 15**2) * 255).astype(np.uint8)
+    wide, tall = np.full((40, 90), 77, np.uint8), np.full((70, 40), 77, np.uint8)
+    wide[:, 25:65], tall[15:55] = disc, disc
+    for name, values in (("disc", disc), ("tall", tall), ("wide", wide)):
+        PIL.Image.fromarray(values).save(pictures / f"{name}.png")
+    plain, *others = load_folder(pictures, (10, 10)).images[:, 0].astype(int)
+    # Pillow rounds once for each direction.
+    np.testing.assert_allclose(plain, plain.T, atol=4)
+    for other in others:
+        # At the rim, the antialiasing sees a little of what was cropped.
+        np.testing.assert_allclose(other[1:-1, 1:-1], plain[1:-1, 1:-1], atol=1)
+
+
+def test_downscaling_is_antialiased(pictures: Path) -> None:
+    stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
+    PIL.Image.fromarray(stripes).save(pictures / "x.png")
+    np.testing.assert_allclose(load_folder(pictures, (8, 8)).images[..., 1:-1], 127.5, atol=3)
+
+
+def test_small_pictures_are_enlarged(pictures: Path) -> None:
+    save(pictures / "x.png", size=(1, 1))
+    assert load_folder(pictures, (8, 5)).images.shape == (1, 1, 8, 5)
+
+
+# --- damage ---
+
+
+def test_all_broken_files_are_named_at_once(pictures: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
+    for i in range(3):
+        PIL.Image.fromarray(noise).save(pictures / f"good{i}.png")
+    whole = (pictures / "good0.png").read_bytes()
+    (pictures / "cut1.png").write_bytes(whole[:400])
+    (pictures / "zero2.png").write_bytes(b"")
+    (pictures / "text3.jpg").write_text("not an image")
+    (pictures / "cut4.png").write_bytes(whole[:500])
+    with pytest.raises(DataError) as caught:
+        load_folder(pictures)
+    message = str(caught.value)
+    assert message.startswith(f"{pictures}: 4 of 7 images cannot be read: cut1.png (")
+    assert message.endswith("mend or remove them")
+    assert "zero2.png (not an image)" in message
+    assert "text3.jpg (not an image)" in message
+    assert "cut4.png (" in message
+    assert "good" not in message
+    assert "\n" not in message
+
+
+def test_damage_that_only_decoding_shows(pictures: Path, cache: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
+    for i in range(9):
+        PIL.Image.fromarray(noise).save(pictures / f"{i}.png")
+        if i >= 2:
+            (pictures / f"{i}.png").write_bytes((pictures / f"{i}.png").read_bytes()[:500])
+    with pytest.raises(DataError, match=r"7 of 9 images .*: 2\.png .*6\.png .* and 2 more; mend"):
+        load_folder(pictures)
+    # No half-written cache is left.
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("width", [8001, 9500, 20000])
+def test_a_picture_of_too_many_pixels_is_refused_by_name(pictures: Path, width: int) -> None:
+    # 64, 90 and 400 million pixels in a few bytes: Pillow is silent, warns and raises of itself.
+    (pictures / "bomb.png").write_bytes(png(width, width, 8, 0, b""))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(DataError, match=r"bomb\.png \(more than 64,000,000 pixels\)"):
+            load_folder(pictures, (8, 8))
+
+
+def test_pillows_warnings_do_not_leak(pictures: Path) -> None:
+    # An animation of no frames is one of the oddities that Pillow warns of.
+    content = png(1, 1, 8, 0, b"\0\x09", chunk(b"acTL", bytes(8)))
+    (pictures / "x.png").write_bytes(content)
+    with pytest.warns(UserWarning, match="Invalid APNG"):
+        PIL.Image.open(pictures / "x.png").close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_folder(pictures).images.tolist() == [[[[9]]]]
+
+
+def test_other_formats_are_not_run_whatever_their_name(pictures: Path) -> None:
+    PIL.Image.new("L", (4, 4)).save(pictures / "x.eps")
+    (pictures / "x.eps").rename(pictures / "x.png")
+    with pytest.raises(DataError, match=r"x\.png \(not an image\)"):
+        load_folder(pictures)
+
+
+# --- the cache ---
+
+
+def test_the_second_load_comes_from_the_cache(
+    pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(3):
+        shade(pictures / f"{i}.png", i)
+    first = load_folder(pictures).images
+    (stored,) = (path for path in cache.rglob("*") if path.is_file())
+    assert stored.name == "images.npy"
+    monkeypatch.setattr(rooms, "decode", lambda *_, **__: pytest.fail("decoded again"))
+    second = load_folder(pictures).images
+    assert isinstance(second, np.memmap)
+    assert not second.flags.writeable
+    np.testing.assert_array_equal(second, first)
+    assert second[:, 0, 0, 0].tolist() == [0, 1, 2]
+
+
+def test_every_change_is_decoded_anew(pictures: Path) -> None:
+    shade(pictures / "a.png", 1)
+    assert load_folder(pictures).images.max() == 1
+    shade(pictures / "b.png", 2)
+    assert load_folder(pictures).images.max() == 2
+    old = (pictures / "b.png").stat()
+    shade(pictures / "b.png", 3)
+    # The same size of file: the time alone tells.
+    assert (pictures / "b.png").stat().st_size == old.st_size
+    os.utime(pictures / "b.png", ns=(old.st_atime_ns, old.st_mtime_ns + 1))
+    assert load_folder(pictures).images.max() == 3
+    (pictures / "a.png").rename(pictures / "c.png")
+    assert load_folder(pictures).images[:, 0, 0, 0].tolist() == [3, 1]
+    assert load_folder(pictures, (2, 2)).shape == (1, 2, 2)
+
+
+def test_a_damaged_cache_is_replaced(pictures: Path, cache: Path) -> None:
+    shade(pictures / "a.png", 9)
+    load_folder(pictures)
+    (stored,) = (path for path in cache.rglob("*") if path.is_file())
+    for damage in (b"", stored.read_bytes()[:-1], b"\x80\x04pickle"):
+        stored.write_bytes(damage)
+        np.testing.assert_array_equal(load_folder(pictures).images, np.full((1, 1, 4, 4), 9))
+
+
+def test_without_a_cache_the_images_are_decoded_into_memory(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("POCKETDDPM_CACHE", str(tmp_path / "file"))
+    shade(pictures / "a.png", 9)
+    found = load_folder(pictures).images
+    assert not isinstance(found, np.memmap)
+    np.testing.assert_array_equal(found, np.full((1, 1, 4, 4), 9))
+
+
+def test_a_full_disk_leaves_no_half_written_cache(
+    pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
+    shade(pictures / "a.png", 9)
+    np.testing.assert_array_equal(load_folder(pictures).images, np.full((1, 1, 4, 4), 9))
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_progress_shows_only_for_many_files(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(3):
+        shade(pictures / f"{i}.png", i)
+    load_folder(pictures)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(rooms, "PROGRESS_FROM", 2)
+    load_folder(pictures, (2, 2))
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "decoding images" in printed.err
+
+
+# --- the catalogue's entry ---
+
+
+def test_train_and_test_folders_are_splits(pictures: Path) -> None:
+    for name, value in (("train/a/1", 1), ("train/b/1", 2), ("train/c/1", 3), ("test/b/1", 4)):
+        shade(pictures / f"{name}.png", value)
+    shade(pictures / "test/c/1.png", 5)
+    train, test = load_images(str(pictures)), load_images(str(pictures), "test")
+    assert train.classes == test.classes == ("a", "b", "c")
+    assert train.images[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert test.images[:, 0, 0, 0].tolist() == [4, 5]
+    # Numbered as in the training folder, though the test folder has no 'a'.
+    assert test.labels is not None
+    assert test.labels.tolist() == [1, 2]
+    assert train.name == test.name == "pictures"
+    shade(pictures / "test/d/1.png", 6)
+    with pytest.raises(DataError, match="test/d is no class"):
+        load_images(str(pictures), "test")
+
+
+def test_a_folder_without_splits_is_all_for_training(pictures: Path) -> None:
+    shade(pictures / "train" / "x.png", 1)
+    assert len(load_images(str(pictures))) == 1
+    with pytest.raises(DataError, match=r"has no test split; .* train/ and test/"):
+        load_images(str(pictures), "test")
+
+
+def test_padding_a_folder(pictures: Path) -> None:
+    shade(pictures / "x.png", 9)
+    found = load_images(str(pictures), image_size=(6, 6), fit="pad")
+    assert found.source == "4x4 padded to 6x6"
+    expected = np.zeros((1, 1, 6, 6))
+    expected[:, :, 1:5, 1:5] = 9
+    np.testing.assert_array_equal(found.images, expected)
+
+
+def test_a_path_that_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="absent: no such folder"):
+        load_images(str(tmp_path / "absent"))
+    with pytest.raises(DataError, match="is a file"):
+        load_images(str(shade(tmp_path / "x.png", 1)))
