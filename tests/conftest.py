@@ -46,5 +46,6 @@ def with_training(experiment: Experiment, **values) -> Experiment:
 
 
 def pytest_configure(config):
-    # Small tensors gain nothing from threads, and two test runs side by side lose much.
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    # The suite runs in two processes: one thread each, for what they start as well.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)

@@ -266,6 +266,18 @@ def test_nonsense_in_the_exif_block_is_no_damage(pictures: Path) -> None:
     np.testing.assert_allclose(load_folder(pictures).images, 9, atol=1)
 
 
+def test_an_orientation_that_comes_after_the_pixels(pictures: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    late = chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    content = png(2, 1, 8, 0, b"\0\x09\x50")
+    (pictures / "x.png").write_bytes(content[:-12] + late + content[-12:])
+    assert load_folder(pictures, (2, 1)).images.ravel().tolist() == [9, 80]
+    # Where the header's size counts, the contradiction is named.
+    with pytest.raises(DataError, match=r"x\.png \(2x1, but its header says 1x2\)"):
+        load_folder(pictures)
+
+
 # --- sizes ---
 
 

@@ -74,6 +74,13 @@ def test_batches_do_not_depend_on_history(flip: bool) -> None:
         same(busy.batch(start, 5), make(flip=flip).batch(start, 5))
 
 
+def test_only_two_orders_are_kept() -> None:
+    loader = make(epoch_images=1)
+    for start in range(0, 50, 5):
+        loader.batch(start, 5)
+        assert len(loader._orders) <= 2
+
+
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("epoch_images", [None, 1, 7])
 def test_batches_do_not_depend_on_how_the_stream_is_split(

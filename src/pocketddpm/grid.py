@@ -7,6 +7,7 @@ explicit list may end anywhere.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import log
 
 import numpy as np
 import torch
@@ -66,9 +67,10 @@ class Grid:
         if self.schedule is not None:
             log_snr = torch.logit(torch.tensor(alpha_bar, dtype=torch.float64))
             return float(self.schedule.time_of(log_snr))
-        known = np.array([pair for pair in zip(self.alpha_bar, self.t, strict=True) if 0 < pair[0] < 1])
-        log_snr = np.log(known[:, 0]) - np.log1p(-known[:, 0])
-        return float(np.interp(np.log(alpha_bar) - np.log1p(-alpha_bar), log_snr, known[:, 1]))
+        inner = [i for i, known in enumerate(self.alpha_bar) if 0 < known < 1]
+        log_snr = [log(self.alpha_bar[i] / (1 - self.alpha_bar[i])) for i in inner]
+        times = [self.t[i] for i in inner]
+        return float(np.interp(log(alpha_bar / (1 - alpha_bar)), log_snr, times))
 
 
 def make_grid(

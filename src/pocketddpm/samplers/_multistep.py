@@ -1,7 +1,7 @@
 """What the multistep samplers share: each of their steps is a DDIM step with a better estimate.
 
 With the half log-SNR lambda = log(a / b), a = sqrt(alpha_bar), b = sqrt(1 - alpha_bar), the path
-from t to s obeys exactly (arXiv 2211.01095, eq. 8, and 2206.00927, eq. 3.4)
+from t to s obeys exactly (arXiv 2211.01095, prop. 4.1, and 2206.00927, prop. 3.1)
 
     x_s / b_s = x_t / b_t + integral of exp( lambda) x0_hat  d lambda
     x_s / a_s = x_t / a_t - integral of exp(-lambda) eps_hat d lambda
@@ -23,6 +23,7 @@ from torch import Tensor
 from pocketddpm.errors import ConfigError
 from pocketddpm.grid import Grid
 
+FEW_STEPS = 15  # the published bound below which lower_order_final lowers the last steps
 History = deque[tuple[float, Tensor]]  # (lambda, estimate), newest first
 
 
@@ -54,9 +55,12 @@ def step_order(order: int, grid: Grid, i: int, history: History, lower_order_fin
 
 
 def positions(history: History, count: int, start: float, end: float) -> list[float]:
-    """Return r of the `count` newest estimates on the step from lambda = start to end."""
-    if count == 1 and history[0][0] == start:
-        return [0.0]  # also where the step is infinitely long
+    """Return r of the `count` newest estimates on the step from lambda = start to end.
+
+    A single one is at the start, and the step may then be infinitely long.
+    """
+    if count == 1:
+        return [0.0]
     return [(history[j][0] - start) / (end - start) for j in range(count)]
 
 

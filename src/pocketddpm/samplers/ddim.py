@@ -13,7 +13,6 @@ from pocketddpm.process import posterior
 from pocketddpm.sampling import Noise, State
 
 STOCHASTIC = False
-ORDER = 1
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,11 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"eta must lie in 0..1, got {self.eta}")
+
+
+def order(config: Config) -> int:
+    """Return the order of convergence (to the probability flow when eta is 0)."""
+    return 1
 
 
 def nfe(steps: int, config: Config) -> int:

@@ -13,7 +13,6 @@ from pocketddpm.process import posterior, step_beta
 from pocketddpm.sampling import Noise, State
 
 STOCHASTIC = True
-ORDER = 1
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,11 @@ class Config:
     """variance: 'beta' (fixed large) or 'beta-tilde' (fixed small, the posterior's own)."""
 
     variance: Literal["beta", "beta-tilde"] = "beta-tilde"
+
+
+def order(config: Config) -> int:
+    """Return the order at which mean and covariance converge."""
+    return 1
 
 
 def nfe(steps: int, config: Config) -> int:

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import exp
+from math import expm1
 from typing import Literal
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor
 from pocketddpm.denoiser import Denoise
 from pocketddpm.grid import Grid
 from pocketddpm.samplers import _multistep as ms
-from pocketddpm.samplers.dpmpp import FEW_STEPS
 from pocketddpm.sampling import Noise, State
 
 STOCHASTIC = False
@@ -22,8 +21,8 @@ STOCHASTIC = False
 class Config:
     """order: 1 (the same as ddim), 2 or 3.
 
-    variable: in what eps_hat is a polynomial: 'rho' = b / a (the paper's rho-AB), or 'log-rho'. (Its
-    t-AB needs alpha_bar between the grid's points, which a grid does not have.)
+    variable: in what eps_hat is a polynomial: 'rho' = b / a (the paper's rho-AB), or 'log-rho' (as
+    diffusers). Its t-AB would need alpha_bar between the grid's points, which a grid does not have.
     lower_order_final: runs of fewer than 15 steps end with orders 2 and 1.
     """
 
@@ -49,9 +48,9 @@ def nfe(steps: int, config: Config) -> int:
 def sample(
     denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
 ) -> Iterator[State]:
-    """Follow eq. 14: x_s / a_s - x_t / a_t is the integral over rho of the polynomial."""
+    """Add to x / a the integral over rho = b / a of the polynomial through eps_hat."""
     history: ms.History = deque(maxlen=config.order)
-    lower = config.lower_order_final and grid.steps < FEW_STEPS
+    lower = config.lower_order_final and grid.steps < ms.FEW_STEPS
     for i, t, ab_t, s, ab_s in grid:
         x0, eps = denoise(x, t, ab_t)
         start, end = ms.half_log_snr(ab_t), ms.half_log_snr(ab_s)
@@ -64,7 +63,8 @@ def sample(
             if config.variable == "log-rho":
                 share = ms.exponential_shares(end - start, at)
             else:
-                # rho = exp(-lambda), so that r of rho follows from r of lambda.
-                share = ms.exponential_shares(0.0, [_in_rho(r, end - start) for r in at])
+                # The same positions measured in rho = exp(-lambda).
+                h = end - start
+                share = ms.exponential_shares(0.0, [expm1(-r * h) / expm1(-h) for r in at])
             x = ms.step_with_eps(x, ms.blend(history, share), ab_t, ab_s)
         yield State(i + 1, s, x, x0, i + 1)

@@ -14,7 +14,6 @@ from pocketddpm.samplers import _multistep as ms
 from pocketddpm.sampling import Noise, State
 
 STOCHASTIC = False
-FEW_STEPS = 15  # below this, lower_order_final lowers the last steps
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def sample(
 ) -> Iterator[State]:
     """Follow algorithm 2: extrapolate x0_hat in lambda from the last estimates."""
     history: ms.History = deque(maxlen=config.order)
-    lower = config.lower_order_final and grid.steps < FEW_STEPS
+    lower = config.lower_order_final and grid.steps < ms.FEW_STEPS
     for i, t, ab_t, s, ab_s in grid:
         x0, _ = denoise(x, t, ab_t)
         start, end = ms.half_log_snr(ab_t), ms.half_log_snr(ab_s)

@@ -1,4 +1,4 @@
-"""iPNDM: fixed Adams-Bashforth blends of eps in DDIM steps (arXiv 2204.13902, appendix)."""
+"""iPNDM: Adams-Bashforth of fixed weights on eps (Zhang & Chen 2022, arXiv 2204.13902)."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -52,10 +52,9 @@ def sample(
     for i, t, ab_t, s, ab_s in grid:
         x0, eps = denoise(x, t, ab_t)
         history.appendleft((ms.half_log_snr(ab_t), eps))
-        p = ms.step_order(config.order, grid, i, history, lower_order_final=False)
-        if p == 1:
+        if len(history) == 1:
             x = ab_s**0.5 * x0 + (1 - ab_s) ** 0.5 * eps
         else:
-            share = ms.exponential_shares(0.0, range(0, -p, -1))
+            share = ms.exponential_shares(0.0, range(0, -len(history), -1))
             x = ms.step_with_eps(x, ms.blend(history, share), ab_t, ab_s)
         yield State(i + 1, s, x, x0, i + 1)

@@ -1,4 +1,4 @@
-"""SDE-DPM-Solver++: ancestral sampling with an extrapolated x0 (arXiv 2211.01095, appendix)."""
+"""SDE-DPM-Solver++: ancestral sampling, x0 extrapolated (Lu et al. 2022, arXiv 2211.01095)."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -11,7 +11,6 @@ from pocketddpm.denoiser import Denoise
 from pocketddpm.grid import Grid
 from pocketddpm.process import posterior
 from pocketddpm.samplers import _multistep as ms
-from pocketddpm.samplers.dpmpp import FEW_STEPS
 from pocketddpm.sampling import Noise, State
 
 STOCHASTIC = True
@@ -51,7 +50,7 @@ def sample(
     those of the posterior.
     """
     history: ms.History = deque(maxlen=config.order)
-    lower = config.lower_order_final and grid.steps < FEW_STEPS
+    lower = config.lower_order_final and grid.steps < ms.FEW_STEPS
     for i, t, ab_t, s, ab_s in grid:
         x0, _ = denoise(x, t, ab_t)
         start, end = ms.half_log_snr(ab_t), ms.half_log_snr(ab_s)

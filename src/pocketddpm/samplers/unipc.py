@@ -50,13 +50,16 @@ def nfe(steps: int, config: Config) -> int:
 def sample(
     denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
 ) -> Iterator[State]:
-    """Follow algorithms 5 and 6 in x0's terms; the last step is predicted only, as in the paper."""
+    """Predict with UniP, correct with UniC, both in x0's terms.
+
+    A step is corrected when the next one has asked the denoiser at its end, so the last is not.
+    """
     history: ms.History = deque(maxlen=config.order + 1)
-    origin, ab_origin, p = x, 0.0, 0  # of the step before, and its order
+    origin, ab_origin, p = x, 0.0, 0  # the step before; alpha_bar 0: none to correct
     for i, t, ab_t, s, ab_s in grid:
         x0, _ = denoise(x, t, ab_t)
         history.appendleft((ms.half_log_snr(ab_t), x0))
-        if config.corrector and i > 0 and ab_origin > 0:
+        if config.corrector and ab_origin > 0:
             x = _step(origin, history, p + 1, ab_origin, ab_t, config)
         p = ms.step_order(config.order, grid, i, history, config.lower_order_final)
         origin, ab_origin = x, ab_t

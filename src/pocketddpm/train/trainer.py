@@ -263,9 +263,14 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same experiment; CheckpointError if it does not fit."""
         run = checkpoint.meta["run"]
+        parameters = self.optimizer.param_groups[0]["params"]
         states: dict[int, dict[str, Tensor]] = {}
         for name, tensor in checkpoint.part("optimizer").items():
             number, key = name.split(".", 1)
+            like = parameters[int(number)] if int(number) < len(parameters) else tensor
+            if tensor.shape == like.shape and tensor.ndim:
+                # Fused optimisers walk raw memory: moments must lie as their weights do.
+                tensor = torch.empty_like(like, requires_grad=False).copy_(tensor)
             states.setdefault(int(number), {})[key] = tensor
         if not states and run["step"]:
             raise CheckpointError(

@@ -1,0 +1,53 @@
+"""DDIM backwards: encode images as noise (Song et al. 2020, arXiv 2010.02502, section 4.3).
+
+Ordinary samplers walk a grid down from noise; this one is given clean images and walks the same
+grid up. `ddim` over that grid then decodes: the two are inverse to each other as steps grow.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pocketddpm.denoiser import Denoise
+from pocketddpm.grid import Grid
+from pocketddpm.sampling import Noise, State
+
+STOCHASTIC = False
+INVERSE = True  # starts from images and ends in noise
+
+
+@dataclass(frozen=True)
+class Config:
+    """No options."""
+
+
+def order(config: Config) -> int:
+    """Return the order of convergence."""
+    return 1
+
+
+def nfe(steps: int, config: Config) -> int:
+    """Return the calls of the denoiser for this many steps."""
+    return steps
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
+) -> Iterator[State]:
+    """Take DDIM's step from s up to t, for x at the grid's last time; noise is not used.
+
+    At the clean image there is no noise to estimate (b = 0), so there eps_hat is asked for at the
+    next time up, as if the image were already there.
+    """
+    times, alpha_bars = grid.reversed()
+    for i in range(grid.steps):
+        (s, t), (ab_s, ab_t) = times[i : i + 2], alpha_bars[i : i + 2]
+        if ab_s == 1:
+            x0, eps = x, denoise(x, t, ab_t).eps
+        else:
+            x0, eps = denoise(x, s, ab_s)
+        x = ab_t**0.5 * x0 + (1 - ab_t) ** 0.5 * eps
+        yield State(i + 1, t, x, x0, i + 1)

@@ -1,0 +1,363 @@
+"""The command line as a person meets it: help, the whole way from data to pictures, bad input."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketddpm.catalog import ALL, SAMPLERS
+from pocketddpm.commands.main import main
+from pocketddpm.grid import SPACINGS
+from pocketddpm.presets import PRESETS
+
+TINY_NET = "widths=8/16,head_width=8,groups=4"
+
+
+def run(*args: str) -> None:
+    main([str(a) for a in args])
+
+
+def refused(capsys, *args: str) -> str:
+    """Run a command that must fail with exit 2 and one line; return the line."""
+    with pytest.raises(SystemExit) as stop:
+        run(*args)
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pocketddpm")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "run"
+    run("train", "digits", "--net", TINY_NET, "--steps", "12", "--batch-size", "16", "--out", out,
+        "--device", "cpu", "--sample-every", "6", "--precision", "float32")  # fmt: skip
+    return out
+
+
+# Help and lists ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["", "train", "sample", "show", "info", "list", "quickstart"])
+def test_help_is_quick_and_needs_no_torch(verb):
+    code = (
+        "import sys, time\nstart = time.perf_counter()\n"
+        "from pocketddpm.commands.main import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+        "print('seconds', time.perf_counter() - start)\n"
+    )
+    best = 9.0
+    for _ in range(3):
+        words = [verb, "--help"] if verb else ["--help"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+        )
+        assert "usage: pocketddpm" in done.stdout
+        best = min(best, float(done.stdout.split()[-1]))
+        if best < 0.5:
+            break
+    assert best < 0.5
+
+
+def test_list_names_everything(capsys):
+    run("list")
+    printed = capsys.readouterr().out
+    for name in [*PRESETS, *(n for c in ALL for n in c.names())]:
+        assert f"  {name} " in printed
+    run("list", "samplers")
+    assert "mnist" not in capsys.readouterr().out
+
+
+def test_every_catalogue_entry_says_what_it_is():
+    for catalog in ALL:
+        for name, line in catalog.describe().items():
+            assert len(line) > 20, f"{catalog.kind} {name}"
+
+
+def test_shell_completion_is_offered():
+    done = subprocess.run(
+        [sys.executable, "-m", "pocketddpm", "--tyro-print-completion", "bash"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert "complete" in done.stdout
+
+
+# The whole way -----------------------------------------------------------------------------------
+
+
+def test_train_leaves_a_readable_run(trained):
+    names = {p.name for p in trained.iterdir()}
+    assert {"config.json", "log.csv", "last.safetensors", "best.safetensors", "data.png"} <= names
+    assert (trained / "loss.png").exists()
+    samples = sorted(p.name for p in (trained / "samples").iterdir())
+    assert samples == ["step-0000006.png", "step-0000012.png"]
+    assert Image.open(trained / "samples" / samples[0]).size[0] > 100
+    assert oct((trained / "last.safetensors").stat().st_mode & 0o777) == "0o644"
+
+
+def test_sample_grid_gif_and_strip(trained, tmp_path, capsys):
+    out, gif, strip = (tmp_path / n for n in ("digits.png", "digits.gif", "strip.png"))
+    run("sample", trained, "--labels", "0,1,2,3,4,5,6,7,8,9", "--n", "20", "--sampler", "ddim",
+        "--steps", "6", "--guidance", "1.5", "--seed", "7", "--out", out, "--gif", gif,
+        "--strip", strip, "--panels", "5")  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "12 evaluations each, guidance 1.5, seed 7" in printed
+    assert str(out) in printed
+    assert Image.open(out).size == (10 * 10 * 8 + 2 * 8, 2 * 10 * 8 + 2 * 8)
+    frames = Image.open(gif)
+    durations = []
+    for k in range(frames.n_frames):
+        frames.seek(k)
+        durations.append(frames.info["duration"])
+    assert frames.n_frames == 7  # the noise and six steps
+    assert durations[-1] == pytest.approx(sum(durations) / 3, rel=0.05)
+    assert Image.open(strip).size == (5 * 10 * 8 + 2 * 8, 8 * 10 * 8 + 2 * 8)
+
+
+def test_sample_array_and_folder(trained, tmp_path):
+    run(
+        "sample",
+        trained,
+        "--n",
+        "6",
+        "--labels",
+        "3,7",
+        "--steps",
+        "3",
+        "--out",
+        tmp_path / "s.npz",
+    )
+    with np.load(tmp_path / "s.npz") as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    assert (images.dtype, images.shape) == (np.uint8, (6, 8, 8))
+    assert labels.tolist() == [3, 7] * 3
+    run("sample", trained, "--n", "6", "--labels", "3,7", "--steps", "3", "--out", tmp_path / "s",
+        "--batch-size", "4")  # fmt: skip
+    files = sorted((tmp_path / "s").iterdir())
+    assert [f.name for f in files][:2] == ["0-3.png", "1-7.png"]
+    # Image k is the same whatever the batch size (convolutions may differ in the last bit).
+    again = np.stack([np.array(Image.open(f)) for f in files])
+    assert np.abs(again.astype(int) - images).max() <= 1
+
+
+def test_all_labels_keep_the_proportions(trained, tmp_path):
+    run("sample", trained, "--n", "50", "--steps", "1", "--out", tmp_path / "s.npz")
+    with np.load(tmp_path / "s.npz") as arrays:
+        counts = np.bincount(arrays["labels"], minlength=10)
+    assert counts.sum() == 50
+    assert counts.min() >= 4
+    assert counts.max() <= 6
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("sampler", SAMPLERS.names())
+def test_every_sampler_and_spacing_from_the_command_line(trained, tmp_path, sampler, spacing):
+    if sampler == "ddim-inversion":
+        pytest.skip("encodes images; it draws none")
+    out = tmp_path / "s.npz"
+    run("sample", trained, "--n", "2", "--steps", "4", "--sampler", sampler, "--spacing", spacing,
+        "--out", out)  # fmt: skip
+    with np.load(out) as arrays:
+        assert arrays["images"].shape == (2, 8, 8)
+
+
+def test_sample_without_out_writes_into_the_run(trained, capsys):
+    run("sample", trained, "--n", "4", "--steps", "2", "--seed", "5")
+    assert (trained / "samples" / "seed-5.png").exists()
+    run("sample", trained / "best.safetensors", "--n", "4", "--steps", "2", "--seed", "6")
+    assert (trained / "samples" / "seed-6.png").exists()
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_info(trained, capsys):
+    run("info", trained)
+    printed = capsys.readouterr().out
+    assert "digits, 1500 images" in printed
+    assert "192 images, 12 steps" in printed
+    run("info", trained, "--json")
+    assert '"format_version": 1' in capsys.readouterr().out
+
+
+def test_show(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("show", "data", "digits", "--n", "20")
+    run("show", "forward", "digits", "--schedule", "cosine")
+    run("show", "schedule", "linear,cosine,sigmoid")
+    run("show", "strip", trained, "--n", "3", "--out", "strip.png", "--panels", "4")
+    printed = capsys.readouterr().out
+    for name in ("data-digits.png", "forward-digits.png", "schedule-linear-cosine-sigmoid.png"):
+        assert f"wrote {name}" in printed
+        assert Image.open(tmp_path / name).size[0] > 50
+    assert Image.open(tmp_path / "strip.png").size == (4 * 10 * 8 + 16, 3 * 10 * 8 + 16)
+
+
+def test_resume_from_the_command_line(tmp_path, capsys):
+    out = tmp_path / "run"
+    base = ["train", "digits", "--net", TINY_NET, "--batch-size", "16", "--out", out]
+    base += ["--sample-every", "0", "--device", "cpu"]
+    run(*base, "--steps", "4")
+    assert "--overwrite" in refused(capsys, *base, "--steps", "4")
+    run(*base, "--steps", "6", "--resume", "auto")
+    run("info", out)
+    assert "96 images, 6 steps" in capsys.readouterr().out
+    message = refused(capsys, *base, "--steps", "8", "--resume", "auto", "--lr", "0.1")
+    assert "a resumed run keeps its options" in message
+    message = refused(capsys, "train", "mnist", "--resume", out)
+    assert "this run was started as 'digits'" in message
+    run(*base, "--steps", "2", "--overwrite")
+    run("info", out)
+    assert "32 images, 2 steps" in capsys.readouterr().out
+
+
+def test_unlabelled_grey_and_colour_folders_train_and_sample(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name, shape in (("grey", (12, 10)), ("colour", (12, 10, 3))):
+        (tmp_path / name).mkdir()
+        for k in range(8):
+            pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{k}.png")
+        out = tmp_path / f"run-{name}"
+        run("train", "folder", "--data", tmp_path / name, "--image-size", "8x12", "--steps", "2",
+            "--batch-size", "4", "--net", TINY_NET, "--out", out, "--device", "cpu")  # fmt: skip
+        run("sample", out, "--n", "3", "--steps", "2", "--out", tmp_path / f"{name}.npz")
+        with np.load(tmp_path / f"{name}.npz") as arrays:
+            assert list(arrays) == ["images"]
+            assert arrays["images"].shape == (3, 8, 12, 3)[: 3 + (name == "colour")]
+        assert "without labels" in refused(capsys, "sample", out, "--labels", "1", "--out", "x.png")
+        assert "needs a model with labels" in refused(
+            capsys, "sample", out, "--guidance", "2", "--out", tmp_path / "x.png"
+        )
+
+
+@pytest.mark.slow
+def test_quickstart_without_mnist(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("POCKETDDPM_DATA", str(tmp_path / "nothing"))
+    out = tmp_path / "quickstart"
+    for _ in range(2):  # the second refreshes its own folder
+        run("quickstart", "--minutes", "0.05", "--out", out, "--device", "cpu")
+    assert "using the built-in 8x8 digits" in capsys.readouterr().err
+    page = (out / "README.md").read_text()
+    for name in ("samples.png", "denoising.gif", "strip.png", "forward.png", "loss.png"):
+        assert name in page
+        assert (out / name).stat().st_size > 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    assert "exists" in refused(capsys, "quickstart", "--out", tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+# Bad input ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "mnits"], "did you mean mnist"),
+        (["train", "digits", "--data", "no-such-set"], "or give the path of a folder"),
+        (["train", "folder"], "give --data FOLDER"),
+        (["train", "folder", "--data", "./absent"], "absent"),
+        (["train", "digits", "--image-size", "9"], "divides by 2"),
+        (["train", "digits", "--image-size", "big"], "reads 32 or 28x36"),
+        (["train", "digits", "--subset", "99999"], "1500"),
+        (["train", "digits", "--classes", "0,11"], "choose from 0, 1"),
+        (["train", "digits", "--net", "widht=3"], "unknown option of network unet"),
+        (["train", "digits", "--net", "widths=8/x"], "must be int"),
+        (["train", "digits", "--network", "unett"], "did you mean unet"),
+        (["train", "digits", "--schedule", "cosin"], "did you mean cosine"),
+        (["train", "digits", "--steps", "2", "--epochs", "1"], "give one of"),
+        (["train", "digits", "--steps", "0"], "must be positive"),
+        (["train", "digits", "--device", "tpu"], "choose auto, cpu, cuda or mps"),
+        (["train", "digits", "--resume", "./absent"], "no model at"),
+        (["sample", "absent"], "no model at"),
+        (["info", "absent"], "no model at"),
+        (["show", "data", "absent"], "unknown data set"),
+        (["show", "schedule", "lin"], "unknown schedule"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(args, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, *args)
+    assert not list(tmp_path.iterdir()), "something was written"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--steps", "1001"], "steps must lie in 1..1000"),
+        (["--steps", "0"], "steps must lie in 1..1000"),
+        (["--sampler", "dimm"], "did you mean ddim"),
+        (["--spacing", "training"], "did you mean trailing"),
+        (["--labels", "0,10"], "unknown label '10'"),
+        (["--eta", "2"], "eta must lie in 0..1"),
+        (["--sampler", "ddpm", "--eta", "1"], "unknown option of sampler ddpm"),
+        (["--n", "0"], "at least 1"),
+        (["--weights", "best"], "ema or model"),
+        (["--out", "picture.jpg"], "must end in .png or .npz"),
+        (["--panels", "1", "--strip", "s.png"], "--panels must be at least 2"),
+    ],
+)
+def test_bad_sampling_is_one_line(trained, args, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = args if "--out" in args else [*args, "--out", "grid.png"]
+    assert message in refused(capsys, "sample", str(trained), *args)
+    assert not list(tmp_path.iterdir()), "something was written"
+
+
+def test_outputs_in_the_way_are_refused(trained, tmp_path, capsys):
+    out = tmp_path / "mine.png"
+    out.write_text("mine")
+    assert "--overwrite" in refused(capsys, "sample", trained, "--n", "2", "--out", out)
+    assert out.read_text() == "mine"
+    run("sample", trained, "--n", "2", "--steps", "2", "--out", out, "--overwrite")
+    assert Image.open(out).format == "PNG"
+
+
+def test_unknown_options_exit_2():
+    done = subprocess.run(
+        [sys.executable, "-m", "pocketddpm", "train", "digits", "--leraning-rate", "1"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "leraning-rate" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_costs_no_finished_file(trained, tmp_path, capsys):
+    """/dev/full stands in for a full disk: every write to it fails with ENOSPC."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    from pocketddpm.errors import OutputError
+    from pocketddpm.output import replacing
+
+    target = tmp_path / "file.png"
+    target.write_text("finished")
+    with pytest.raises(OutputError, match="No space left"), replacing(target) as temporary:
+        os.symlink("/dev/full", temporary)
+        with open(temporary, "w") as file:
+            file.write("x" * 100_000)
+    assert target.read_text() == "finished"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.png"]
+
+
+def test_a_folder_that_cannot_be_written(trained, tmp_path, capsys):
+    (tmp_path / "file").write_text("not a folder")
+    message = refused(capsys, "sample", trained, "--n", "1", "--out", tmp_path / "file" / "x.png")
+    assert "cannot write" in message or "Not a directory" in message
+
+
+def test_a_closed_pipe_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m pocketddpm list | head -1", shell=True, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("presets")
+    assert "Traceback" not in done.stderr
+    assert time is not None

@@ -1,0 +1,443 @@
+"""The trainer, its plan, checkpoints and sessions: learning, resuming exactly, losing nothing."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from pocketddpm.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from pocketddpm.config import Experiment, OptimiserConfig, TrainingConfig, from_dict, parse_options
+from pocketddpm.errors import CheckpointError, ConfigError, DataError, OutputError
+from pocketddpm.model import load_model
+from pocketddpm.presets import PRESETS, get_preset
+from pocketddpm.session import Session, newest_checkpoint
+from pocketddpm.train.plan import Plan, check_budget, ema_decay, learning_rate, plan_for
+
+from conftest import with_training
+
+
+def session(experiment, out, **options):
+    defaults = {"device": "cpu", "sample_every": 0, "checkpoint_every": 0}
+    return Session(experiment, out=out, **(defaults | options))
+
+
+def tensors_of(path):
+    return load_checkpoint(path).tensors
+
+
+def losses_of(out):
+    return [line.split(",")[3] for line in (out / "log.csv").read_text().splitlines()[1:]]
+
+
+# Plan and learning rate --------------------------------------------------------------------------
+
+
+def test_learning_rate_is_a_pure_function_of_images():
+    config = OptimiserConfig(lr=1.0, warmup=100, decay="linear")
+    plan = Plan(1000)
+    assert learning_rate(0, plan, config) == pytest.approx(0.01)
+    assert learning_rate(49, plan, config) == pytest.approx(0.5 * (1 - 0.049))
+    assert learning_rate(500, plan, config) == pytest.approx(0.5)
+    assert learning_rate(1000, plan, config) == pytest.approx(0)
+    flat = replace(config, decay="none")
+    assert learning_rate(999, plan, flat) == pytest.approx(1)
+    assert learning_rate(500, plan, replace(config, decay="cosine")) == pytest.approx(0.5)
+    # A short run is not all warm-up.
+    assert learning_rate(20, Plan(200), config) == pytest.approx(0.9)
+
+
+def test_a_shortened_plan_has_no_jump():
+    plan = Plan(1000)
+    short = plan.shortened(400, 700)
+    assert short.progress(400) == pytest.approx(plan.progress(400))
+    assert short.progress(550) == pytest.approx(0.7)
+    assert short.progress(700) == 1
+    assert Plan.from_dict(json.loads(json.dumps(short.to_dict()))) == short
+
+
+def test_ema_half_life():
+    config = OptimiserConfig(ema_half_life=1000, ema_ramp=0.05)
+    assert ema_decay(10**6, 1000, config) == pytest.approx(0.5)
+    assert ema_decay(10**6, 100, config) ** 10 == pytest.approx(0.5)
+    assert ema_decay(2000, 100, config) == pytest.approx(0.5)  # half-life 5 % of 2000
+    assert ema_decay(0, 100, config) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "total"),
+    [({"steps": 7}, 70), ({"epochs": 2.5}, 250), ({"images": 95}, 100), ({"epochs": 0.31}, 40)],
+)
+def test_budgets_become_whole_steps(values, total):
+    config = TrainingConfig(batch_size=10, **values)
+    assert plan_for(config, epoch_images=100).total == total
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "got none of them"),
+        ({"steps": 3, "minutes": 1.0}, "--steps 3 --minutes 1"),
+        ({"minutes": -1.0}, "must be positive"),
+    ],
+)
+def test_wrong_budgets_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        check_budget(TrainingConfig(**values))
+
+
+# Configuration -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_survives_json(name):
+    experiment = get_preset(name)
+    stored = json.loads(json.dumps(experiment.to_dict()))
+    again = from_dict(Experiment, stored)
+    assert json.loads(json.dumps(again.to_dict())) == stored
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"preset": "x", "data": {"nam": "mnist"}}, "did you mean name"),
+        ({"preset": "x", "data": {"name": "mnist", "subset": "many"}}, "subset must be int"),
+        ({"preset": "x", "data": {"name": "mnist", "fit": "squash"}}, "choose from pad, resize"),
+        ({"preset": "x", "data": "mnist"}, "data must be an object"),
+        ({"preset": "x"}, "missing 1 required"),
+        ({"preset": "x", "data": {"name": "a", "image_size": [28]}}, "needs 2 values"),
+    ],
+)
+def test_wrong_configurations_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        from_dict(Experiment, values)
+
+
+def test_options_are_parsed():
+    assert parse_options("width=48,depths=2/3/2") == {"width": "48", "depths": "2/3/2"}
+    assert parse_options("") == {}
+    for text in ("width", "=3", "width="):
+        with pytest.raises(ConfigError, match="options read key=value"):
+            parse_options(text)
+
+
+# Learning ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_training_learns(tiny, tmp_path):
+    """A few hundred steps bring the loss well below that of a network that says nothing."""
+    run = session(
+        replace(
+            with_training(tiny, steps=200, batch_size=32),
+            optimiser=OptimiserConfig(lr=3e-3, warmup=320, ema_half_life=1000),
+        ),
+        tmp_path / "run",
+    )
+    run.run()
+    first = np.mean([row["loss"] for row in run.log[:5]])
+    assert run.final_loss() < 0.5 * first
+    model = run.model()
+    images = model.sample(30, labels=model.label_numbers("all", 30), steps=20).images
+    real = run.images.images
+    # Not yet digits, but ink in the right amount and where digits have it.
+    assert abs(images.mean() - real.mean()) < 25
+    correlation = np.corrcoef(images.mean(0).ravel(), real.mean(0).ravel())[0, 1]
+    assert correlation > 0.8
+
+
+def test_ema_is_the_average_of_the_weights(tiny, tmp_path):
+    run = session(with_training(tiny, steps=3), tmp_path / "run")
+    trainer, config = run.trainer, tiny.optimiser
+    name = "conv_in.weight"
+    average = trainer.ema[name].clone()
+    for progress in trainer.steps():
+        share = ema_decay(progress.images_seen, 16, config)
+        average = share * average + (1 - share) * trainer.network.state_dict()[name]
+    assert_close(trainer.ema[name], average, rtol=1e-5, atol=1e-7)
+
+
+def test_accumulation_is_the_same_step(tiny, tmp_path):
+    whole = session(with_training(tiny, steps=3), tmp_path / "whole")
+    parts = session(with_training(tiny, steps=3, accumulate=4), tmp_path / "parts")
+    losses = [[float(p.loss) for p in run.trainer.steps()] for run in (whole, parts)]
+    assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), rtol=1e-4, atol=1e-6)
+
+
+def test_the_batch_must_divide(tiny, tmp_path):
+    with pytest.raises(ConfigError, match="must divide by processes x accumulation = 1 x 3"):
+        session(with_training(tiny, accumulate=3), tmp_path / "run")
+
+
+# Resuming ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_resuming_is_exact(tiny, tmp_path, accumulate, precision):
+    """10 steps equal 5, save, load, 5: weights, average, optimiser and loss log, bit for bit."""
+    tiny = with_training(tiny, accumulate=accumulate, precision=precision)
+    session(tiny, tmp_path / "whole").run()
+
+    half = session(tiny, tmp_path / "halves")
+    for progress in half.trainer.steps():
+        half._pending.append(progress)
+        if progress.step == 5:
+            break
+    half.save()
+    checkpoint = newest_checkpoint(tmp_path / "halves")
+    assert checkpoint is not None
+    assert checkpoint.meta["run"]["step"] == 5
+    session(tiny, tmp_path / "halves", checkpoint=checkpoint).run()
+
+    whole, halves = (tensors_of(tmp_path / d / "last.safetensors") for d in ("whole", "halves"))
+    assert whole.keys() == halves.keys()
+    assert any(k.startswith("optimizer.") for k in whole)
+    for name, tensor in whole.items():
+        assert_close(halves[name], tensor, rtol=0, atol=0, msg=name)
+    assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "halves")
+    assert len(losses_of(tmp_path / "whole")) == 10
+
+
+def test_a_longer_budget_goes_on(tiny, tmp_path):
+    session(tiny, tmp_path).run()
+    checkpoint = newest_checkpoint(tmp_path)
+    session(with_training(tiny, steps=12), tmp_path, checkpoint=checkpoint).run()
+    assert load_checkpoint(tmp_path / "last.safetensors").meta["run"]["step"] == 12
+
+
+def test_changed_data_is_noticed(tiny, tmp_path):
+    session(tiny, tmp_path / "run").run()
+    checkpoint = newest_checkpoint(tmp_path / "run")
+    other = replace(tiny, data=replace(tiny.data, subset=100))
+    with pytest.raises(DataError, match="has changed since this run began"):
+        session(other, tmp_path / "run", checkpoint=checkpoint)
+
+
+def test_a_run_in_the_way_is_refused(tiny, tmp_path):
+    session(tiny, tmp_path / "run").run()
+    before = (tmp_path / "run" / "last.safetensors").read_bytes()
+    with pytest.raises(OutputError, match="--overwrite"):
+        session(tiny, tmp_path / "run")
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == before
+
+
+def test_auto_resume_skips_a_damaged_checkpoint(tiny, tmp_path, capsys):
+    session(tiny, tmp_path, checkpoint_every=4).run()
+    assert newest_checkpoint(tmp_path).meta["run"]["step"] == 10
+    last = tmp_path / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:-100])
+    assert newest_checkpoint(tmp_path).meta["run"]["step"] == 8
+    assert "last.safetensors is damaged" in capsys.readouterr().err
+    (tmp_path / "previous.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no whole checkpoint is left"):
+        newest_checkpoint(tmp_path)
+    assert newest_checkpoint(tmp_path / "nothing here") is None
+
+
+def test_best_is_the_lowest_epoch_loss_and_cannot_be_resumed(tiny, tmp_path):
+    tiny = with_training(tiny, steps=None, epochs=4, batches_per_epoch=3)
+    run = session(tiny, tmp_path)
+    epochs = []
+    run._end_epoch = lambda loss, bar: (epochs.append(loss), Session._end_epoch(run, loss, bar))
+    run.run()
+    assert len(epochs) == 4
+    rows = [float(x) for x in losses_of(tmp_path)]
+    assert_close(epochs, [float(np.mean(rows[i : i + 3])) for i in (0, 3, 6, 9)], rtol=1e-6, atol=0)
+    best = load_checkpoint(tmp_path / "best.safetensors")
+    assert best.meta["run"]["best_loss"] == min(epochs)
+    with pytest.raises(CheckpointError, match="weights only"):
+        session(tiny, tmp_path / "other").trainer.restore(best)
+
+
+def test_a_non_finite_gradient_stops_before_the_weights_are_touched(tiny, tmp_path):
+    run = session(tiny, tmp_path)
+    before = {k: v.clone() for k, v in run.trainer.network.state_dict().items()}
+    run.trainer.objective = lambda *a: torch.full((16,), math.nan) * before["conv_in.weight"].sum()
+    with torch.no_grad():
+        run.trainer.network.conv_out.weight.add_(0.01)
+    before = {k: v.clone() for k, v in run.trainer.network.state_dict().items()}
+
+    def broken(network, x0, y, position, seed):
+        out = network(x0, torch.ones(len(x0)), y)
+        return (out * math.inf).mean(dim=(1, 2, 3))
+
+    run.trainer.objective = broken
+    with pytest.raises(Exception, match="gradient is not finite after 0 images"):
+        next(run.trainer.steps())
+    for name, tensor in run.trainer.network.state_dict().items():
+        assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+# Minutes -----------------------------------------------------------------------------------------
+
+
+def test_minutes_become_images_once(tiny, tmp_path):
+    tiny = with_training(tiny, steps=None, minutes=0.05)
+    started = time.monotonic()
+    run = session(tiny, tmp_path)
+    plan = run.trainer.make_plan()
+    assert plan.total % 16 == 0
+    for _ in run.trainer.steps():
+        pass
+    assert time.monotonic() - started < 10
+    assert run.trainer.images_seen == run.trainer.plan.total
+    assert run.trainer.plan == plan or run.trainer.plan.event is not None
+
+
+def test_a_slow_machine_brings_the_end_forward_once(tiny, tmp_path):
+    run = session(with_training(tiny, steps=None, minutes=1.0), tmp_path)
+    trainer = run.trainer
+    trainer.plan = Plan(16 * 100)
+    trainer.images_seen, trainer.seconds = (
+        16 * 50,
+        45.0,
+    )  # half-way after three quarters of the time
+    event = trainer._keep_to_minutes(trainer.plan)
+    assert event is not None
+    assert "brought forward from 1600 to" in event
+    assert trainer.plan.event == (800, 0.5)
+    assert trainer.plan.total == 16 * 50 + int(15 * 800 / 45) // 16 * 16
+    assert trainer._keep_to_minutes(trainer.plan) is None
+
+
+# Checkpoints -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path):
+    tensors = {
+        "model.a": torch.arange(6.0).view(2, 3),
+        "model.b": torch.ones(()),
+        "ema.a": torch.zeros(0),
+    }
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(path, Checkpoint({"run": {"step": 1}}, tensors))
+    return path
+
+
+def test_checkpoints_round_trip(small):
+    checkpoint = load_checkpoint(small)
+    assert checkpoint.meta["run"] == {"step": 1}
+    assert_close(checkpoint.part("model")["a"], torch.arange(6.0).view(2, 3))
+    assert checkpoint.part("optimizer") == {}
+    assert not list(small.parent.glob(".*"))
+
+
+def test_every_damaged_byte_is_noticed(small):
+    whole = small.read_bytes()
+    for position in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x10
+        small.write_bytes(bytes(damaged))
+        with pytest.raises(CheckpointError, match=r"small\.safetensors"):
+            load_checkpoint(small)
+
+
+def test_every_truncation_is_noticed(small):
+    whole = small.read_bytes()
+    for length in range(0, len(whole), 11):
+        small.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"small\.safetensors"):
+            load_checkpoint(small)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04" + bytes(100), b"\xff" * 40, bytes(8) + b"{"]
+)
+def test_foreign_files_are_refused(tmp_path, content):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.pt"):
+        load_checkpoint(path)
+
+
+def test_other_safetensors_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "other.safetensors"
+    save_file({"a": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match="not one of pocketddpm's"):
+        load_checkpoint(path)
+
+
+def test_newer_formats_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("pocketddpm.checkpoint.FORMAT_VERSION", 99)
+    save_checkpoint(tmp_path / "new.safetensors", Checkpoint({}, {}))
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="format_version 99"):
+        load_checkpoint(tmp_path / "new.safetensors")
+
+
+def test_nothing_is_found_where_nothing_is(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        find_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="no model at"):
+        find_checkpoint(tmp_path / "absent")
+
+
+# Processes and signals ---------------------------------------------------------------------------
+
+RUN = [sys.executable, "-m", "pocketddpm"]
+TINY_OPTIONS = [
+    "train", "digits", "--net", "widths=8/16,head_width=8,groups=4", "--batch-size", "16",
+    "--precision", "float32", "--device", "cpu", "--sample-every", "0",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_resuming_is_exact(tmp_path, number, status):
+    out = tmp_path / "run"
+    steps = ["--steps", "60", "--out", str(out)]
+    process = subprocess.Popen(
+        [*RUN, *TINY_OPTIONS, *steps], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "steps of 16" in line:
+            break
+    time.sleep(0.3)
+    process.send_signal(number)
+    message = process.stderr.read()
+    assert process.wait(60) == status, message
+    assert f"train digits --resume {out}" in message
+    stopped = load_checkpoint(out / "last.safetensors").meta["run"]["step"]
+    assert stopped < 60
+    done = subprocess.run([*RUN, *TINY_OPTIONS, *steps, "--resume", "auto"], cwd=tmp_path)
+    assert done.returncode == 0
+    whole = tmp_path / "whole"
+    subprocess.run([*RUN, *TINY_OPTIONS, "--steps", "60", "--out", str(whole)], check=True)
+    for name, tensor in tensors_of(whole / "last.safetensors").items():
+        assert_close(tensors_of(out / "last.safetensors")[name], tensor, rtol=0, atol=0, msg=name)
+    assert losses_of(out) == losses_of(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_the_same(tmp_path):
+    """torchrun with two CPU processes: the losses of one process, up to the order of sums."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--standalone", "-m", "pocketddpm"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for name, command in (("one", RUN), ("two", torchrun)):
+        done = subprocess.run(
+            [*command, *TINY_OPTIONS, "--steps", "6", "--out", str(tmp_path / name)],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "x 2" in done.stderr
+    one, two = (torch.tensor([float(x) for x in losses_of(tmp_path / n)]) for n in ("one", "two"))
+    assert_close(two, one, rtol=1e-3, atol=1e-5)
+    model = load_model(tmp_path / "two")
+    assert model.meta["run"]["step"] == 6
