@@ -9,7 +9,7 @@ import torch
 
 from pocketddpm.config import DataConfig, Experiment, NetworkConfig, OptimiserConfig, TrainingConfig
 
-TINY = NetworkConfig("unet", {"widths": (8, 16), "attention": (1,), "head_width": 8, "groups": 4})
+TINY = NetworkConfig("unet", {"widths": (8, 16), "head_width": 8, "groups": 4})
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -46,23 +45,19 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize("verb", ["", "train", "sample", "show", "info", "list", "quickstart"])
 def test_help_is_quick_and_needs_no_torch(verb):
     code = (
-        "import sys, time\nstart = time.perf_counter()\n"
+        "import sys, time\n"
         "from pocketddpm.commands.main import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
-        "print('seconds', time.perf_counter() - start)\n"
+        "print('seconds', time.process_time())\n"
     )
-    best = 9.0
-    for _ in range(3):
-        words = [verb, "--help"] if verb else ["--help"]
-        done = subprocess.run(
-            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
-        )
-        assert "usage: pocketddpm" in done.stdout
-        best = min(best, float(done.stdout.split()[-1]))
-        if best < 0.5:
-            break
-    assert best < 0.5
+    words = [verb, "--help"] if verb else ["--help"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    assert "usage: pocketddpm" in done.stdout
+    # Processor time, the interpreter's start included: a busy machine does not change it.
+    assert float(done.stdout.split()[-1]) < 0.5
 
 
 def test_list_names_everything(capsys):
@@ -158,10 +153,8 @@ def test_all_labels_keep_the_proportions(trained, tmp_path):
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("sampler", SAMPLERS.names())
+@pytest.mark.parametrize("sampler", [n for n in SAMPLERS.names() if n != "ddim-inversion"])
 def test_every_sampler_and_spacing_from_the_command_line(trained, tmp_path, sampler, spacing):
-    if sampler == "ddim-inversion":
-        pytest.skip("encodes images; it draws none")
     out = tmp_path / "s.npz"
     run("sample", trained, "--n", "2", "--steps", "4", "--sampler", sampler, "--spacing", spacing,
         "--out", out)  # fmt: skip
@@ -351,7 +344,7 @@ def test_a_full_disk_costs_no_finished_file(trained, tmp_path, capsys):
 def test_a_folder_that_cannot_be_written(trained, tmp_path, capsys):
     (tmp_path / "file").write_text("not a folder")
     message = refused(capsys, "sample", trained, "--n", "1", "--out", tmp_path / "file" / "x.png")
-    assert "cannot write" in message or "Not a directory" in message
+    assert "not a folder that you may write to" in message
 
 
 def test_a_closed_pipe_is_no_error():
@@ -360,4 +353,3 @@ def test_a_closed_pipe_is_no_error():
     )
     assert done.stdout.startswith("presets")
     assert "Traceback" not in done.stderr
-    assert time is not None

@@ -95,7 +95,11 @@ class Model:
         if options is None:
             options = plan.options if name == plan.sampler else {}
         choice = build_sampler(name, options)
-        grid = make_grid(self.schedule, steps or plan.steps, spacing or plan.spacing)
+        grid = make_grid(
+            self.schedule,
+            plan.steps if steps is None else steps,
+            plan.spacing if spacing is None else spacing,
+        )
         weight = plan.guidance if guidance is None else guidance
         if labels is not None and not self.classes:
             raise ConfigError("this model was trained without labels; leave out --labels")

@@ -6,7 +6,7 @@ Everything is written under a temporary name in the same folder, flushed to the 
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,13 @@ from pocketddpm.errors import OutputError
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise OutputError if the file or a non-empty folder `path` exists and may not be replaced."""
+    """Raise OutputError if `path` cannot be written, or exists (and is not an empty folder).
+
+    Asked before the work, so that hours of it do not end in a folder that is read-only.
+    """
+    parent = next(p for p in path.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OutputError(f"cannot write {path}: {parent} is not a folder that you may write to")
     taken = any(path.iterdir()) if path.is_dir() else path.exists()
     if taken and not overwrite:
         raise OutputError(f"{path} exists; give --overwrite to replace it, or another --out")
@@ -41,7 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -31,7 +31,7 @@ def digits() -> Experiment:
     return Experiment(
         preset="digits",
         data=DataConfig("digits"),
-        network=NetworkConfig(sizes={"widths": (32, 64), "attention": (1,)}),
+        network=NetworkConfig(sizes={"widths": (32, 64)}),
         optimiser=OptimiserConfig(warmup=2_000, ema_half_life=5_000),
         training=TrainingConfig(minutes=1, batch_size=64),
     )
@@ -43,7 +43,7 @@ def cifar10() -> Experiment:
         preset="cifar10",
         data=DataConfig("cifar10"),
         network=NetworkConfig(
-            sizes={"widths": (128, 256, 256), "blocks": 2, "attention": (1, 2), "dropout": 0.1}
+            sizes={"widths": (128, 256, 256), "blocks": 2, "attention": 2, "dropout": 0.1}
         ),
         optimiser=OptimiserConfig(lr=5e-4, warmup=100_000, ema_half_life=500_000),
         training=TrainingConfig(epochs=200, batch_size=256),

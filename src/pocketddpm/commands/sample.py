@@ -77,6 +77,8 @@ class Sample:
             raise ConfigError(f"--n and --batch-size must be at least 1, got {self.n}")
         if self.weights not in ("ema", "model"):
             raise ConfigError(f"--weights is ema or model, got '{self.weights}'")
+        if self.panels < 2:
+            raise ConfigError(f"--panels must be at least 2, got {self.panels}")
         model = load_model(self.model, pick_device(self.device), self.weights)
         out = self.out or _run_folder(Path(self.model)) / "samples" / f"seed-{self.seed}.png"
         # The default place is the command's own: only a name that was given is protected.
@@ -172,8 +174,6 @@ class Recorder:
         """Return panels of the first images, image by image, from noise to the end."""
         import numpy as np
 
-        if panels < 2:
-            raise ConfigError(f"--panels must be at least 2, got {panels}")
         frames = self.frames(panels)
         # A run of fewer steps than panels has fewer pictures to show: the last one is repeated.
         frames += [frames[-1]] * (panels - len(frames))

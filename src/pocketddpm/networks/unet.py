@@ -22,14 +22,14 @@ class Config:
     """Sizes.
 
     widths: channels of each level, finest first; every level after the first halves the image.
-    blocks: residual blocks per level (one more on the way up). attention: which levels attend,
-    0 is the finest. heads: width of one attention head. dropout: inside the residual blocks.
+    blocks: residual blocks per level (one more on the way up). attention: how many of the deepest
+    levels attend. head_width: channels of one attention head. dropout: inside the residual blocks.
     groups: of every GroupNorm.
     """
 
     widths: tuple[int, ...] = (32, 64, 128)
     blocks: int = 1
-    attention: tuple[int, ...] = (2,)
+    attention: int = 1
     head_width: int = 32
     dropout: float = 0.0
     groups: int = 8
@@ -52,10 +52,9 @@ def build(
                 f"unet widths must divide by groups = {config.groups} and "
                 f"head_width = {config.head_width}, got {w}"
             )
-    if any(not 0 <= level < len(config.widths) for level in config.attention):
+    if not 0 <= config.attention <= len(config.widths):
         raise ConfigError(
-            f"unet attention levels must lie in 0..{len(config.widths) - 1}, "
-            f"got {'/'.join(map(str, config.attention))}"
+            f"unet attention counts levels, 0..{len(config.widths)}, got {config.attention}"
         )
     return UNet(config, channels, out_channels, classes)
 
@@ -76,7 +75,8 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(channels, config.widths[0], 3, padding=1)
 
         def block(c_in: int, c_out: int, level: int) -> Block:
-            return Block(c_in, c_out, embedding, config, level in config.attention)
+            attends = level >= len(config.widths) - config.attention
+            return Block(c_in, c_out, embedding, config, attends)
 
         current = config.widths[0]
         skips = [current]
@@ -89,10 +89,9 @@ class UNet(nn.Module):
             if level < len(config.widths) - 1:
                 self.down.append(Downsample(current))
                 skips.append(current)
-        deepest = len(config.widths) - 1
         self.middle = nn.ModuleList(
             [
-                Block(current, current, embedding, config, attention=deepest in config.attention),
+                Block(current, current, embedding, config, attention=config.attention > 0),
                 Block(current, current, embedding, config, attention=False),
             ]
         )
