@@ -324,7 +324,7 @@ def overfit(net: nn.Module, side: int, steps: int, lr: float) -> tuple[float, fl
 @pytest.mark.parametrize("make", [build_small, build_conditional])
 def test_overfits_one_batch(make: Callable[..., nn.Module]) -> None:
     torch.manual_seed(0)
-    first, last = overfit(make(height=8, width=8), side=8, steps=150, lr=1e-2)
+    first, last = overfit(make(height=8, width=8), side=8, steps=100, lr=1e-2)
     assert last < first / 10, (first, last)
 
 
