@@ -11,7 +11,8 @@ import PIL.Image
 import pytest
 
 from pocketddpm.data import folder as rooms
-from pocketddpm.data.folder import decode, list_images, load_folder
+from pocketddpm.data.decode import decode
+from pocketddpm.data.folder import list_images, load_folder
 from pocketddpm.data.load import load_images
 from pocketddpm.errors import DataError
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pocketddpm.data.image_set import ImageSet
-from pocketddpm.data.loader import Batch, Loader, coin, mix
+from pocketddpm.data.loader import Batch, Loader, mix
 from pocketddpm.errors import ConfigError
 
 N = 23
@@ -148,43 +148,6 @@ def test_flips_mirror_about_half_of_the_images_left_to_right() -> None:
     assert abs(mirrored[seen].double().mean().item() - 0.5) < 0.05
     # The same image is flipped in some epochs only.
     assert len(set(mirrored[plain.labels == 5].tolist())) == 2
-
-
-def splitmix64(state: int) -> int:
-    """Return splitmix64's output for a state that was advanced already, in plain integers."""
-    mask = (1 << 64) - 1
-    z = state & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-    return z ^ (z >> 31)
-
-
-def test_the_reference_is_splitmix64() -> None:
-    # The published first outputs for seed 1234567.
-    state, outputs = 1234567, []
-    for _ in range(3):
-        state += 0x9E3779B97F4A7C15
-        outputs.append(splitmix64(state))
-    assert outputs == [6457827717110365317, 3203168211198807973, 9817491932198370423]
-
-
-@pytest.mark.parametrize("seed", [0, 1, -3, 2**80])
-def test_the_coin_is_the_top_bit_of_splitmix64(seed: int) -> None:
-    positions = torch.cat([torch.arange(300), torch.tensor([2**40 + 1, 2**62])])
-    expected = [
-        bool(splitmix64(p * 0x9E3779B97F4A7C15 + mix(seed, "flip")) >> 63)
-        for p in positions.tolist()
-    ]
-    assert coin(seed, "flip", positions).tolist() == expected
-
-
-def test_coins_of_other_seeds_and_roles_are_other_coins() -> None:
-    positions = torch.arange(4000)
-    tosses = [coin(s, r, positions).double() for s, r in ((0, "flip"), (1, "flip"), (0, "else"))]
-    for i, one in enumerate(tosses):
-        assert abs(one.mean().item() - 0.5) < 0.04
-        for other in tosses[:i]:
-            assert abs((one == other).double().mean().item() - 0.5) < 0.04
 
 
 def test_a_read_only_map_is_copied_without_a_warning(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
+from conftest import with_training
 from pocketddpm.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
 from pocketddpm.config import Experiment, OptimiserConfig, TrainingConfig, from_dict, parse_options
 from pocketddpm.errors import CheckpointError, ConfigError, DataError, OutputError
@@ -22,8 +22,6 @@ from pocketddpm.model import load_model
 from pocketddpm.presets import PRESETS, get_preset
 from pocketddpm.session import Session, newest_checkpoint
 from pocketddpm.train.plan import Plan, check_budget, ema_decay, learning_rate, plan_for
-
-from conftest import with_training
 
 
 def session(experiment, out, **options):

@@ -1,14 +1,14 @@
 """The only place where names become objects."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import nn
 
 from pocketddpm.catalog import NETWORKS, SAMPLERS, SCHEDULES
-from pocketddpm.config import NetworkConfig, Options, ScheduleConfig, from_dict
+from pocketddpm.config import Experiment, NetworkConfig, Options, ScheduleConfig, from_dict
 from pocketddpm.errors import ConfigError
 from pocketddpm.sampling import Sampler
 from pocketddpm.schedule import Schedule, shift_snr, zero_terminal_snr
@@ -33,18 +33,20 @@ def takes_labels(config: NetworkConfig) -> bool:
     return bool(NETWORKS.load(config.name).CONDITIONAL)
 
 
-def build_network(
-    config: NetworkConfig, shape: tuple[int, int, int], classes: int, *, seed: int = 0
-) -> nn.Module:
-    """Return the network for images [C,H,W] and so many classes (0: no labels).
+def build_network(experiment: Experiment, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Return the experiment's network for images [C,H,W] and so many classes (0: no labels).
 
-    The initial weights are a function of the seed; torch's global generator is left as it was.
+    The initial weights are a function of the training seed; torch's global generator is left as it
+    was. A network that owns a table of times (`Config.T`) gets as many as the schedule has.
     """
-    module = NETWORKS.load(config.name)
-    sizes = from_dict(module.Config, config.sizes, f"network {config.name}: ")
+    module = NETWORKS.load(experiment.network.name)
+    given = experiment.network.sizes
+    if "T" in {field.name for field in fields(module.Config)}:
+        given = {"T": experiment.schedule.T, **given}
+    sizes = from_dict(module.Config, given, f"network {experiment.network.name}: ")
     channels, height, width = shape
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(experiment.training.seed)
         return module.build(
             sizes,
             channels=channels,

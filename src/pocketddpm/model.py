@@ -169,7 +169,7 @@ def model_from(checkpoint: Checkpoint, device: torch.device, weights: str = "ema
         channels, height, width = (int(v) for v in meta["shape"])
         shape = (channels, height, width)
         classes = tuple(str(c) for c in meta["classes"])
-        network = build_network(experiment.network, shape, len(classes))
+        network = build_network(experiment, shape, len(classes))
         network.load_state_dict(checkpoint.part(weights) or checkpoint.part("model"))
         scaling = Scaling.from_config(meta["scaling"], checkpoint.part("scaling"))
         counts = tuple(int(c) for c in meta["class_counts"])

@@ -28,6 +28,7 @@ class Role(IntEnum):
     SAMPLE_LABELS = 5
     EDIT = 6
     EVALUATE = 7
+    FLIP = 8
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:

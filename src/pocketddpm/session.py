@@ -115,7 +115,7 @@ class Session:
                     f"{found['fingerprint']}); restore it, or start a new run with another --out"
                 )
         schedule = build_schedule(experiment.schedule)
-        network = build_network(experiment.network, images.shape, len(classes), seed=training.seed)
+        network = build_network(self.experiment, images.shape, len(classes))
         self.accelerator = Accelerator(mixed_precision="no", cpu=where.type == "cpu")
         batches = training.batches_per_epoch
         loader = Loader(

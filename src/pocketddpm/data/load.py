@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketddpm.catalog import DATASETS
-from pocketddpm.data.folder import crop_resize, times
+from pocketddpm.data.decode import crop_resize, times
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import ConfigError, unknown
 

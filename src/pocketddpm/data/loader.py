@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import ConfigError
+from pocketddpm.noise import Role, uniform
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Loader:
         positions = torch.arange(start, start + count, device=self.device)
         images = self.images[index]
         if self.flip:
-            mirrored = coin(self.seed, "flip", positions)
+            mirrored = uniform(self.seed, Role.FLIP, positions) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         labels = None if self.labels is None else self.labels[index]
         return Batch(images, labels, positions)
@@ -129,30 +130,3 @@ def mix(seed: int, role: str, number: int = 0) -> int:
     """
     digest = hashlib.sha256(f"{seed} {role} {number}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
-
-
-def coin(seed: int, role: str, positions: Tensor) -> Tensor:
-    """Return a fair coin for every position, the same on every device.
-
-    This is the splitmix64 hash (Steele, Lea and Flood, 2014), whose multiplications wrap around in
-    int64 as they do in uint64.
-
-    positions: int64 of any shape.
-
-    Returns: bool of the same shape.
-    """
-    z = positions * _signed(0x9E3779B97F4A7C15) + mix(seed, role)
-    z = (z ^ _shift_right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shift_right(z, 27)) * _signed(0x94D049BB133111EB)
-    # The last step, z ^ (z >> 31), leaves the sign bit as it is.
-    return z < 0
-
-
-def _signed(word: int) -> int:
-    """Return the int64 that has the bits of a uint64."""
-    return word - (1 << 64) if word >> 63 else word
-
-
-def _shift_right(z: Tensor, bits: int) -> Tensor:
-    """Return z >> bits as for unsigned words: int64's own shift would copy the sign."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -8,8 +8,9 @@ beside it. The aligned images are 178x218.
 from pathlib import Path
 from typing import Literal
 
+from pocketddpm.data.decode import times
 from pocketddpm.data.find import find, not_found
-from pocketddpm.data.folder import decode_files, list_images, times
+from pocketddpm.data.folder import decode_files, list_images
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import DataError
 
