@@ -36,6 +36,7 @@ from pocketddpm.data.loader import Loader
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.errors import CheckpointError, ConfigError, DataError
 from pocketddpm.flops import count_flops, count_parameters
+from pocketddpm.forward import forward_panels
 from pocketddpm.model import Model, model_from
 from pocketddpm.objective import build_objective
 from pocketddpm.output import refuse_existing, replacing, write_json
@@ -45,6 +46,7 @@ from pocketddpm.train.trainer import Progress, Trainer
 
 Row = dict[str, float]
 COLUMNS: list[str] = ["step", "images_seen", "epoch", "loss", "grad_norm", "lr", "seconds"]
+PREVIEW_ROWS, PREVIEW_STEPS = 6, 50
 FLUSH_EVERY = 50  # steps between reads of the losses from the device
 EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -61,13 +63,16 @@ class Session:
         checkpoint: Checkpoint | None = None,
         checkpoint_every: int = 500,
         sample_every: int = 500,
+        sample_at_start: bool = False,
+        sample_each_epoch: bool = False,
         tensorboard: bool = False,
         overwrite: bool = False,
     ) -> None:
         """Build everything; nothing is written before all of it has been found to fit.
 
         checkpoint: where to continue; None starts anew, and then refuses a folder in use.
-        checkpoint_every, sample_every: in steps; 0 means only at the end (no pictures).
+        checkpoint_every: in steps; 0 means only at the end. sample_every: steps between previews;
+        0 means none at all, at the end neither, unless one of the other two is set.
         """
         check_budget(experiment.training)
         self.main = int(os.environ.get("RANK", "0")) == 0
@@ -75,6 +80,7 @@ class Session:
             refuse_existing(out, overwrite)
         self.out = out
         self.checkpoint_every, self.sample_every = checkpoint_every, sample_every
+        self.sample_at_start, self.sample_each_epoch = sample_at_start, sample_each_epoch
         where = pick_device(device)
         precision = pick_precision(experiment.training.precision, where)
         training = replace(experiment.training, precision=precision)
@@ -92,12 +98,13 @@ class Session:
         self.experiment = replace(experiment, data=data, training=training)
         labelled = images.labels is not None and takes_labels(experiment.network)
         classes = images.classes if labelled else ()
+        scaling = Scaling(data.low, data.high)
         self.meta: dict[str, Any] = {
             "experiment": self.experiment.to_dict(),
             "shape": list(images.shape),
             "classes": list(classes),
             "class_counts": class_counts(images) if labelled else [],
-            "scaling": Scaling(data.low, data.high).to_config(),
+            "scaling": scaling.to_config(),
             "data": {
                 "name": images.name,
                 "images": len(images),
@@ -129,7 +136,6 @@ class Session:
         null = len(classes) if classes else None
         objective = build_objective(experiment.objective, schedule, null)
         self.network = network
-        scaling = Scaling(data.low, data.high)
         self.trainer = Trainer(
             self.experiment, network, objective, loader, scaling, self.accelerator
         )
@@ -149,6 +155,9 @@ class Session:
                 write_json(out / "config.json", self.meta)
                 first = loader.batch(0, min(64, training.batch_size)).images
                 save_grid(out / "data.png", first.cpu().numpy())
+                few = first[:8].cpu().numpy()
+                panels = forward_panels(few, schedule, scaling=scaling, seed=training.seed)
+                save_grid(out / "forward.png", panels, columns=5)
             else:
                 self.log = _read_log(out / "log.csv", self.trainer.step)
             _write_log(out / "log.csv", self.log)
@@ -170,6 +179,8 @@ class Session:
             mininterval=0.5,
         )
         saved = trainer.step
+        if self.sample_at_start and not trainer.step:
+            self._sample(0)
         with self._signals(), bar:
             for progress in trainer.steps():
                 self._pending.append(progress)
@@ -184,7 +195,8 @@ class Session:
                 if self._due(self.checkpoint_every, progress.step):
                     self.save()
                     saved = progress.step
-                if self._due(self.sample_every, progress.step):
+                epoch_over = self.sample_each_epoch and progress.epoch_loss is not None
+                if epoch_over or self._due(self.sample_every, progress.step):
                     self._sample(progress.step)
                 if self._stop is not None:
                     break
@@ -281,15 +293,21 @@ class Session:
             bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
 
     def _sample(self, step: int) -> None:
+        """Write a preview: every class in its column, by a quick sampler whatever the preset's."""
         if self.main:
             model = self.model()
+            columns = min(len(model.classes), 10) or PREVIEW_ROWS
             labels = None
             if model.classes:
-                names = ",".join(model.classes)
-                labels = model.label_numbers(names, 10 * min(len(model.classes), 10))
-            n = 64 if labels is None else len(labels)
-            images = model.sample(n, labels=labels, seed=self.experiment.training.seed).images
-            columns = min(len(model.classes), 10) if labels is not None else 8
+                names = ",".join(model.classes[:columns])
+                labels = model.label_numbers(names, PREVIEW_ROWS * columns)
+            images = model.sample(
+                PREVIEW_ROWS * columns,
+                labels=labels,
+                sampler="ddim",
+                steps=min(PREVIEW_STEPS, model.schedule.T),
+                seed=self.experiment.training.seed,
+            ).images
             save_grid(self.out / "samples" / f"step-{step:07d}.png", images, columns)
             self.save_loss_curve()
         self.accelerator.wait_for_everyone()
@@ -307,7 +325,7 @@ class Session:
 
     def _finish(self) -> None:
         trainer = self.trainer
-        if self.sample_every:
+        if self.sample_every or self.sample_each_epoch:
             self._sample(trainer.step)
         if self._writer is not None:
             self._writer.close()

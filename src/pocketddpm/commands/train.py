@@ -88,7 +88,11 @@ class Train:
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     sample_every: int = 500
-    """Steps between pictures of samples; 0 for none."""
+    """Steps between previews (DDIM, 50 steps); 0 for none."""
+    sample_at_start: bool = False
+    """Also a preview before training."""
+    sample_each_epoch: bool = False
+    """Also a preview after every epoch."""
     tensorboard: bool = False
     """Also write TensorBoard logs."""
     overwrite: bool = False
@@ -119,6 +123,8 @@ class Train:
             checkpoint=checkpoint,
             checkpoint_every=self.checkpoint_every,
             sample_every=self.sample_every,
+            sample_at_start=self.sample_at_start,
+            sample_each_epoch=self.sample_each_epoch,
             tensorboard=self.tensorboard,
             overwrite=self.overwrite,
         ).run()

@@ -74,7 +74,8 @@ class Trainer:
             )
         # torch's own annotations leave memory_format out.
         self.network = network.to(accelerator.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.ema = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        weights = self.network.state_dict() if experiment.optimiser.ema_half_life else {}
+        self.ema = {k: v.detach().clone() for k, v in weights.items()}
         trainable = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = _optimizer(experiment, trainable)
         self.wrapped: nn.Module = accelerator.prepare(self.network)
@@ -165,7 +166,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.images_seen += config.batch_size
-        if optimiser.ema_half_life:
+        if self.ema:
             decay = ema_decay(self.images_seen, config.batch_size, optimiser)
             self._average(1 - decay)
         return loss, grad_norm
