@@ -43,6 +43,8 @@ def check_order(order: int, highest: int) -> None:
 def step_order(order: int, grid: Grid, i: int, history: History, lower_order_final: bool) -> int:
     """Return the order that step i can have: at most `order`, and 1 for the first step.
 
+    The low order of the first steps, as published, does no harm while they lie high up in the
+    noise, where x0_hat hardly moves; on a grid that starts low it would show.
     It is 1 where the step ends at the clean image, whose lambda no polynomial reaches, and an
     estimate at lambda = -inf (zero terminal SNR) says nothing about slopes. lower_order_final: the
     last step has order 1, the one before it 2, which steadies runs of few steps.

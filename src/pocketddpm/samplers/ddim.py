@@ -42,7 +42,7 @@ def sample(
 ) -> Iterator[State]:
     """Follow eq. 12: x_s = sqrt(ab_s) x0 + sqrt(1 - ab_s - std^2) eps + std z."""
     for i, t, ab_t, s, ab_s in grid:
-        x0, eps = denoise(x, t, ab_t)
+        x0, eps, _ = denoise(x, t, ab_t)
         variance = config.eta**2 * posterior(ab_t, ab_s).variance
         x = ab_s**0.5 * x0 + max(1 - ab_s - variance, 0.0) ** 0.5 * eps
         if variance > 0:

@@ -48,6 +48,6 @@ def sample(
         if ab_s == 1:
             x0, eps = x, denoise(x, t, ab_t).eps
         else:
-            x0, eps = denoise(x, s, ab_s)
+            x0, eps, _ = denoise(x, s, ab_s)
         x = ab_t**0.5 * x0 + (1 - ab_t) ** 0.5 * eps
         yield State(i + 1, t, x, x0, i + 1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pocketddpm.denoiser import Denoise
 from pocketddpm.grid import Grid
-from pocketddpm.process import posterior, step_beta
+from pocketddpm.process import VARIANCES, posterior, step_beta
 from pocketddpm.sampling import Noise, State
 
 STOCHASTIC = True
@@ -17,9 +17,12 @@ STOCHASTIC = True
 
 @dataclass(frozen=True)
 class Config:
-    """variance: 'beta' (fixed large) or 'beta-tilde' (fixed small, the posterior's own)."""
+    """variance: 'beta' (fixed large), 'beta-tilde' (fixed small, the posterior's own) or 'learned'.
 
-    variance: Literal["beta", "beta-tilde"] = "beta-tilde"
+    'learned' needs a model trained with --variance learned (arXiv 2102.09672, eq. 15).
+    """
+
+    variance: Literal["beta", "beta-tilde", "learned"] = "beta-tilde"
 
 
 def order(config: Config) -> int:
@@ -38,13 +41,14 @@ def sample(
 ) -> Iterator[State]:
     """Draw x_s ~ q(x_s | x_t, x0_hat) at each step, for steps of any stride.
 
-    The step that ends at the clean image adds no noise.
+    The step that ends at the clean image adds no noise. Raises ConfigError for a learned variance
+    that the model does not have.
     """
     for i, t, ab_t, s, ab_s in grid:
-        x0, _ = denoise(x, t, ab_t)
+        x0, _, fraction = denoise(x, t, ab_t)
         q = posterior(ab_t, ab_s)
         x = q.x0_weight * x0 + q.x_t_weight * x
         if ab_s < 1:
-            variance = step_beta(ab_t, ab_s) if config.variance == "beta" else q.variance
+            variance = VARIANCES[config.variance](step_beta(ab_t, ab_s), q.variance, fraction)
             x = x + variance**0.5 * noise(i)
         yield State(i + 1, s, x, x0, i + 1)

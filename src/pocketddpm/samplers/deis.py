@@ -52,7 +52,7 @@ def sample(
     history: ms.History = deque(maxlen=config.order)
     lower = config.lower_order_final and grid.steps < ms.FEW_STEPS
     for i, t, ab_t, s, ab_s in grid:
-        x0, eps = denoise(x, t, ab_t)
+        x0, eps, _ = denoise(x, t, ab_t)
         start, end = ms.half_log_snr(ab_t), ms.half_log_snr(ab_s)
         history.appendleft((start, eps))
         p = ms.step_order(config.order, grid, i, history, lower)

@@ -43,7 +43,7 @@ def sample(
     """
     start, first, ab_start = x, x, 0.0  # of the current pair
     for i, t, ab_t, s, ab_s in grid:
-        x0, _ = denoise(x, t, ab_t)
+        x0 = denoise(x, t, ab_t).x0
         begin, end = ms.half_log_snr(ab_start), ms.half_log_snr(ab_s)
         if i % 2 == 1 and isfinite(end - begin):
             r = (ms.half_log_snr(ab_t) - begin) / (end - begin)

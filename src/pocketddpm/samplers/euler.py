@@ -39,6 +39,6 @@ def sample(
     """
     sigma = sigmas(grid)
     for i, t, ab_t, s, ab_s in grid:
-        x0, eps = denoise(x, t, ab_t)
+        x0, eps, _ = denoise(x, t, ab_t)
         x = ab_s**0.5 * (x / ab_t**0.5 + (sigma[i + 1] - sigma[i]) * eps)
         yield State(i + 1, s, x, x0, i + 1)

@@ -44,7 +44,7 @@ def sample(
     """
     sigma = sigmas(grid)
     for i, t, ab_t, s, ab_s in grid:
-        x0, eps = denoise(x, t, ab_t)
+        x0, eps, _ = denoise(x, t, ab_t)
         ratio = (sigma[i + 1] / sigma[i]) ** 2
         up, down = sigma[i + 1] * (1 - ratio) ** 0.5, sigma[i + 1] * ratio**0.5
         scaled = x / ab_t**0.5 + (down - sigma[i]) * eps

@@ -66,11 +66,11 @@ def sample(
             scaled = scaled + (high**2 - sigma[i] ** 2) ** 0.5 * config.s_noise * noise(i)
             ab_t = alpha_bar_of(high)
             t = grid.time_of(ab_t)
-        x0, slope = denoise(ab_t**0.5 * scaled, t, ab_t)
+        x0, slope, _ = denoise(ab_t**0.5 * scaled, t, ab_t)
         x = ab_s**0.5 * (scaled + (low - high) * slope)
         calls += 1
         if i + 1 < grid.steps:
-            x0, slope_s = denoise(x, s, ab_s)
+            x0, slope_s, _ = denoise(x, s, ab_s)
             x = ab_s**0.5 * (scaled + (low - high) * (slope + slope_s) / 2)
             calls += 1
         yield State(i + 1, s, x, x0, calls)

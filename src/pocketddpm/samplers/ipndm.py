@@ -50,7 +50,7 @@ def sample(
     """
     history: ms.History = deque(maxlen=config.order)
     for i, t, ab_t, s, ab_s in grid:
-        x0, eps = denoise(x, t, ab_t)
+        x0, eps, _ = denoise(x, t, ab_t)
         history.appendleft((ms.half_log_snr(ab_t), eps))
         if len(history) == 1:
             x = ab_s**0.5 * x0 + (1 - ab_s) ** 0.5 * eps

@@ -57,7 +57,7 @@ def sample(
     history: ms.History = deque(maxlen=config.order + 1)
     origin, ab_origin, p = x, 0.0, 0  # the step before; alpha_bar 0: none to correct
     for i, t, ab_t, s, ab_s in grid:
-        x0, _ = denoise(x, t, ab_t)
+        x0 = denoise(x, t, ab_t).x0
         history.appendleft((ms.half_log_snr(ab_t), x0))
         if config.corrector and ab_origin > 0:
             x = _step(origin, history, p + 1, ab_origin, ab_t, config)

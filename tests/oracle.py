@@ -1,0 +1,155 @@
+"""Denoisers whose answer is known, and the list of everything in the sampler catalogue.
+
+For Gaussian data, or a mixture of Gaussians, E[x0 | x_t] is a formula, so a sampler can be held to
+the truth: to the exact probability flow, or to the exact mean and covariance. The mixture matters,
+because the Gaussian's flow is linear and hides mistakes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import product
+from math import exp, log, log1p
+from types import ModuleType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+from pocketddpm.catalog import SAMPLERS
+from pocketddpm.denoiser import Estimate
+from pocketddpm.errors import ConfigError
+from pocketddpm.grid import Grid
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Points [B,1,1,D] of density sum_k weight_k N(mean_k, cov_k). It is a `Denoise`.
+
+    weight: [K]. mean: [K,D]. cov: [K,D,D]. All float64.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    cov: Tensor
+
+    def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> Estimate:
+        a, b = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+        weight, mean, size, axes = (v.to(x_t.device, x_t.dtype) for v in self._parts)
+        gap = x_t.flatten(1)[:, None] - a * mean  # [B,K,D]
+        spread = alpha_bar * size + (1 - alpha_bar)  # [K,D], eigenvalues of the noisy covariance
+        # Written without matmul, whose last bits depend on the batch size.
+        along = (gap[..., None] * axes).sum(-2)
+        log_density = -(along.square() / spread + spread.log()).sum(-1) / 2
+        share = (weight.log() + log_density).softmax(-1)  # [B,K]
+        each = mean + a * (axes * (along * size / spread)[:, :, None, :]).sum(-1)
+        x0 = (share[..., None] * each).sum(1).view_as(x_t)
+        # As if the variance had been learned, half-way between its bounds.
+        return Estimate(x0, (x_t - a * x0) / b, torch.full_like(x0, 0.5))
+
+    @cached_property
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.weight, self.mean, *torch.linalg.eigh(self.cov)
+
+    def flow(self, x: Tensor, alpha_bar_t: float, alpha_bar_s: float) -> Tensor:
+        """Return where the probability flow takes x, [B,1,1,D], from t to s (either way).
+
+        One component: a closed form. More: DOP853 on d(x / b) / d lambda = exp(lambda) x0_hat.
+        """
+        if len(self.weight) == 1:
+            _, _, (size,), (axes,) = self._parts
+            std_t, std_s = ((ab * size + 1 - ab).sqrt() for ab in (alpha_bar_t, alpha_bar_s))
+            along = (x.flatten(1) - alpha_bar_t**0.5 * self.mean[0]) @ axes
+            moved = (along * std_s / std_t) @ axes.T + alpha_bar_s**0.5 * self.mean[0]
+            return moved.view_as(x)
+        from scipy.integrate import solve_ivp
+
+        def slope(lam: float, y: Any) -> Any:
+            ab = alpha_bar_at(lam)
+            at = torch.from_numpy(y).view_as(x) * (1 - ab) ** 0.5
+            return exp(lam) * self(at, 0.0, ab).x0.flatten().numpy()
+
+        ends = [(log(ab) - log1p(-ab)) / 2 for ab in (alpha_bar_t, alpha_bar_s)]
+        start = (x / (1 - alpha_bar_t) ** 0.5).flatten().numpy()
+        solved = solve_ivp(slope, ends, start, method="DOP853", rtol=1e-12, atol=1e-12)
+        return torch.from_numpy(solved.y[:, -1]).view_as(x) * (1 - alpha_bar_s) ** 0.5
+
+
+def _tensor(*values: Any) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+MIXTURE = Mixture(
+    weight=_tensor(0.5, 0.3, 0.2),
+    mean=_tensor([1.2, 0.3], [-0.9, 0.8], [0.1, -1.1]),
+    cov=_tensor(
+        [[0.20, 0.06], [0.06, 0.10]], [[0.08, 0.00], [0.00, 0.24]], [[0.16, -0.04], [-0.04, 0.12]]
+    ),
+)
+GAUSSIAN = Mixture(
+    weight=_tensor(1.0),
+    mean=_tensor([0.7, -0.4, 0.1]),
+    cov=_tensor([[0.50, 0.20, 0.00], [0.20, 0.30, -0.10], [0.00, -0.10, 0.15]]),
+)
+
+
+def alpha_bar_at(half_log_snr: float) -> float:
+    """Return alpha_bar where log(a / b) = half_log_snr."""
+    return 1 / (1 + exp(-2 * half_log_snr))
+
+
+def log_snr_grid(steps: int, start: float = -7.0, end: float = 2.0) -> Grid:
+    """Return a grid that is even in the half log-SNR and ends short of the clean image.
+
+    It starts as far up as real schedules do (cosine: -10, linear: -5). There x0_hat hardly moves,
+    and the low order that every multistep method has in its first steps does no harm.
+    """
+    lams = [start + (end - start) * i / steps for i in range(steps + 1)]
+    return Grid(tuple(float(steps - i) for i in range(steps + 1)), tuple(map(alpha_bar_at, lams)))
+
+
+def points(count: int, dim: int, seed: int = 0) -> Tensor:
+    """Return standard normal points, float64 [count,1,1,dim]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 1, 1, dim, generator=generator, dtype=torch.float64)
+
+
+def no_noise(step: int) -> Tensor:
+    """Stand in for the noise of a deterministic sampler, which must not ask for it."""
+    raise AssertionError("a deterministic sampler drew noise")
+
+
+def run(module: ModuleType, config: Any, denoise: Any, x: Tensor, grid: Grid, noise: Any) -> Tensor:
+    """Return the last state's x."""
+    *_, state = module.sample(denoise, x, grid, noise, config)
+    return state.x
+
+
+def configurations(module: ModuleType) -> Iterator[Any]:
+    """Yield a config for every combination of a sampler's orders, choices and switches."""
+    hints = get_type_hints(module.Config)
+    values: dict[str, list[Any]] = {}
+    for field in fields(module.Config):
+        if field.name == "order":
+            values["order"] = [p for p in range(1, 6) if _allows(module, p)]
+        elif get_origin(hints[field.name]) is Literal:
+            values[field.name] = list(get_args(hints[field.name]))
+        elif hints[field.name] is bool:
+            values[field.name] = [True, False]
+    for choice in product(*values.values()):
+        yield module.Config(**dict(zip(values, choice, strict=True)))
+
+
+def _allows(module: ModuleType, order: int) -> bool:
+    try:
+        module.Config(order=order)
+    except ConfigError:
+        return False
+    return True
+
+
+def samplers(*, stochastic: bool | None = None) -> list[tuple[str, ModuleType]]:
+    """Return (name, module) of the catalogue's samplers that start from noise."""
+    found = [(name, SAMPLERS.load(name)) for name in SAMPLERS.names()]
+    found = [(n, m) for n, m in found if not getattr(m, "INVERSE", False)]
+    return [(n, m) for n, m in found if stochastic is None or stochastic == m.STOCHASTIC]
