@@ -265,7 +265,7 @@ def test_a_non_finite_gradient_stops_before_the_weights_are_touched(tiny, tmp_pa
         run.trainer.network.conv_out.weight.add_(0.01)
     before = {k: v.clone() for k, v in run.trainer.network.state_dict().items()}
 
-    def broken(network, x0, y, position, seed):
+    def broken(network, x0, y, position, seed, progress):
         out = network(x0, torch.ones(len(x0)), y)
         return (out * math.inf).mean(dim=(1, 2, 3))
 

@@ -37,7 +37,8 @@ def build_network(experiment: Experiment, shape: tuple[int, int, int], classes: 
     """Return the experiment's network for images [C,H,W] and so many classes (0: no labels).
 
     The initial weights are a function of the training seed; torch's global generator is left as it
-    was. A network that owns a table of times (`Config.T`) gets as many as the schedule has.
+    was. A network that owns a table of times (`Config.T`) gets as many as the schedule has; one
+    that learns the variance has 2C output channels.
     """
     module = NETWORKS.load(experiment.network.name)
     given = experiment.network.sizes
@@ -50,7 +51,7 @@ def build_network(experiment: Experiment, shape: tuple[int, int, int], classes: 
         return module.build(
             sizes,
             channels=channels,
-            out_channels=channels,
+            out_channels=channels * (2 if experiment.objective.variance == "learned" else 1),
             height=height,
             width=width,
             classes=classes if module.CONDITIONAL else 0,

@@ -56,10 +56,25 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is learned. label_dropout: the share of labels hidden, which makes guidance possible."""
+    """What is learned.
 
-    prediction: Literal["eps", "x0", "v"] = "v"
-    loss: Literal["mse", "l1", "huber"] = "mse"
+    loss: 'vlb' is the variational bound, 'hybrid' the mean squared error with a little of it.
+    weighting: how much each time counts. times: how t is drawn; p_mean and p_std are those of
+    ln sigma for 'log-normal'. progressive: few times at first. variance: of the bound's steps;
+    'learned' gives the network a second output. sigma_data: the deviation of the images' pixels,
+    for 'edm' and 'soft-min-snr'. label_dropout: the share of labels hidden, which makes guidance
+    possible.
+    """
+
+    prediction: Literal["eps", "x0", "v", "edm"] = "v"
+    loss: Literal["mse", "l1", "huber", "vlb", "hybrid"] = "mse"
+    weighting: Literal["simple", "ddpm", "min-snr", "soft-min-snr", "p2", "edm"] = "simple"
+    times: Literal["uniform", "stratified", "log-normal", "importance"] = "uniform"
+    p_mean: float = -1.2
+    p_std: float = 1.2
+    progressive: bool = False
+    variance: Literal["beta", "beta-tilde", "learned"] = "beta-tilde"
+    sigma_data: float = 0.5
     label_dropout: float = 0.1
 
 

@@ -1,71 +1,224 @@
 """The training loss: draw t and eps, ask the network, compare with the target, per image."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pocketddpm.bound import MINUS_ONE_TO_ONE, Bins, Decoder, pixel_decoder, term
 from pocketddpm.config import ObjectiveConfig
 from pocketddpm.errors import ConfigError, unknown
 from pocketddpm.noise import Role, normal, uniform
-from pocketddpm.prediction import Prediction, get_prediction
-from pocketddpm.process import amplitudes
+from pocketddpm.prediction import Answer, Prediction, ask, get_prediction
+from pocketddpm.process import VARIANCES, amplitudes
 from pocketddpm.schedule import Schedule
+from pocketddpm.times import Gather, Times, build_times
+from pocketddpm.weighting import weight_table
 
-LOSSES = {
-    "mse": lambda out, target: F.mse_loss(out, target, reduction="none"),
-    "l1": lambda out, target: F.l1_loss(out, target, reduction="none"),
-    "huber": lambda out, target: F.smooth_l1_loss(out, target, reduction="none"),
-}
+HYBRID_SHARE = 0.001  # of the bound in bits/dim, in the hybrid loss
+
+
+class Asked(NamedTuple):
+    """One batch with the network's answer. t: int64 [B] on the CPU. a, b: [B,1,1,1].
+
+    weight: [B], of the squared error. The rest: [B,C,H,W].
+    """
+
+    t: Tensor
+    x0: Tensor
+    eps: Tensor
+    x_t: Tensor
+    a: Tensor
+    b: Tensor
+    weight: Tensor
+    answer: Answer
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The simple loss of arXiv 2006.11239, eq. 14, for any prediction and distance."""
+    """What is minimised: a loss, weighted by the time, at times drawn from `times`.
+
+    weights: float64 [T], of the output's squared error at t = 1..T. null: the label that means "no
+    label". variance, decoder: the bound's (see `bound.term`).
+    """
 
     schedule: Schedule
     prediction: Prediction
     loss: str
+    weights: Tensor
+    times: Times
+    variance: str
+    decoder: Decoder
     label_dropout: float
     null: int | None
 
-    def draw_times(self, seed: int, position: Tensor) -> Tensor:
-        """Return t, int64 [B], uniform in 1..T; a function of (seed, position) alone."""
-        u = uniform(seed, Role.TRAIN_TIME, position.cpu())
-        return (u * self.schedule.T).long().clamp(max=self.schedule.T - 1) + 1
-
     def __call__(
-        self, network: nn.Module, x0: Tensor, y: Tensor | None, position: Tensor, seed: int
+        self,
+        network: nn.Module,
+        x0: Tensor,
+        y: Tensor | None,
+        position: Tensor,
+        seed: int,
+        progress: float = 0.0,
     ) -> Tensor:
-        """Return the loss of each image, float32 [B], the mean over its pixels.
+        """Return the loss of each image, [B]: the mean over its pixels, the bound in bits/dim.
 
         x0: [B,C,H,W] in model range. y: int64 [B] or None. position: int64 [B], each image's number
         in the endless stream of training images; with `seed` it fixes t, eps and label dropout.
+        progress: share of the run that is done, 0..1.
         """
-        t = self.draw_times(seed, position)
+        t, importance = self.times.draw(seed, position, progress)
         a, b = amplitudes(self.schedule.at(t), x0)
-        eps = normal(seed, Role.TRAIN_EPS, position.to(x0.device), tuple(x0.shape[1:]))
+        shape = tuple(x0.shape[1:])
+        eps = normal(seed, Role.TRAIN_EPS, position.to(x0.device), shape, dtype=x0.dtype)
         x_t = a * x0 + b * eps
         if y is not None and self.null is not None and self.label_dropout > 0:
             hidden = uniform(seed, Role.LABEL_DROPOUT, position.to(y.device)) < self.label_dropout
             y = torch.where(hidden, self.null, y)
-        out = network(x_t, t.to(x0.device, torch.float32), y)
-        target = self.prediction.target(x0, eps, a, b)
-        return LOSSES[self.loss](out.float(), target).mean(dim=(1, 2, 3))
+        answer = ask(network, self.prediction, x_t, t.to(x0.device, torch.float32), y, a, b)
+        weight = self.weights[t - 1].to(x0)
+        losses = LOSSES[self.loss](self, Asked(t, x0, eps, x_t, a, b, weight, answer))
+        return losses * importance.to(losses)
+
+    def observe(
+        self, position: Tensor, losses: Tensor, seed: int, progress: float, gather: Gather
+    ) -> None:
+        """Let the distribution of t learn from a step: what `__call__` was given and returned.
+
+        gather: joins the tensors of all processes; it is called only where there is need.
+        """
+        self.times.observe(seed, position, progress, losses, gather)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what an exact resumption needs."""
+        return self.times.state()
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state()`; KeyError when something is missing."""
+        self.times.load(state)
 
 
-def build_objective(config: ObjectiveConfig, schedule: Schedule, null: int | None) -> Objective:
-    """Return the objective; ConfigError for combinations that cannot be learned."""
-    if config.loss not in LOSSES:
-        raise unknown("loss", config.loss, LOSSES)
-    if not 0 <= config.label_dropout < 1:
-        raise ConfigError(f"label dropout must lie in [0, 1), got {config.label_dropout}")
-    if schedule.zero_terminal and config.prediction == "eps":
-        raise ConfigError(
-            "eps prediction needs alpha_bar[T] > 0 (got 0: zero terminal SNR); "
-            "use --prediction v or x0"
-        )
+Loss = Callable[[Objective, Asked], Tensor]
+
+
+def _distance(between: Callable[..., Tensor]) -> Loss:
+    """Return the weighted distance of output and target, the mean over pixels."""
+
+    def loss(objective: Objective, asked: Asked) -> Tensor:
+        target = objective.prediction.target(asked.x0, asked.eps, asked.a, asked.b)
+        distance = between(asked.answer.output, target, reduction="none")
+        return asked.weight * distance.flatten(1).mean(1)
+
+    return loss
+
+
+def _bound(objective: Objective, asked: Asked) -> Tensor:
+    """Return T times the bound's term at t: over uniform t, the whole bound but for the prior."""
+    output, fraction = asked.answer
+    x0_hat = objective.prediction.x0(output, asked.x_t, asked.a, asked.b)
+    return objective.schedule.T * term(
+        objective.schedule,
+        asked.t,
+        asked.t - 1,
+        asked.x0,
+        x0_hat,
+        fraction,
+        variance=objective.variance,
+        decoder=objective.decoder,
+    )
+
+
+def _hybrid(objective: Objective, asked: Asked) -> Tensor:
+    """Return L_simple + 0.001 L_vlb (arXiv 2102.09672, eq. 16); L_vlb moves the variance only."""
+    output, fraction = asked.answer
+    fixed = asked._replace(answer=Answer(output.detach(), fraction))
+    return LOSSES["mse"](objective, asked) + HYBRID_SHARE * _bound(objective, fixed)
+
+
+LOSSES: dict[str, Loss] = {
+    "mse": _distance(F.mse_loss),
+    "l1": _distance(F.l1_loss),
+    "huber": _distance(F.smooth_l1_loss),
+    "vlb": _bound,
+    "hybrid": _hybrid,
+}
+
+Refusal = tuple[Callable[[ObjectiveConfig, Schedule], bool], str]
+REFUSALS: tuple[Refusal, ...] = (
+    (
+        lambda c, s: not 0 <= c.label_dropout < 1,
+        "label dropout must lie in [0, 1), got {c.label_dropout}",
+    ),
+    (
+        lambda c, s: c.sigma_data <= 0 or c.p_std <= 0,
+        "sigma_data and p_std must be positive, got {c.sigma_data} and {c.p_std}",
+    ),
+    (
+        lambda c, s: s.zero_terminal and c.prediction == "eps",
+        "eps prediction needs alpha_bar[T] > 0 (got 0: zero terminal SNR); "
+        "use --prediction v or x0",
+    ),
+    (
+        lambda c, s: s.zero_terminal and c.times == "log-normal",
+        "log-normal times never reach t = T, where sigma is infinite (zero terminal SNR) and "
+        "sampling begins; use --times stratified",
+    ),
+    (
+        lambda c, s: c.variance == "learned" and c.loss not in ("vlb", "hybrid"),
+        "loss '{c.loss}' does not train a learned variance; use --loss hybrid or vlb, "
+        "or --variance beta-tilde",
+    ),
+    (
+        lambda c, s: c.variance != "learned" and c.loss == "hybrid",
+        "loss 'hybrid' adds the bound to train a learned variance; use --variance learned, "
+        "or --loss mse",
+    ),
+    (
+        lambda c, s: c.loss == "vlb" and c.weighting != "simple",
+        "loss 'vlb' has weights of its own; leave --weighting {c.weighting} out, or use --loss mse",
+    ),
+    (
+        lambda c, s: c.loss in ("vlb", "hybrid") and c.times == "log-normal",
+        "loss '{c.loss}' counts every time alike; use --times stratified or importance",
+    ),
+)
+"""Combinations that cannot be learned, and what to do instead."""
+
+
+def build_objective(
+    config: ObjectiveConfig,
+    schedule: Schedule,
+    null: int | None,
+    *,
+    batch_size: int = 1,
+    bins: Bins = MINUS_ONE_TO_ONE,
+) -> Objective:
+    """Return the objective; ConfigError for combinations that cannot be learned.
+
+    null: the label that means "no label". batch_size: images of one optimiser step, over all
+    processes. bins: where pixel values lie in model units.
+    """
+    for kind, name, names in (
+        ("loss", config.loss, LOSSES),
+        ("variance", config.variance, VARIANCES),
+    ):
+        if name not in names:
+            raise unknown(kind, name, names)
+    for refused, message in REFUSALS:
+        if refused(config, schedule):
+            raise ConfigError(message.format(c=config))
+    prediction = get_prediction(config.prediction, config.sigma_data)
     return Objective(
-        schedule, get_prediction(config.prediction), config.loss, config.label_dropout, null
+        schedule=schedule,
+        prediction=prediction,
+        loss=config.loss,
+        weights=weight_table(config.weighting, schedule, prediction, config.sigma_data),
+        times=build_times(config, schedule, batch_size),
+        variance=config.variance,
+        decoder=pixel_decoder(bins),
+        label_dropout=config.label_dropout,
+        null=null,
     )

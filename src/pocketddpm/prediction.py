@@ -1,56 +1,116 @@
-"""What the network is asked for: eps, x0 or v, with exact maps between them.
+"""What the network is asked for: eps, x0, v or EDM's F, with exact maps between them.
 
 With a = sqrt(alpha_bar), b = sqrt(1 - alpha_bar) and x_t = a x0 + b eps:
 v = a eps - b x0 (arXiv 2202.00512). a and b are floats or tensors that broadcast against x_t.
+
+EDM's preconditioning (arXiv 2206.00364, eq. 7) is D(x) = c_skip x + c_out F(c_in x) for images of
+deviation sigma_data, with x = x_t / a and sigma = b / a. Let n^2 = b^2 + a^2 sigma_data^2; then
+c_in x = x_t / n and D = (a sigma_data^2 / n^2) x_t + (b sigma_data / n) F. Nothing is divided by a,
+so that it holds at zero terminal SNR too. Where sigma_data is 1, n is 1 and F is -v.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pocketddpm.errors import unknown
 
 Scalar = float | Tensor
+Map = Callable[[Tensor, Tensor, Scalar, Scalar], Tensor]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One parametrisation: the training target and the two maps back.
+    """One parametrisation: the training target, the two maps back, and the scale of the input.
 
-    target(x0, eps, a, b); x0(output, x_t, a, b); eps(output, x_t, a, b).
+    target(x0, eps, a, b); x0(output, x_t, a, b); eps(output, x_t, a, b), both linear in the output.
+    input_scale(a, b): what x_t is multiplied by before the network sees it.
     """
 
     name: str
-    target: Callable[[Tensor, Tensor, Scalar, Scalar], Tensor]
-    x0: Callable[[Tensor, Tensor, Scalar, Scalar], Tensor]
-    eps: Callable[[Tensor, Tensor, Scalar, Scalar], Tensor]
+    target: Map
+    x0: Map
+    eps: Map
+    input_scale: Callable[[Scalar, Scalar], Scalar] = lambda a, b: 1.0
 
 
-PREDICTIONS = {
-    "eps": Prediction(
-        "eps",
-        target=lambda x0, eps, a, b: eps,
-        x0=lambda out, x_t, a, b: (x_t - b * out) / a,
-        eps=lambda out, x_t, a, b: out,
-    ),
-    "x0": Prediction(
-        "x0",
-        target=lambda x0, eps, a, b: x0,
-        x0=lambda out, x_t, a, b: out,
-        eps=lambda out, x_t, a, b: (x_t - a * out) / b,
-    ),
-    "v": Prediction(
-        "v",
-        target=lambda x0, eps, a, b: a * eps - b * x0,
-        x0=lambda out, x_t, a, b: a * x_t - b * out,
-        eps=lambda out, x_t, a, b: b * x_t + a * out,
-    ),
+def _edm(sigma_data: float) -> Prediction:
+    def n(a: Scalar, b: Scalar) -> Scalar:
+        return (b**2 + (a * sigma_data) ** 2) ** 0.5
+
+    return Prediction(
+        "edm",
+        target=lambda x0, eps, a, b: (b / sigma_data * x0 - a * sigma_data * eps) / n(a, b),
+        x0=lambda out, x_t, a, b: (
+            a * sigma_data**2 / n(a, b) ** 2 * x_t + b * sigma_data / n(a, b) * out
+        ),
+        eps=lambda out, x_t, a, b: b / n(a, b) ** 2 * x_t - a * sigma_data / n(a, b) * out,
+        input_scale=lambda a, b: 1 / n(a, b),
+    )
+
+
+_EPS = Prediction(
+    "eps",
+    target=lambda x0, eps, a, b: eps,
+    x0=lambda out, x_t, a, b: (x_t - b * out) / a,
+    eps=lambda out, x_t, a, b: out,
+)
+_X0 = Prediction(
+    "x0",
+    target=lambda x0, eps, a, b: x0,
+    x0=lambda out, x_t, a, b: out,
+    eps=lambda out, x_t, a, b: (x_t - a * out) / b,
+)
+_V = Prediction(
+    "v",
+    target=lambda x0, eps, a, b: a * eps - b * x0,
+    x0=lambda out, x_t, a, b: a * x_t - b * out,
+    eps=lambda out, x_t, a, b: b * x_t + a * out,
+)
+
+PREDICTIONS: dict[str, Callable[[float], Prediction]] = {
+    "eps": lambda sigma_data: _EPS,
+    "x0": lambda sigma_data: _X0,
+    "v": lambda sigma_data: _V,
+    "edm": _edm,
 }
+"""From sigma_data, the deviation of the images' pixels, to the parametrisation."""
 
 
-def get_prediction(name: str) -> Prediction:
+def get_prediction(name: str, sigma_data: float = 0.5) -> Prediction:
     """Return the parametrisation called `name`; ConfigError when there is none."""
     if name not in PREDICTIONS:
         raise unknown("prediction", name, PREDICTIONS)
-    return PREDICTIONS[name]
+    return PREDICTIONS[name](sigma_data)
+
+
+class Answer(NamedTuple):
+    """What the network says at x_t, both [B,C,H,W].
+
+    output: the prediction. fraction: where the variance lies between beta_tilde (0) and beta (1),
+    from a network with 2C output channels; None from one with C.
+    """
+
+    output: Tensor
+    fraction: Tensor | None
+
+
+def ask(
+    network: nn.Module,
+    prediction: Prediction,
+    x_t: Tensor,
+    t: Tensor,
+    y: Tensor | None,
+    a: Scalar,
+    b: Scalar,
+) -> Answer:
+    """Call the network at x_t, [B,C,H,W]; everything that does so does it here.
+
+    t: [B]. y: int64 [B] or None. a, b: amplitudes of image and noise, as in `Prediction`.
+    """
+    out = network(prediction.input_scale(a, b) * x_t, t, y).to(x_t.dtype)
+    output, *rest = out.split(x_t.shape[1], dim=1)
+    # The network's zero is the middle: an untrained one begins between the two variances.
+    return Answer(output, (rest[0] + 1) / 2 if rest else None)

@@ -4,9 +4,12 @@ Every function takes alpha_bar as Python floats (samplers) or as float64 tensors
 nothing else is needed, because alpha_bar[0] = 1 makes t = 0 an ordinary time.
 """
 
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
+
+from pocketddpm.errors import ConfigError
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -56,3 +59,24 @@ def posterior(alpha_bar_t: Number, alpha_bar_s: Number) -> Posterior:
         x_t_weight=(alpha_bar_t / alpha_bar_s) ** 0.5 * (1 - alpha_bar_s) / noise,
         variance=beta * (1 - alpha_bar_s) / noise,
     )
+
+
+def _learned(beta: Any, tilde: Any, fraction: Tensor | None) -> Tensor:
+    if fraction is None:
+        raise ConfigError(
+            "variance 'learned' needs a network with 2C output channels, and this one has C; "
+            "use variance beta or beta-tilde, or train with --variance learned --loss hybrid"
+        )
+    return tilde * (beta / tilde) ** fraction
+
+
+VARIANCES: dict[str, Callable[[Any, Any, Tensor | None], Any]] = {
+    "beta": lambda beta, tilde, fraction: beta,
+    "beta-tilde": lambda beta, tilde, fraction: tilde,
+    "learned": _learned,
+}
+"""The variance of p(x_s | x_t), from beta, beta_tilde > 0 and the network's fraction [B,C,H,W].
+
+'beta' and 'beta-tilde' are the two fixed ones of arXiv 2006.11239, section 3.2; 'learned' lies
+between them, geometrically: beta at fraction 1, beta_tilde at 0 (arXiv 2102.09672, eq. 15).
+"""

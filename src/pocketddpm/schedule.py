@@ -73,18 +73,20 @@ class Schedule:
     def time_of(self, log_snr: Tensor) -> Tensor:
         """Return the time, a float in 1..T, at which the schedule has this log-SNR.
 
-        Linear between table entries in log-SNR; exact at them. Values outside are clamped.
+        Linear between table entries in log-SNR; exact at them. Values outside are clamped, and -inf
+        is T.
         """
         table = self.log_snr[1:].flip(0)  # rising
         times = torch.arange(self.T, 0, -1, dtype=torch.float64)
         finite = torch.isfinite(table)
         table, times = table[finite], times[finite]
-        if len(table) == 1:
-            return torch.full_like(log_snr, float(times[0]), dtype=torch.float64)
+        if len(table) < 2:  # a single step, or two of which the second has no SNR
+            return torch.where(log_snr.isneginf(), float(self.T), 1.0).double()
         right = torch.searchsorted(table, log_snr.double()).clamp(1, len(table) - 1)
         left = right - 1
         share = (log_snr.double() - table[left]) / (table[right] - table[left])
-        return times[left] + share.clamp(0, 1) * (times[right] - times[left])
+        inside = times[left] + share.clamp(0, 1) * (times[right] - times[left])
+        return torch.where(log_snr.isneginf(), float(self.T), inside)
 
 
 def from_beta(beta: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from pocketddpm import __version__
+from pocketddpm.bound import Bins
 from pocketddpm.build import (
     build_network,
     build_schedule,
@@ -133,8 +134,13 @@ class Session:
             epoch_images=batches * training.batch_size if batches else None,
             flip=bool(data.flip),
         )
-        null = len(classes) if classes else None
-        objective = build_objective(experiment.objective, schedule, null)
+        objective = build_objective(
+            experiment.objective,
+            schedule,
+            null=len(classes) if classes else None,
+            batch_size=training.batch_size,
+            bins=Bins(*scaling.bounds, scaling.bin_width),
+        )
         self.network = network
         self.trainer = Trainer(
             self.experiment, network, objective, loader, scaling, self.accelerator

@@ -45,10 +45,24 @@ class Train:
     """Options of the schedule, such as beta_end=0.2."""
     timesteps: int | None = None
     """T, the number of noise levels."""
-    prediction: Literal["eps", "x0", "v"] | None = None
+    zero_terminal: Literal["yes", "no"] | None = None
+    """Rescale the schedule so that x_T is pure noise."""
+    shift: float | None = None
+    """Divide the SNR by this number squared, for larger images."""
+    prediction: Literal["eps", "x0", "v", "edm"] | None = None
     """What the network predicts."""
-    loss: Literal["mse", "l1", "huber"] | None = None
-    """Distance between prediction and target."""
+    sigma_data: float | None = None
+    """Deviation of the images' pixels, for edm and soft-min-snr."""
+    loss: Literal["mse", "l1", "huber", "vlb", "hybrid"] | None = None
+    """Distance between prediction and target, or the variational bound."""
+    weighting: Literal["simple", "ddpm", "min-snr", "soft-min-snr", "p2", "edm"] | None = None
+    """How much each noise level counts in the loss."""
+    times: Literal["uniform", "stratified", "log-normal", "importance"] | None = None
+    """How noise levels are drawn."""
+    progressive: Literal["yes", "no"] | None = None
+    """Begin with 10 noise levels, and double them up to half of the run."""
+    variance: Literal["beta", "beta-tilde", "learned"] | None = None
+    """Variance of the reverse steps, for the bound; learned needs hybrid or vlb."""
     label_dropout: float | None = None
     """Share of labels hidden, for guidance."""
     steps: int | None = None
@@ -138,7 +152,7 @@ class Train:
             fit=self.fit,
             subset=self.subset,
             classes=parse_names(self.classes) if self.classes else None,
-            flip=None if self.flip is None else self.flip == "yes",
+            flip=_truth(self.flip),
         )
         if not data.name:
             raise ConfigError("this preset needs images: give --data FOLDER")
@@ -160,11 +174,21 @@ class Train:
             experiment,
             data=data,
             network=network,
-            schedule=_set(schedule, T=self.timesteps),
+            schedule=_set(
+                schedule,
+                T=self.timesteps,
+                zero_terminal=_truth(self.zero_terminal),
+                shift=self.shift,
+            ),
             objective=_set(
                 experiment.objective,
                 prediction=self.prediction,
+                sigma_data=self.sigma_data,
                 loss=self.loss,
+                weighting=self.weighting,
+                times=self.times,
+                progressive=_truth(self.progressive),
+                variance=self.variance,
                 label_dropout=self.label_dropout,
             ),
             optimiser=_set(
@@ -213,6 +237,10 @@ class Train:
                 "--minutes; leave the others out, or start a new run with another --out"
             )
         return wanted
+
+
+def _truth(answer: Literal["yes", "no"] | None) -> bool | None:
+    return None if answer is None else answer == "yes"
 
 
 T = TypeVar("T")

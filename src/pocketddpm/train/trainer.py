@@ -1,8 +1,8 @@
 """The trainer: a generator of `Progress`. It knows nothing of sampling, pictures or logs.
 
-The state of a run is the weights, their average, the optimiser and the number of images seen: data
-order, noise, times and learning rate are functions of that number, which is what makes resuming
-exact.
+The state of a run is the weights, their average, the optimiser, what the objective remembers of its
+losses (if it does) and the number of images seen: data order, noise, times and learning rate are
+functions of these, which is what makes resuming exact.
 """
 
 import time
@@ -121,7 +121,7 @@ class Trainer:
         while self.images_seen < plan.total:
             lr = learning_rate(self.images_seen, plan, self.experiment.optimiser)
             before = self.images_seen // epoch_images
-            loss, grad_norm = self._step(lr)
+            loss, grad_norm = self._step(lr, plan.progress(self.images_seen))
             self._epoch_sum = self._epoch_sum.to(loss.device) + loss.double()
             self._epoch_steps += 1
             epoch_loss = None
@@ -149,12 +149,12 @@ class Trainer:
         self._epoch_sum, self._epoch_steps = torch.zeros((), dtype=torch.float64), 0
         return mean
 
-    def _step(self, lr: float) -> tuple[Tensor, Tensor]:
+    def _step(self, lr: float, progress: float) -> tuple[Tensor, Tensor]:
         """Take one optimiser step and return its loss and gradient norm."""
         config, optimiser = self.experiment.training, self.experiment.optimiser
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss = self._gradient()
+        loss, positions, losses = self._gradient(progress)
         limit = optimiser.grad_clip or float("inf")
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
@@ -165,20 +165,25 @@ class Trainer:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.objective.observe(positions, losses, config.seed, progress, self.accelerator.gather)
         self.images_seen += config.batch_size
         if self.ema:
             decay = ema_decay(self.images_seen, config.batch_size, optimiser)
             self._average(1 - decay)
         return loss, grad_norm
 
-    def _gradient(self) -> Tensor:
-        """Accumulate the gradient of the next global batch; return its mean loss."""
+    def _gradient(self, progress: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Accumulate the gradient of the next global batch.
+
+        Return its mean loss, and the positions and losses of this process's images.
+        """
         config = self.experiment.training
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         share = config.batch_size // (ranks * config.accumulate)
         # Networks with dropout draw from torch's own generator: fix it by the position of the run.
         torch.manual_seed(hash((config.seed, self.images_seen, rank)) & 0x7FFFFFFF)
         total = torch.zeros((), device=self.accelerator.device)
+        seen: list[tuple[Tensor, Tensor]] = []
         for part in range(config.accumulate):
             start = self.images_seen + (part * ranks + rank) * share
             batch = self.loader.batch(start, share)
@@ -190,12 +195,16 @@ class Trainer:
                     batch.labels,
                     batch.positions,
                     config.seed,
+                    progress,
                 )
                 loss = losses.mean() / config.accumulate
             with self._no_sync(last):
                 self.accelerator.backward(loss)
             total += loss.detach()
-        return self.accelerator.reduce(total, "mean") if ranks > 1 else total  # type: ignore[return-value]
+            seen.append((batch.positions, losses.detach()))
+        mean: Any = self.accelerator.reduce(total, "mean") if ranks > 1 else total
+        positions, each = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        return mean, positions, each
 
     def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last else self.accelerator.no_sync(self.wrapped)
@@ -250,6 +259,7 @@ class Trainer:
         if with_state:
             for i, state in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+            tensors |= {f"objective.{k}": v for k, v in self.objective.state().items()}
         run = {
             "step": self.step,
             "images_seen": self.images_seen,
@@ -284,6 +294,7 @@ class Trainer:
                 self.ema[k].copy_(v)
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+            self.objective.load(checkpoint.part("objective"))
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"the checkpoint does not fit this network: {error}") from error
         self.images_seen = run["images_seen"]

@@ -1,0 +1,27 @@
+"""The straight path of flow matching and rectified flow (arXiv 2210.02747, 2209.03003).
+
+Flow matching mixes z_u = (1 - u) x0 + u eps with u = t / T. Divided by r = sqrt((1 - u)^2 + u^2) it
+is x_t of an ordinary schedule, so everything of this package works on it unchanged:
+
+- alpha_bar[T] = 0: x_T is pure noise (zero terminal SNR). Predict v, x0 or edm; eps is refused.
+- Its velocity is eps - x0 = (b - a) x_t + (a + b) v, with a = (1 - u) / r and b = u / r. A network
+  that knows v knows the velocity, and the velocity's squared error is 1 / r^2 = 1 .. 2 times v's.
+- One Euler step of its ODE, z_s = z_t + (s - t) / T (eps - x0), is the sampler `ddim`.
+- `--shift k` divides the SNR by k^2, which takes u to k u / (1 + (k - 1) u).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Config:
+    """Nothing to choose: the path is a straight line."""
+
+
+def build(config: Config, T: int) -> Tensor:
+    """Return alpha_bar = (1 - u)^2 / ((1 - u)^2 + u^2), float64 [T+1]."""
+    u = torch.arange(T + 1, dtype=torch.float64) / T
+    return (1 - u).square() / ((1 - u).square() + u.square())
