@@ -353,3 +353,16 @@ def test_a_closed_pipe_is_no_error():
     )
     assert done.stdout.startswith("presets")
     assert "Traceback" not in done.stderr
+
+
+def test_a_gif_for_each_class_and_stretched_frames(trained, tmp_path):
+    gifs = tmp_path / "gifs"
+    run("sample", trained, "--labels", "3,7", "--n", "6", "--steps", "4", "--gif", gifs,
+        "--out", tmp_path / "s.npz", "--stretch")  # fmt: skip
+    assert sorted(p.name for p in gifs.iterdir()) == ["3.gif", "7.gif"]
+    first = Image.open(gifs / "3.gif")
+    assert (first.n_frames, first.info["duration"] > 0) == (5, True)
+    # Pure noise, stretched, has black and white in every image.
+    pixels = np.array(first.convert("L"))
+    assert pixels.min() < 10
+    assert pixels.max() > 245

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pocketddpm.build import build_network, build_sampler, build_schedule
+from pocketddpm.build import SamplerChoice, build_network, build_sampler, build_schedule
+from pocketddpm.catalog import SAMPLERS
 from pocketddpm.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from pocketddpm.config import Experiment, Options, from_dict
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.denoiser import Denoiser
 from pocketddpm.errors import CheckpointError, ConfigError, unknown
-from pocketddpm.grid import make_grid
+from pocketddpm.grid import Grid, make_grid
+from pocketddpm.guidance import Guidance, as_guidance, dynamic_threshold
 from pocketddpm.noise import Role, uniform
 from pocketddpm.prediction import get_prediction
 from pocketddpm.sampling import State, sample
@@ -54,19 +57,100 @@ class Model:
     device: torch.device
 
     def denoiser(
-        self, labels: Tensor | None = None, *, guidance: float = 1.0, clip: bool = True
+        self,
+        labels: Tensor | None = None,
+        *,
+        guidance: Guidance | float = 1.0,
+        guide: "Model | None" = None,
+        clip: bool = True,
     ) -> Denoiser:
-        """Return what samplers and metrics see. labels: int64 [B] (None: no label)."""
-        if labels is None and self.classes and guidance != 1:
+        """Return what samplers and metrics see.
+
+        labels: int64 [B] (None: no label). guidance: a `Guidance`, or its scale. guide: a weaker
+        model, for autoguidance. clip: whether x0 estimates are kept in the images' range.
+        Raises ConfigError for guidance that this model cannot follow.
+        """
+        guidance = as_guidance(guidance)
+        if labels is None and self.classes and not guidance.is_none and guide is None:
             raise ConfigError("guidance needs --labels")
+        self._check_guidance(guidance, guide)
+        objective = self.experiment.objective
         return Denoiser(
             self.network,
-            get_prediction(self.experiment.objective.prediction),
+            get_prediction(objective.prediction, objective.sigma_data),
             labels=labels if self.classes else None,
             guidance=guidance,
             null=len(self.classes) if self.classes else None,
-            clip=self.scaling.clip if clip else None,
+            clip=self._clip(guidance.threshold) if clip or guidance.threshold else None,
+            guide=None if guide is None else guide.network,
         )
+
+    def _clip(self, threshold: float | None) -> Callable[[Tensor], Tensor]:
+        if threshold is None:
+            return self.scaling.clip
+        low, high = self.scaling.bounds
+        mean = 0.0 if self.scaling.mean is None else self.scaling.mean.to(self.device)
+        return partial(dynamic_threshold, share=threshold, low=low - mean, high=high - mean)
+
+    def _check_guidance(self, guidance: Guidance, guide: "Model | None") -> None:
+        if guidance.interval is not None and guidance.interval[1] > self.schedule.T:
+            raise ConfigError(
+                f"the guidance interval must lie in this model's times 0..{self.schedule.T}, "
+                f"got {guidance.interval[0]:g},{guidance.interval[1]:g}"
+            )
+        negative = guidance.negative_label
+        if negative is not None and not self.classes:
+            raise ConfigError("this model was trained without labels; leave out --negative-label")
+        if negative is not None and not 0 <= negative <= len(self.classes):
+            raise ConfigError(
+                f"the negative label must be a class number 0..{len(self.classes) - 1}, or "
+                f"{len(self.classes)} for no label, got {negative}"
+            )
+        if guide is None:
+            return
+        for what, mine, theirs in (
+            ("image shape", self.shape, guide.shape),
+            ("classes", self.classes, guide.classes),
+            ("prediction", *(m.experiment.objective.prediction for m in (self, guide))),
+            ("sigma_data", *(m.experiment.objective.sigma_data for m in (self, guide))),
+            ("schedule", *(m.schedule.alpha_bar.tolist() for m in (self, guide))),
+            ("scaling", self.scaling, guide.scaling),
+        ):
+            if mine != theirs:
+                values = "" if what in ("schedule", "scaling") else f" ({theirs}, here {mine})"
+                raise ConfigError(
+                    f"the guide has another {what} than the model{values}; guide by a smaller or "
+                    "less trained model of the same experiment"
+                )
+
+    def sampler(self, name: str | None = None, options: Options | None = None) -> SamplerChoice:
+        """Return a sampler that starts from noise; None means the checkpoint's experiment's.
+
+        Raises ConfigError for an unknown name or option.
+        """
+        plan = self.experiment.sampling
+        name = name or plan.sampler
+        if options is None:
+            options = plan.options if name == plan.sampler else {}
+        choice = build_sampler(name, options)
+        if getattr(SAMPLERS.load(name), "INVERSE", False):
+            raise ConfigError(
+                f"{name} turns images into noise, and draws none; choose another sampler"
+            )
+        return choice
+
+    def grid(
+        self, steps: int | None = None, spacing: str | None = None, t_start: int | None = None
+    ) -> Grid:
+        """Return the times of a run from t_start (None: T); None means the experiment's.
+
+        steps: those of a run from T. A shorter one keeps their stride, and so takes fewer.
+        """
+        plan, T = self.experiment.sampling, self.schedule.T
+        steps = plan.steps if steps is None else steps
+        if t_start is not None:
+            steps = -(-steps * t_start // T)
+        return make_grid(self.schedule, steps, spacing or plan.spacing, t_start=t_start)
 
     def sample(
         self,
@@ -77,7 +161,8 @@ class Model:
         steps: int | None = None,
         spacing: str | None = None,
         options: Options | None = None,
-        guidance: float | None = None,
+        guidance: Guidance | float | None = None,
+        guide: "Model | None" = None,
         seed: int = 0,
         batch_size: int = 100,
         first: int = 0,
@@ -85,22 +170,17 @@ class Model:
     ) -> Samples:
         """Draw n images; None means what the checkpoint's experiment says.
 
-        labels: int64 [n] in 0..classes (classes: no label); None for no labels at all. Image k
+        labels: int64 [n] in 0..classes (classes: no label); None for no labels at all.
+        guidance: a `Guidance`, or its scale; guide: a weaker model, for autoguidance. Image k
         depends on (seed, first + k), its label and the settings alone, whatever the batch size.
         watch(which, state) is called after every step of every batch, and once with the noise.
         Raises ConfigError for settings that cannot work.
         """
         plan = self.experiment.sampling
-        name = sampler or plan.sampler
-        if options is None:
-            options = plan.options if name == plan.sampler else {}
-        choice = build_sampler(name, options)
-        grid = make_grid(
-            self.schedule,
-            plan.steps if steps is None else steps,
-            plan.spacing if spacing is None else spacing,
-        )
-        weight = plan.guidance if guidance is None else guidance
+        choice = self.sampler(sampler, options)
+        grid = self.grid(steps, spacing)
+        how = as_guidance(plan.guidance if guidance is None else guidance)
+        how.check_sampler(choice.name)
         if labels is not None and not self.classes:
             raise ConfigError("this model was trained without labels; leave out --labels")
         images = np.empty((n, *self.shape), np.uint8)
@@ -109,7 +189,7 @@ class Model:
             which = slice(start, min(start + batch_size, n))
             index = torch.arange(first + which.start, first + which.stop, device=self.device)
             y = None if labels is None else torch.from_numpy(labels[which]).to(self.device)
-            denoiser = self.denoiser(y, guidance=weight, clip=plan.clip)
+            denoiser = self.denoiser(y, guidance=how, guide=guide, clip=plan.clip)
             state = None
             for state in sample(
                 denoiser,
@@ -124,7 +204,7 @@ class Model:
                     watch(which, state)
             assert state is not None
             images[which] = self.scaling.to_uint8(state.x).cpu().numpy()
-            nfe = state.nfe * denoiser.evaluations
+            nfe = denoiser.nfe
         return Samples(images, labels, nfe)
 
     def label_numbers(self, names: str, n: int, seed: int = 0) -> NDArray[np.int64] | None:

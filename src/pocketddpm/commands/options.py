@@ -1,8 +1,11 @@
 """What several verbs' options have in common: the text forms of sizes and lists."""
 
 import re
+from typing import TypeVar
 
 from pocketddpm.errors import ConfigError
+
+Number = TypeVar("Number", int, float)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -19,3 +22,15 @@ def parse_names(text: str) -> tuple[str, ...]:
     if not names:
         raise ConfigError(f"a list reads a,b,c; got '{text}'")
     return names
+
+
+def parse_numbers(text: str, form: str, kind: type[Number]) -> tuple[Number, ...]:
+    """Return as many numbers, of the type `kind`, as `form` (such as LOW,HIGH) has names."""
+    try:
+        numbers = tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != form.count(",") + 1:
+        what = "whole numbers" if kind is int else "numbers"
+        raise ConfigError(f"{form} must be {form.count(',') + 1} {what}, got '{text}'")
+    return numbers

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
+from pocketddpm.commands.options import parse_numbers
 from pocketddpm.config import parse_options
 from pocketddpm.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
-    from pocketddpm.model import Samples
+    from pocketddpm.guidance import Guidance
+    from pocketddpm.model import Model, Samples
 
 SUFFIXES = (".png", ".npz")
 
@@ -39,6 +42,18 @@ class Sample:
     """Where the steps lie: trailing, leading, linspace, quadratic, karras or log-snr."""
     guidance: float | None = None
     """Classifier-free guidance; 1 is none."""
+    guidance_interval: str | None = None
+    """LOW,HIGH: guide at these times t only."""
+    guidance_rescale: float = 0.0
+    """Share by which guidance's gain in contrast is taken back, 0 to 1."""
+    cfg_plus_plus: bool = False
+    """Guide as CFG++ does, with --guidance in 0 to 1; needs --sampler ddim."""
+    negative_label: str | None = None
+    """A class to lead away from, in place of no label."""
+    guide: str | None = None
+    """A weaker model to lead away from (autoguidance): a run folder or a checkpoint."""
+    threshold: float | None = None
+    """Dynamic thresholding in place of clipping: a share of the values, such as 0.995."""
     eta: float | None = None
     """Noise of DDIM: 0 none, 1 as much as DDPM."""
     sampler_options: str | None = None
@@ -54,7 +69,9 @@ class Sample:
     out: Path | None = None
     """A .png grid, a .npz array, or a folder for single PNGs; a grid in the run by default."""
     gif: Path | None = None
-    """Also an animation of the denoising, its last frame held."""
+    """Also an animation of the denoising, its last frame held; a folder gets one per class."""
+    stretch: bool = False
+    """In animation and strip, stretch each image to its own darkest and brightest pixel."""
     strip: Path | None = None
     """Also a strip: the first images at a few times, from noise to image."""
     panels: int = 10
@@ -79,7 +96,9 @@ class Sample:
             raise ConfigError(f"--weights is ema or model, got '{self.weights}'")
         if self.panels < 2:
             raise ConfigError(f"--panels must be at least 2, got {self.panels}")
-        model = load_model(self.model, pick_device(self.device), self.weights)
+        device = pick_device(self.device)
+        model = load_model(self.model, device, self.weights)
+        guide = None if self.guide is None else load_model(self.guide, device, self.weights)
         out = self.out or _run_folder(Path(self.model)) / "samples" / f"seed-{self.seed}.png"
         # The default place is the command's own: only a name that was given is protected.
         for path in (self.out, self.gif, self.strip):
@@ -92,6 +111,7 @@ class Sample:
         options = self._options(name, plan.options if name == plan.sampler else {})
         steps = plan.steps if self.steps is None else self.steps
         labels = model.label_numbers(self.labels, self.n, self.seed)
+        guidance = self._guidance(model)
         calls = build_sampler(name, options).calls(steps) * -(-self.n // self.batch_size)
         recorder = Recorder(self.n, steps, wanted=bool(self.gif or self.strip))
         bar = tqdm(total=calls, unit="call", file=sys.stderr, dynamic_ncols=True)
@@ -99,7 +119,7 @@ class Sample:
         def watch(which: slice, state: Any) -> None:
             before = (which.start // self.batch_size) * (calls // -(-self.n // self.batch_size))
             bar.update(before + state.nfe - bar.n)
-            recorder(which, state, model.scaling.to_uint8)
+            recorder(which, state, stretched if self.stretch else model.scaling.to_uint8)
 
         started = time.monotonic()
         with bar:
@@ -110,7 +130,8 @@ class Sample:
                 steps=steps,
                 spacing=self.spacing,
                 options=options,
-                guidance=self.guidance,
+                guidance=guidance,
+                guide=guide,
                 seed=self.seed,
                 batch_size=self.batch_size,
                 watch=watch,
@@ -120,19 +141,17 @@ class Sample:
         write_samples(out, samples, columns)
         written = [out]
         if self.gif is not None:
-            from pocketddpm.pictures import save_gif
-
-            save_gif(self.gif, recorder.frames(40), columns)
+            write_gifs(self.gif, recorder.frames(100), samples.labels, model.classes, columns)
             written.append(self.gif)
         if self.strip is not None:
             from pocketddpm.pictures import save_grid
 
             save_grid(self.strip, recorder.strip(self.panels), self.panels)
             written.append(self.strip)
-        guidance = plan.guidance if self.guidance is None else self.guidance
         print(
-            f"{self.n} images with {name}, {steps} steps, {samples.nfe} evaluations each, guidance "
-            f"{guidance:g}, seed {self.seed}, in {seconds:.1f} s ({self.n / seconds:.1f} images/s)"
+            f"{self.n} images with {name}, {steps} steps, {samples.nfe} evaluations each, "
+            f"guidance {guidance.scale:g}, seed {self.seed}, in {seconds:.1f} s "
+            f"({self.n / seconds:.1f} images/s)"
         )
         print("wrote " + ", ".join(str(p) for p in written))
 
@@ -141,6 +160,31 @@ class Sample:
         if self.eta is not None:
             options["eta"] = self.eta
         return options
+
+    def _guidance(self, model: "Model") -> "Guidance":
+        from pocketddpm.guidance import Guidance
+        from pocketddpm.model import class_number
+
+        interval = None
+        if self.guidance_interval is not None:
+            low, high = parse_numbers(self.guidance_interval, "LOW,HIGH", float)
+            interval = (low, high)
+        plan, negative = model.experiment.sampling, self.negative_label
+        if negative is not None and not model.classes:
+            raise ConfigError("this model was trained without labels; leave out --negative-label")
+        guidance = Guidance(
+            scale=plan.guidance if self.guidance is None else self.guidance,
+            interval=interval,
+            rescale=self.guidance_rescale,
+            cfg_plus_plus=self.cfg_plus_plus,
+            negative_label=None if negative is None else class_number(negative, model.classes),
+            threshold=self.threshold,
+        )
+        for option in ("guidance_interval", "guidance_rescale", "negative_label", "guide"):
+            if guidance.is_none and getattr(self, option):
+                name = option.replace("_", "-")
+                raise ConfigError(f"--{name} does nothing without guidance; give --guidance 2, say")
+        return guidance
 
 
 class Recorder:
@@ -204,6 +248,34 @@ def write_samples(out: Path, samples: "Samples", columns: int | None) -> None:
         for k, image in enumerate(samples.images):
             label = "" if samples.labels is None else f"-{samples.labels[k]}"
             save_png(out / f"{k:0{digits}d}{label}.png", image)
+
+
+def write_gifs(
+    out: Path,
+    frames: "list[NDArray[np.uint8]]",
+    labels: "NDArray[np.int64] | None",
+    classes: tuple[str, ...],
+    columns: int | None,
+) -> None:
+    """Write one GIF of all images (.gif), or one for each class into a folder (no suffix)."""
+    from pocketddpm.pictures import save_gif
+
+    if out.suffix == ".gif":
+        save_gif(out, frames, columns)
+        return
+    shown = None if labels is None else labels[: len(frames[0])]
+    if shown is None:
+        save_gif(out / "all.gif", frames, columns)
+        return
+    for label in sorted(set(shown.tolist())):
+        name = classes[label].replace("/", "-") if label < len(classes) else "no-label"
+        save_gif(out / f"{name}.gif", [f[shown == label] for f in frames])
+
+
+def stretched(x: "Tensor") -> "Tensor":
+    """Return images [B,C,H,W] as uint8, each from its own minimum to its own maximum."""
+    low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+    return ((x - low) / (high - low).clamp(min=1e-8) * 255).round().byte()
 
 
 def _columns(labels: str, n: int) -> int | None:
