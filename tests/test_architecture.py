@@ -25,6 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"catalog", "errors", "noise"},
     "datasets": {"data", "errors"},
     "bound": {"process", "prediction", "schedule", "errors"},
+    "times": {"config", "errors", "noise", "schedule"},
+    "weighting": {"errors", "prediction", "process", "schedule"},
     "objective": {
         "bound",
         "config",
@@ -33,8 +35,11 @@ ALLOWED: dict[str, set[str]] = {
         "prediction",
         "process",
         "schedule",
+        "times",
+        "weighting",
     },
-    "denoiser": {"prediction", "errors"},
+    "guidance": {"errors"},
+    "denoiser": {"guidance", "prediction", "errors"},
     "sampling": {"denoiser", "grid", "noise"},
     "samplers": {"samplers", "denoiser", "errors", "grid", "process", "sampling"},
     "checkpoint": {"errors", "output"},
@@ -44,19 +49,35 @@ ALLOWED: dict[str, set[str]] = {
     "build": {"catalog", "config", "errors", "sampling", "schedule"},
     "model": {
         "build",
+        "catalog",
         "checkpoint",
         "config",
         "data",
         "denoiser",
         "errors",
         "grid",
+        "guidance",
         "noise",
         "prediction",
         "sampling",
         "schedule",
     },
+    "editing": {
+        "build",
+        "config",
+        "denoiser",
+        "errors",
+        "grid",
+        "guidance",
+        "model",
+        "noise",
+        "process",
+        "sampling",
+    },
+    "metrics": {"catalog", "data", "errors", "noise", "output"},
+    "features": {"metrics"},
 }
-EDGES = {"session", "commands", "__init__", "__main__"}
+EDGES = {"session", "comparison", "commands", "__init__", "__main__"}
 
 
 def room_of(module: str) -> str:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from pocketddpm.commands.compare import Compare
+from pocketddpm.commands.edit import Edit
 from pocketddpm.commands.info import Info
 from pocketddpm.commands.list import List
 from pocketddpm.commands.quickstart import Quickstart
@@ -18,6 +20,8 @@ Command = (
     Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Edit, tyro.conf.subcommand("edit")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[List, tyro.conf.subcommand("list")]
