@@ -8,6 +8,7 @@ from pocketddpm.build import build_network
 from pocketddpm.catalog import NETWORKS
 from pocketddpm.config import DataConfig, Experiment, NetworkConfig, ScheduleConfig
 from pocketddpm.errors import ConfigError
+from pocketddpm.flops import count_flops
 
 # Sizes that make each network small enough for a test; a new network works without an entry.
 SMALL = {
@@ -118,6 +119,15 @@ def test_the_unet_begins_as_zero_and_scales():
 
 
 @torch.no_grad()
+def test_patches_make_the_same_widths_cheaper():
+    x, t = inputs((1, 32, 32))
+    plain, patched = build("unet"), build("unet", patch=2)
+    assert wake(patched)(x, t).shape == x.shape
+    # Attention, whose cost falls sixteenfold, and the embeddings, whose cost stays, blur the four.
+    assert 3 < count_flops(plain, x, t) / count_flops(patched, x, t) < 8
+
+
+@torch.no_grad()
 def test_the_unet_drops_out_only_in_training():
     net = wake(build("unet", dropout=0.5))
     x, t = inputs((1, 32, 32))
@@ -133,6 +143,8 @@ def test_the_unet_drops_out_only_in_training():
         ((1, 8, 8), {"widths": (10,)}, "divide by groups = 4"),
         ((1, 8, 8), {"attention": 3}, "counts levels, 0..2, got 3"),
         ((1, 8, 8), {"blocks": "two"}, "must be int"),
+        ((1, 8, 8), {"patch": 0}, "patch must be at least 1"),
+        ((1, 10, 10), {"patch": 2}, "divides by 4, got 10x10; use --image-size 12x12"),
     ],
 )
 def test_impossible_unets_are_refused(shape, sizes, message):

@@ -54,9 +54,9 @@ def test_learning_rate_is_a_pure_function_of_images():
     assert learning_rate(20, Plan(200), config) == pytest.approx(0.9)
 
 
-def test_a_shortened_plan_has_no_jump():
+def test_a_moved_end_makes_no_jump():
     plan = Plan(1000)
-    short = plan.shortened(400, 700)
+    short = plan.moved(400, 700)
     assert short.progress(400) == pytest.approx(plan.progress(400))
     assert short.progress(550) == pytest.approx(0.7)
     assert short.progress(700) == 1
@@ -292,19 +292,17 @@ def test_minutes_become_images_once(tiny, tmp_path):
     assert run.trainer.plan == plan or run.trainer.plan.event is not None
 
 
-def test_a_slow_machine_brings_the_end_forward_once(tiny, tmp_path):
+@pytest.mark.parametrize(("seconds", "rest"), [(45.0, 15 * 800 / 45), (20.0, 40 * 800 / 20)])
+def test_another_speed_moves_the_end_once(tiny, tmp_path, seconds, rest):
     run = session(with_training(tiny, steps=None, minutes=1.0), tmp_path)
     trainer = run.trainer
     trainer.plan = Plan(16 * 100)
-    trainer.images_seen, trainer.seconds = (
-        16 * 50,
-        45.0,
-    )  # half-way after three quarters of the time
+    trainer.images_seen, trainer.seconds = 16 * 50, seconds  # half-way, of a minute
     event = trainer._keep_to_minutes(trainer.plan)
     assert event is not None
-    assert "brought forward from 1600 to" in event
+    assert "the end moves from 1600 to" in event
     assert trainer.plan.event == (800, 0.5)
-    assert trainer.plan.total == 16 * 50 + int(15 * 800 / 45) // 16 * 16
+    assert trainer.plan.total == 16 * 50 + int(rest) // 16 * 16
     assert trainer._keep_to_minutes(trainer.plan) is None
 
 

@@ -24,7 +24,8 @@ class Config:
     widths: channels of each level, finest first; every level after the first halves the image.
     blocks: residual blocks per level (one more on the way up). attention: how many of the deepest
     levels attend. head_width: channels of one attention head. dropout: inside the residual blocks.
-    groups: of every GroupNorm.
+    groups: of every GroupNorm. patch: side of the pixel squares that become channels at the input
+    and pixels again at the output; 2 makes the same widths about four times cheaper.
     """
 
     widths: tuple[int, ...] = (32, 64, 128)
@@ -33,17 +34,20 @@ class Config:
     head_width: int = 32
     dropout: float = 0.0
     groups: int = 8
+    patch: int = 1
 
 
 def build(
     config: Config, *, channels: int, out_channels: int, height: int, width: int, classes: int
 ) -> nn.Module:
     """Return the network; ConfigError when the image cannot be halved often enough."""
-    factor = 2 ** (len(config.widths) - 1)
+    if config.patch < 1:
+        raise ConfigError(f"unet patch must be at least 1, got {config.patch}")
+    factor = config.patch * 2 ** (len(config.widths) - 1)
     if height % factor or width % factor:
         raise ConfigError(
-            f"unet with {len(config.widths)} levels needs an image size that divides by {factor}, "
-            f"got {height}x{width}; use --image-size {-(-height // factor) * factor}"
+            f"unet with {len(config.widths)} levels, patch {config.patch}, needs an image size that "
+            f"divides by {factor}, got {height}x{width}; use --image-size {-(-height // factor) * factor}"
             f"x{-(-width // factor) * factor} or fewer --net widths"
         )
     for w in config.widths:
@@ -72,7 +76,8 @@ class UNet(nn.Module):
         )
         # The row after the last class stands for "no label".
         self.embed_label = nn.Embedding(classes + 1, embedding) if classes else None
-        self.conv_in = nn.Conv2d(channels, config.widths[0], 3, padding=1)
+        self.patch = config.patch
+        self.conv_in = nn.Conv2d(channels * config.patch**2, config.widths[0], 3, padding=1)
 
         def block(c_in: int, c_out: int, level: int) -> Block:
             attends = level >= len(config.widths) - config.attention
@@ -103,7 +108,7 @@ class UNet(nn.Module):
             if level:
                 self.up.append(Upsample(current))
         self.norm_out = nn.GroupNorm(config.groups, current)
-        self.conv_out = _zero(nn.Conv2d(current, out_channels, 3, padding=1))
+        self.conv_out = _zero(nn.Conv2d(current, out_channels * config.patch**2, 3, padding=1))
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x_t: [B,C,H,W]. t: [B], 0..T. y: int64 [B] in 0..classes, or None for no label."""
@@ -113,7 +118,7 @@ class UNet(nn.Module):
                 y = torch.full_like(t, self.classes, dtype=torch.int64)
             embedding = embedding + self.embed_label(y)
         embedding = F.silu(embedding)
-        h = self.conv_in(x_t)
+        h = self.conv_in(F.pixel_unshuffle(x_t, self.patch))  # [B,C p^2,H/p,W/p]
         skips = [h]
         for module in self.down:
             h = module(h, embedding)
@@ -124,7 +129,7 @@ class UNet(nn.Module):
             h = module(
                 h if isinstance(module, Upsample) else torch.cat([h, skips.pop()], 1), embedding
             )
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch)
 
 
 class Block(nn.Module):

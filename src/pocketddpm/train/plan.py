@@ -1,8 +1,8 @@
 """How long a run is, and the learning rate: pure functions of the images seen.
 
 A budget in minutes becomes a number of images once, from a measured warm-up; from then on nothing
-depends on the clock, except that one recorded event may bring the end forward when the machine has
-slowed down. Resuming keeps the plan.
+depends on the clock, except that one recorded event may move the end when the machine proves slower
+or faster than it was measured. Resuming keeps the plan.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pocketddpm.errors import ConfigError
 class Plan:
     """total: images until the end.
 
-    event: (images seen, progress then) at which the end was brought forward, if it was.
+    event: (images seen, progress then) at which the end was moved, if it was.
     """
 
     total: int
@@ -31,7 +31,7 @@ class Plan:
         share = (images_seen - start) / max(self.total - start, 1)
         return min(done + (1 - done) * share, 1.0)
 
-    def shortened(self, images_seen: int, total: int) -> "Plan":
+    def moved(self, images_seen: int, total: int) -> "Plan":
         """Return the plan that ends at `total` images instead, without a jump in progress."""
         return Plan(max(total, images_seen), (images_seen, self.progress(images_seen)))
 

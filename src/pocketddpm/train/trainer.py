@@ -24,7 +24,7 @@ from pocketddpm.objective import Objective
 from pocketddpm.train.plan import Plan, ema_decay, learning_rate, plan_for
 
 WARMUP_STEPS = 3  # timed before a budget in minutes is fixed, after one untimed step
-SLOW = 1.1  # a run in minutes is shortened when it would take this much longer than asked
+OFF = 1.1  # a run in minutes is planned anew, once, when it is this much too long or too short
 
 
 @dataclass(frozen=True)
@@ -235,19 +235,22 @@ class Trainer:
         return self.experiment.training.batch_size * WARMUP_STEPS / slowest
 
     def _keep_to_minutes(self, plan: Plan) -> str | None:
-        """Bring the end forward, once, when the machine has become too slow for the minutes."""
+        """Move the end, once, when the machine proves slower or faster than it was measured."""
         minutes = self.experiment.training.minutes
         if minutes is None or plan.event or self.accelerator.num_processes > 1:
             return None
-        done = self.images_seen / plan.total
-        if not 0.1 <= done < 1 or self.seconds / done <= SLOW * minutes * 60:
+        budget, done = minutes * 60, self.images_seen / plan.total
+        # Early enough to matter, late enough to know.
+        if done >= 1 or (self.seconds < 0.3 * budget and done < 0.5):
             return None
-        left = max(0.0, minutes * 60 - self.seconds)
+        if 1 / OFF <= self.seconds / done / budget <= OFF:
+            return None
+        left = max(0.0, budget - self.seconds)
         batch = self.experiment.training.batch_size
         total = self.images_seen + int(left * self.images_seen / self.seconds) // batch * batch
-        self.plan = plan.shortened(self.images_seen, total)
+        self.plan = plan.moved(self.images_seen, total)
         return (
-            f"slower than measured: the end is brought forward from {plan.total} to "
+            f"the speed is not what was measured: the end moves from {plan.total} to "
             f"{self.plan.total} images, to keep to {minutes:g} minutes"
         )
 
