@@ -12,14 +12,14 @@ from torch.testing import assert_close
 
 from conftest import with_training
 from oracle import points
-from pocketddpm.bound import pixel_decoder, term
+from pocketddpm.bound import Bins, bound_terms, pixel_decoder, term
 from pocketddpm.build import build_network, build_schedule
 from pocketddpm.checkpoint import load_checkpoint
 from pocketddpm.config import ObjectiveConfig, ScheduleConfig, from_dict
 from pocketddpm.denoiser import Denoiser
 from pocketddpm.errors import CheckpointError, ConfigError
 from pocketddpm.grid import make_grid
-from pocketddpm.noise import Role, uniform
+from pocketddpm.noise import Role, normal, uniform
 from pocketddpm.objective import LOSSES, build_objective
 from pocketddpm.prediction import PREDICTIONS, ask, get_prediction
 from pocketddpm.samplers import ddim, ddpm
@@ -222,6 +222,28 @@ def test_every_combination_trains_or_is_refused(prediction, loss, schedule):
     assert trained == (at_zero if schedule.name == "flow" else usual)
 
 
+@pytest.mark.parametrize("loss", ["mse", "l1", "huber"])
+def test_losses_by_hand(loss):
+    """Distance, mean over pixels, weight of t, and 1 / (T p) where t was drawn with p."""
+    x0, position = images(40), torch.arange(40)
+    config = ObjectiveConfig("x0", loss, "min-snr", "importance")
+    objective = build_objective(config, COSINE, None, batch_size=40)
+    assert isinstance(objective.times, LossSecondMoment)
+    history = torch.arange(1, 21).double()[:, None].expand(20, 10)
+    objective.load({"history": history, "seen": torch.full((20,), 10)})
+    found = objective(lambda x, t, y: torch.full_like(x, 0.5), x0, None, position, 0)
+    t, _ = objective.times.draw(0, position, 0.0)
+    gap = (x0 - 0.5).abs()
+    distance = {
+        "mse": gap**2,
+        "l1": gap,
+        "huber": torch.where(gap < 1, gap**2 / 2, gap - 0.5),
+    }[loss]
+    p = 0.999 * t.double() / 210 + 0.001 / 20
+    expected = distance.mean(dim=(1, 2, 3)) * COSINE.snr[t].clamp(max=5) / (20 * p)
+    assert_close(found, expected)
+
+
 @pytest.mark.parametrize(
     ("values", "schedule", "message"),
     [
@@ -380,6 +402,24 @@ def test_the_trainer_tells_the_objective_how_far_it_is(tiny, tmp_path):
     assert len(seen) == 10
     assert all(set(t) <= even for t in seen[:5])
     assert all(not set(t) <= even for t in seen[5:])
+    assert all(t == sorted(t) for t in seen)  # one image for each of the batch's 16 strata
+
+
+def test_the_session_tells_the_bound_where_pixels_lie(tiny, tmp_path):
+    dark = replace(tiny, data=replace(tiny.data, low=0.0, high=1.0))
+    run = train(dark, tmp_path, ScheduleConfig("cosine", 4), loss="vlb")
+    x0, t = torch.tensor([[[[0.0]]], [[[17 / 255]]], [[[1.0]]]]), torch.ones(3, dtype=torch.int64)
+    expected = term(
+        run.trainer.objective.schedule,
+        t,
+        t - 1,
+        x0,
+        x0,
+        decoder=pixel_decoder(Bins(0.0, 1.0, 1 / 255)),
+    )
+    objective = run.trainer.objective
+    found = term(objective.schedule, t, t - 1, x0, x0, decoder=objective.decoder)
+    assert_close(found, expected)
 
 
 # Importance sampling -----------------------------------------------------------------------------
@@ -695,3 +735,24 @@ def test_a_model_with_a_learned_variance_is_sampled(tiny, tmp_path):
     assert drawn["learned"].shape == (2, *model.shape)
     assert (drawn["learned"] != drawn["beta"]).any()
     model.sample(2, sampler="ddim", steps=4)
+
+    # And its bound on real images is evaluated: all terms, or some of them.
+    decoder = pixel_decoder(Bins(*model.scaling.bounds, model.scaling.bin_width))
+    x0 = model.scaling.to_model(torch.from_numpy(run.images.images[:3].copy()))
+    steps = [(t, t - 1) for t in range(8, 0, -1)]
+    every, some = (
+        bound_terms(
+            model.denoiser(),
+            model.schedule,
+            x0,
+            lambda t: normal(0, Role.EVALUATE, torch.arange(3), model.shape, t),
+            which,
+            variance="learned",
+            decoder=decoder,
+        )
+        for which in (steps, steps[::3])
+    )
+    assert every.shape == (3, 8) and bool((every > 0).all())
+    assert_close(some, every[:, ::3])
+    # Worse than 8 bits: 10 steps of training; but not out of this world.
+    assert 1 < float(every.sum(1).mean()) < 1000

@@ -105,7 +105,10 @@ Loss = Callable[[Objective, Asked], Tensor]
 
 
 def _distance(between: Callable[..., Tensor]) -> Loss:
-    """Return the weighted distance of output and target, the mean over pixels."""
+    """Return the loss: the distance of output and target, the mean over pixels, times the weight.
+
+    The weights are those of squared errors; other distances take them as they are.
+    """
 
     def loss(objective: Objective, asked: Asked) -> Tensor:
         target = objective.prediction.target(asked.x0, asked.eps, asked.a, asked.b)

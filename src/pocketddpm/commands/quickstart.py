@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pocketddpm.config import Experiment
+from pocketddpm.config import Experiment, NetworkConfig
 from pocketddpm.errors import DataError
 from pocketddpm.presets import get_preset
 
@@ -84,12 +84,13 @@ def _experiment(minutes: float, seed: int) -> Experiment:
         print(f"MNIST cannot be had here ({error}); using the built-in 8x8 digits", file=sys.stderr)
         preset = "digits"
     experiment = get_preset(preset)
-    return replace(
-        experiment,
-        training=replace(
-            experiment.training, minutes=minutes, steps=None, epochs=None, images=None, seed=seed
-        ),
-    )
+    training = replace(experiment.training, minutes=minutes, batch_size=64, seed=seed)
+    if preset == "mnist":
+        # Two minutes want many small steps of a small network, and a little guidance.
+        sizes = {"widths": (48, 96), "head_width": 48, "patch": 2}
+        experiment = replace(experiment, network=NetworkConfig("unet", sizes))
+    sampling = replace(experiment.sampling, steps=30, guidance=2.0)
+    return replace(experiment, training=training, sampling=sampling)
 
 
 def _page(session: "Session", out: Path) -> str:
@@ -100,17 +101,17 @@ def _page(session: "Session", out: Path) -> str:
     sampling = session.experiment.sampling
     folder = shlex.quote(str(out))
     labels = ",".join(meta["classes"])
+    version = torch.__version__
     return f"""# {meta["data"]["name"]} in {trainer.seconds / 60:.1f} minutes
 
-{trainer.images_seen} training images ({trainer.images_seen / trainer.seconds:.0f} per second,
-{trainer.images_seen / trainer.loader.epoch_images:.2f} epochs of {meta["data"]["images"]}), final
-loss {session.final_loss():.4f}, seed {training.seed}, {training.precision}, on
-{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch
-{torch.__version__}.
+- {trainer.images_seen} training images, {trainer.images_seen / trainer.seconds:.0f} per second,
+  {trainer.images_seen / trainer.loader.epoch_images:.2f} epochs of {meta["data"]["images"]}
+- final loss {session.final_loss():.4f}, seed {training.seed}, {training.precision}
+- {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {version}
 
 ## Samples
 
-Ten of each class, {sampling.sampler} with {sampling.steps} steps:
+Ten of each class, {sampling.sampler} with {sampling.steps} steps, guidance {sampling.guidance:g}:
 
 ![samples](samples.png)
 
@@ -132,6 +133,6 @@ Images at 0, 25, 50, 75 and 100 % of T:
 
 ## Go on
 
-    pocketddpm sample {folder} --labels {labels} --guidance 1.5
+    pocketddpm sample {folder} --labels {labels} --guidance 1
     pocketddpm train {session.experiment.preset} --minutes 10 --out runs/mine
 """
