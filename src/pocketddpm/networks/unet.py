@@ -45,10 +45,11 @@ def build(
         raise ConfigError(f"unet patch must be at least 1, got {config.patch}")
     factor = config.patch * 2 ** (len(config.widths) - 1)
     if height % factor or width % factor:
+        fits = f"{-(-height // factor) * factor}x{-(-width // factor) * factor}"
         raise ConfigError(
-            f"unet with {len(config.widths)} levels, patch {config.patch}, needs an image size that "
-            f"divides by {factor}, got {height}x{width}; use --image-size {-(-height // factor) * factor}"
-            f"x{-(-width // factor) * factor} or fewer --net widths"
+            f"unet with {len(config.widths)} levels, patch {config.patch}, needs an image size "
+            f"that divides by {factor}, got {height}x{width}; use --image-size {fits} "
+            "or fewer --net widths"
         )
     for w in config.widths:
         if w % config.groups or w % config.head_width:
