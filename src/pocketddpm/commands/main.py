@@ -8,6 +8,7 @@ import tyro
 
 from pocketddpm.commands.compare import Compare
 from pocketddpm.commands.edit import Edit
+from pocketddpm.commands.evaluate import Evaluate
 from pocketddpm.commands.info import Info
 from pocketddpm.commands.list import List
 from pocketddpm.commands.quickstart import Quickstart
@@ -20,6 +21,7 @@ Command = (
     Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Edit, tyro.conf.subcommand("edit")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Show, tyro.conf.subcommand("show")]

@@ -1,0 +1,1 @@
+"""Measuring generated images: features, distances between sets, likelihood, memorisation."""

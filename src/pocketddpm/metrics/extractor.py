@@ -1,0 +1,189 @@
+"""Feature extractors: a network (or a linear map), its name, its hash, and how it is run.
+
+Stored as safetensors with plain JSON in the header, in float16 for networks. Images go in as uint8
+[N,C,H,W] and are mapped to 0..1; features come out as float32 [N,D]. Extractors run on the CPU,
+wherever the samples were drawn: a GPU's shorter products (TF32) would change the third digit.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pocketddpm.errors import DataError, unknown
+from pocketddpm.metrics.classifiers import ARCHITECTURES, Unit
+from pocketddpm.output import replacing
+
+ASSETS = Path(__file__).parent.parent / "assets"
+FORMAT_VERSION = 1
+_KEY = "pocketddpm-extractor"
+
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file in the package and its sha256."""
+
+    file: str
+    sha256: str
+
+    def open(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the JSON and the tensors; DataError when it is missing or altered."""
+        return read_file(ASSETS / self.file, self.sha256)
+
+
+@dataclass(frozen=True)
+class Features:
+    """values: float32 [N,D]. logits: float32 [N,K], or None where nothing is classified."""
+
+    values: Tensor
+    logits: Tensor | None = None
+
+    def __getitem__(self, which: Tensor | slice) -> "Features":
+        logits = None if self.logits is None else self.logits[which]
+        return Features(self.values[which], logits)
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """What turns images into features.
+
+    shape: (channels, height, width) of the images it takes. classes: what its logits stand for, or
+    (). facts: what its file says of it: architecture, data, half, accuracy.
+    """
+
+    name: str
+    sha256: str
+    network: nn.Module
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    facts: dict[str, Any]
+
+    @torch.no_grad()
+    def __call__(
+        self, images: NDArray[np.uint8], *, batch_size: int = 100, progress: Progress | None = None
+    ) -> Features:
+        """Return the features of images, uint8 [N,C,H,W]. progress(k): after every k images.
+
+        Raises DataError when the images are of another shape than the extractor's.
+        """
+        if images.shape[1:] != self.shape:
+            raise DataError(
+                f"extractor {self.name} takes images of {'x'.join(map(str, self.shape))} "
+                f"(channels x height x width), got {'x'.join(map(str, images.shape[1:]))}"
+            )
+        values, logits = [], []
+        for start in range(0, len(images), batch_size):
+            part = torch.from_numpy(images[start : start + batch_size].copy())
+            x = (part.float() / 255).contiguous(memory_format=torch.channels_last)
+            features, classified = self.network(x)
+            values.append(features)
+            if classified is not None:
+                logits.append(classified)
+            if progress is not None:
+                progress(len(part))
+        return Features(torch.cat(values), torch.cat(logits) if logits else None)
+
+
+class Linear(nn.Module):
+    """Coordinates along fixed directions: (x - mean) @ directions.T; classifies nothing."""
+
+    def __init__(self, mean: Tensor, directions: Tensor) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.directions: Tensor
+        self.register_buffer("mean", mean)  # [C*H*W]
+        self.register_buffer("directions", directions)  # [D, C*H*W]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        """Return coordinates [B,D] of images [B,C,H,W], and no logits."""
+        return (x.flatten(1) - self.mean) @ self.directions.T, None
+
+
+def save_extractor(path: Path, extractor: Extractor, dtype: torch.dtype) -> str:
+    """Write an extractor to a file; return the file's sha256.
+
+    dtype: float16 for classifiers, whose weights are rounded to it; float32 for linear maps.
+    """
+    facts = {
+        **extractor.facts,
+        "shape": list(extractor.shape),
+        "classes": list(extractor.classes),
+    }
+    tensors = {k: v.detach().to("cpu", dtype) for k, v in extractor.network.state_dict().items()}
+    return save_tensors(path, tensors, facts)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
+    """Write tensors with JSON facts to a safetensors file; return the file's sha256."""
+    header = json.dumps({"format_version": FORMAT_VERSION, **facts})
+    with replacing(path) as temporary:
+        contiguous = {k: v.contiguous() for k, v in tensors.items()}
+        save_file(contiguous, temporary, metadata={_KEY: header})
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_file(path: Path, sha256: str | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the JSON facts and the tensors of a file written by `save_tensors`.
+
+    sha256: what the file must hash to; None for a file of the user's own.
+    Raises DataError when it is missing, altered, damaged or foreign.
+    """
+    if not path.is_file():
+        mend = "an extractor is a name or a .safetensors file"
+        raise DataError(f"{path}: no such file; {'reinstall pocketddpm' if sha256 else mend}")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise DataError(
+            f"{path} is damaged: its sha256 is {found}, expected {sha256}; reinstall pocketddpm"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise DataError(f"{path} is not an extractor of pocketddpm's ({error})") from error
+    return {**facts, "sha256": found}, tensors
+
+
+def load_extractor(name: str, path: Path, sha256: str | None = None) -> Extractor:
+    """Return the extractor in a file; `sha256` as for `read_file`.
+
+    Raises DataError when it is missing, altered, damaged or foreign.
+    """
+    facts, tensors = read_file(path, sha256)
+    try:
+        channels, height, width = (int(size) for size in facts.pop("shape"))
+        classes = tuple(str(c) for c in facts.pop("classes"))
+        architecture = str(facts["architecture"])
+        if architecture == "linear":
+            network: nn.Module = Linear(tensors["mean"].float(), tensors["directions"].float())
+        elif architecture in ARCHITECTURES:
+            # Batch norms are folded away in a stored file.
+            network = _without_norms(ARCHITECTURES[architecture](channels, len(classes)))
+            network.load_state_dict({k: v.float() for k, v in tensors.items()})
+        else:
+            raise unknown("architecture", architecture, ["linear", *ARCHITECTURES])
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise DataError(f"{path} is not an extractor that this version reads: {error}") from error
+    # torch's own annotations leave memory_format out.
+    network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    network = network.eval().requires_grad_(False)
+    return Extractor(name, facts.pop("sha256"), network, (channels, height, width), classes, facts)
+
+
+def _without_norms(network: nn.Module) -> nn.Module:
+    for module in network.modules():
+        if isinstance(module, Unit):
+            module.norm = nn.Identity()
+    return network

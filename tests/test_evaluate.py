@@ -1,0 +1,434 @@
+"""Extractors, samples from files and models, the report, and what the yardstick sees."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pocketddpm.catalog import EXTRACTORS
+from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.load import fit_size, load_images
+from pocketddpm.errors import DataError
+from pocketddpm.metrics import sensitivity
+from pocketddpm.metrics.classifiers import ARCHITECTURES, fold
+from pocketddpm.metrics.estimate import Estimate
+from pocketddpm.metrics.evaluate import Real, Space, evaluate
+from pocketddpm.metrics.extractor import ASSETS, Extractor, load_extractor, save_extractor
+from pocketddpm.metrics.halves import halves
+from pocketddpm.metrics.principal import fit_pixels_pca
+from pocketddpm.metrics.reference import make_reference
+from pocketddpm.metrics.report import Report, Row
+from pocketddpm.metrics.samples import Subject, brought_to, read_samples, round_trip
+from pocketddpm.metrics.setting import load_setting
+from pocketddpm.metrics.training import Recipe, distort, train_classifier
+from test_cli import TINY_NET, refused, run
+
+DIGITS = tuple("0123456789")
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[ImageSet, ImageSet]:
+    return load_images("digits"), load_images("digits", "test")
+
+
+@pytest.fixture(scope="module")
+def small(digits) -> Extractor:
+    """A classifier of the 8x8 digits, of half A, in a second or two."""
+    train = digits[0]
+    half_a, _ = halves(len(train))
+    recipe = Recipe(epochs=8, batch_size=50, shift=0.5, erase=0.0)
+    network = train_classifier(train.images[half_a], train.labels[half_a], 10, recipe)
+    facts = {"architecture": "plain", "test_accuracy": 0.9}
+    return Extractor("small", "", network, train.shape, train.classes, facts)
+
+
+@pytest.fixture(scope="module")
+def space(digits, small) -> Space:
+    train, test = digits
+    half_b = train.images[halves(len(train))[1]]
+    return Space(small, make_reference(small(half_b), small(test.images)))
+
+
+@pytest.fixture(scope="module")
+def own(small, tmp_path_factory):
+    path = tmp_path_factory.mktemp("extractor") / "small.safetensors"
+    save_extractor(path, small, torch.float16)
+    return path
+
+
+def subject(images: ImageSet) -> Subject:
+    return Subject(images.images, images.labels, {})
+
+
+def of(report: Report, key: str) -> float:
+    return report.row(key).value.value
+
+
+# Extractors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 12)])
+def test_folding_changes_nothing(name, shape):
+    torch.manual_seed(0)
+    network = ARCHITECTURES[name](shape[0], 7)
+    for _ in range(3):
+        network(torch.rand(16, *shape))
+    network.eval()
+    x = torch.rand(5, *shape)
+    before = network(x)
+    torch.testing.assert_close(fold(network)(x), before, rtol=1e-4, atol=1e-5)
+    assert sum(p.numel() for p in network.parameters()) * 2 < 500_000
+
+
+def test_a_small_classifier_learns_and_repeats(digits, small):
+    train, test = digits
+    logits = small(test.images).logits
+    accuracy = (logits.argmax(1).numpy() == test.labels).mean()
+    assert accuracy > 0.85
+    recipe = Recipe(epochs=1, batch_size=50)
+    one, two = (train_classifier(train.images[:200], train.labels[:200], 10, recipe)
+                for _ in range(2))  # fmt: skip
+    for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, a.half().float()), "float16 must hold the weights exactly"
+
+
+def test_distortion_by_nothing_is_nothing_and_shifts_stay_small():
+    x = torch.rand(8, 1, 12, 10)
+    none = Recipe(shift=0, turn=0, stretch=0, erase=0)
+    torch.testing.assert_close(distort(x, none), x, rtol=0, atol=1e-5)
+    spot = torch.zeros(64, 1, 12, 10)
+    spot[:, :, 5:7, 4:6] = 1
+    moved = distort(spot, replace(none, shift=2.0))
+    mass = moved.sum((1, 2, 3))
+    torch.testing.assert_close(mass, torch.full((64,), 4.0), rtol=1e-4, atol=0)
+    rows = (moved.sum((1, 3)) * torch.arange(12)).sum(1) / mass
+    assert (rows - 5.5).abs().max() <= 2.001
+    assert (rows - 5.5).abs().max() > 1
+    erased = distort(torch.ones(64, 1, 12, 10), replace(none, erase=0.5))
+    assert 15 <= (erased.amin((1, 2, 3)) == 0).sum() <= 49
+
+
+def test_features_do_not_depend_on_the_batch_size(digits, small):
+    images = digits[1].images
+    whole, one = small(images, batch_size=500), small(images[:20], batch_size=1)
+    torch.testing.assert_close(one.values, whole.values[:20], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(one.logits, whole.logits[:20], rtol=1e-4, atol=1e-4)
+
+
+def test_an_extractor_survives_its_file(small, own, digits):
+    loaded = load_extractor("small", own)
+    images = digits[1].images[:50]
+    torch.testing.assert_close(loaded(images).values, small(images).values)
+    assert (loaded.classes, loaded.shape) == (small.classes, small.shape)
+    assert len(loaded.sha256) == 64
+    with pytest.raises(DataError, match="takes images of 1x8x8"):
+        loaded(np.zeros((2, 1, 9, 8), np.uint8))
+
+
+def test_altered_and_foreign_extractors_are_refused(own, tmp_path):
+    with pytest.raises(DataError, match="is damaged: its sha256"):
+        load_extractor("small", own, "0" * 64)
+    with pytest.raises(DataError, match="no such file"):
+        load_extractor("x", tmp_path / "x.safetensors")
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"\x02\x00\x00\x00\x00\x00\x00\x00{}")
+    with pytest.raises(DataError, match="is not an extractor"):
+        load_extractor("other", other)
+
+
+@pytest.mark.parametrize("name", EXTRACTORS.names())
+def test_shipped_files_are_small_whole_and_named(name):
+    entry = EXTRACTORS.load(name)
+    assert entry.ROLE in ("metric", "judge")
+    for data, asset in {**entry.WEIGHTS, **entry.MOMENTS}.items():
+        path = ASSETS / asset.file
+        assert path.stat().st_size < 500_000
+        facts, _ = asset.open()
+        assert facts["data"] == data
+    for data, asset in entry.WEIGHTS.items():
+        extractor = load_extractor(name, ASSETS / asset.file, asset.sha256)
+        assert extractor.shape == (1, 28, 28)
+        wanted = {"metric": "A", "judge": "B"}[entry.ROLE]
+        assert extractor.facts["half"] == wanted
+        if extractor.classes:
+            least = {"mnist": 0.994, "fashion-mnist": 0.925}[data]
+            assert extractor.facts["test_accuracy"] >= least
+
+
+def test_pixels_pca_are_sklearns(digits):
+    from sklearn.decomposition import PCA
+
+    images = digits[0].images
+    extractor = fit_pixels_pca(images, "digits")
+    theirs = PCA(20).fit(images.reshape(len(images), -1) / 255)
+    mine = extractor(images).values[:, :20].numpy()
+    found = np.abs((mine * theirs.transform(images.reshape(len(images), -1) / 255)).sum(0))
+    np.testing.assert_allclose(found, (mine**2).sum(0), rtol=1e-3)
+
+
+# Samples -----------------------------------------------------------------------------------------
+
+
+def test_arrays_are_read(tmp_path):
+    images = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
+    np.savez(tmp_path / "grey.npz", images=images, labels=np.array([1, 0]))
+    grey = read_samples(tmp_path / "grey.npz", DIGITS)
+    np.testing.assert_array_equal(grey.images[:, 0], images)
+    assert grey.labels.tolist() == [1, 0]
+    colour = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
+    np.savez(tmp_path / "colour.npz", arr_0=colour)
+    found = read_samples(tmp_path / "colour.npz", DIGITS)
+    np.testing.assert_array_equal(found.images, colour.transpose(0, 3, 1, 2))
+    assert found.labels is None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"pictures": np.zeros((2, 3, 3), np.uint8)}, "no array 'images'"),
+        ({"images": np.zeros((2, 3, 3), np.float32)}, "round and clip"),
+        ({"images": np.zeros((2, 3, 3, 2), np.uint8)}, "the last axis is the colour"),
+        ({"images": np.zeros((2, 3, 3), np.uint8), "labels": np.array([1])}, "labels of shape"),
+        ({"images": np.zeros((2, 3, 3), np.uint8), "labels": np.array([1, 10])}, "must lie in 0"),
+        ({"images": np.array([None])}, "cannot be read"),
+    ],
+)
+def test_bad_arrays_are_refused(arrays, message, tmp_path):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        read_samples(tmp_path / "x.npz", DIGITS)
+
+
+def test_labels_come_from_folders_and_from_names(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("flat/0-7.png", "flat/1-3.png", "deep/3/a.png", "deep/7/b.png", "none/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+    assert read_samples(tmp_path / "flat", DIGITS).labels.tolist() == [7, 3]
+    assert read_samples(tmp_path / "deep", DIGITS).labels.tolist() == [3, 7]
+    assert read_samples(tmp_path / "none", DIGITS).labels is None
+
+
+def test_sizes_are_brought_back(digits):
+    test = digits[1]
+    padded = fit_size(test, (12, 14), "pad").images
+    np.testing.assert_array_equal(brought_to(padded, test.shape, "pad", "x"), test.images)
+    back = round_trip(test, (16, 16), "resize")
+    assert back.shape == test.shape
+    assert 0 < np.abs(back.images.astype(int) - test.images).mean() < 20
+    assert round_trip(test, (8, 8), "resize") == test or np.array_equal(
+        round_trip(test, (8, 8), "resize").images, test.images
+    )
+    with pytest.raises(DataError, match="give --fit resize"):
+        brought_to(test.images, (1, 28, 28), "pad", "x")
+    with pytest.raises(DataError, match="colour channels"):
+        brought_to(test.images, (3, 8, 8), "pad", "x")
+
+
+# The protocol ------------------------------------------------------------------------------------
+
+
+def test_real_images_score_their_floor(digits, space):
+    train, test = digits
+    report = evaluate(subject(test), Real("digits", train, test), [space], space.extractor)
+    for row in report.rows:
+        assert row.floor is not None
+        assert row.value.value == pytest.approx(row.floor.value, rel=1e-9), row.key
+    assert report.rows[0].against.value == pytest.approx(1)
+    assert report.rows[0].against.low < 1 < report.rows[0].against.high
+    assert "1.00" in report.headline()
+    assert not report.skipped
+    assert of(report, "copies pixels") <= 0.01
+
+
+def test_what_is_wrong_is_seen(digits, space):
+    train, test = digits
+    real = Real("digits", train, test)
+    half_b = halves(len(train))[1][: len(test)]
+    copied = evaluate(subject(sensitivity.pick(train, half_b)), real, [space], space.extractor)
+    assert of(copied, "copies pixels") == of(copied, "copies features") == 1
+    assert copied.closest.shape == (80, 1, 8, 8)
+    np.testing.assert_array_equal(copied.closest[:20], copied.closest[20:40])
+    wrong = sensitivity.labels_permuted(test, train)
+    noisy = replace(wrong, images=255 - wrong.images)
+    report = evaluate(subject(noisy), real, [space], space.extractor)
+    assert report.rows[0].against.low > 2
+    assert of(report, "agreement") < 0.3
+    assert report.row("precision").against.high < -0.3
+
+
+def test_missing_things_are_skipped_by_name(digits, space):
+    test = digits[1]
+    blind = Real("digits", None, None, "not on this disk")
+    report = evaluate(Subject(test.images, None, {}), blind, [space], space.extractor)
+    assert set(report.skipped) == {
+        "kernel distance", "precision, recall, density, coverage", "memorisation",
+        "label agreement",
+    }  # fmt: skip
+    assert "not on this disk" in report.skipped["memorisation"]
+    assert report.rows[0].against.value == pytest.approx(1, rel=1e-6)
+    assert "fewer than 10,000" in report.text()
+
+
+def test_train_on_synthetic(digits, space):
+    train, test = digits
+    quick = Recipe(epochs=5, batch_size=25, shift=0.5, erase=0)
+    report = evaluate(subject(test), Real("digits", train, test), [space], None, tstr=quick)
+    row = report.row("tstr")
+    assert row.value.value > 0.8
+    assert row.floor.value > 0.6
+
+
+def test_reports_are_text_markdown_and_json():
+    spread = torch.linspace(-1, 1, 11).double() * 0.02
+    value, floor = Estimate(0.3, 0.28, 0.32, spread), Estimate(0.1, 0.08, 0.12, spread)
+    nan = float("nan")
+    judged, right = Estimate(0.9, 0.89, 0.91), Estimate(0.99, 0.98, 1)
+    report = Report(10_000, "mnist")
+    report.rows = [
+        Row("frechet digits-cnn", "Frechet distance", value, floor, "ratio", bias=0.01),
+        Row("agreement", "agreement", judged, right, "difference", percent=True),
+        Row("distinct", "distinct", Estimate(1.0, nan, nan), None, "difference", percent=True),
+    ]
+    report.skipped["bits/dim"] = "no model"
+    report.facts = {"n": 10_000, "extractors": {"digits-cnn": "abc"}, "nothing": None}
+    text = report.text()
+    assert text.startswith("3.00 (2.41 to 3.85) times the Frechet distance of real mnist test")
+    for part in (
+        "x 3.000 [",
+        "-9.00 pp",
+        "skipped: bits/dim (no model)",
+        "extractors digits-cnn abc",
+    ):
+        assert part in text
+    assert "fewer" not in text
+    page = report.markdown()
+    assert "| agreement | 90.00% [89.00, 91.00] | 99.00% [98.00, 100.00] |" in page
+    stored = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert stored["measures"]["frechet digits-cnn"]["ratio"]["value"] == pytest.approx(3)
+    assert stored["measures"]["distinct"]["samples"] == {"value": 1.0, "low": None, "high": None}
+    with pytest.raises(KeyError):
+        report.row("absent")
+
+
+# The command -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluate") / "run"
+    run("train", "digits", "--net", TINY_NET, "--steps", "4", "--batch-size", "16", "--out", out,
+        "--device", "cpu", "--sample-every", "0", "--precision", "float32")  # fmt: skip
+    return out
+
+
+def test_a_model_is_evaluated(trained, own, tmp_path, capsys):
+    out = tmp_path / "score"
+    run("evaluate", trained, "--n", "40", "--steps", "2", "--extractor", own, "--out", out,
+        "--batch-size", "16", "--seed", "3")  # fmt: skip
+    printed = capsys.readouterr().out
+    for part in (
+        "at n = 40",
+        "Frechet distance (small)",
+        "Frechet distance (pixels-pca)",
+        "recall",
+        "nfe 2",
+        "seed 3",
+        "guidance 1.0",
+        "fewer than 10,000",
+        "weights ema",
+    ):
+        assert part in printed
+    assert sorted(p.name for p in out.iterdir()) == [
+        "closest.png", "report.json", "report.md", "samples.npz",
+    ]  # fmt: skip
+    facts = json.loads((out / "report.json").read_text())["facts"]
+    assert len(facts["checkpoint"]) == len(facts["extractors"]["small"]) == 64
+    assert "--overwrite" in refused(capsys, "evaluate", trained, "--n", "40", "--out", out)
+    run("evaluate", out / "samples.npz", "--data", "digits", "--extractor", own, "--json")
+    again = json.loads(capsys.readouterr().out)
+    assert again["n"] == 40
+    first = json.loads((out / "report.json").read_text())
+    assert again["measures"]["recall"] == first["measures"]["recall"]
+
+
+def test_the_floor_makes_the_samples_journey(digits, tmp_path, capsys):
+    large = fit_size(digits[1], (16, 16), "resize").images[:, 0]
+    np.savez(tmp_path / "s.npz", images=large)
+    words = ["evaluate", tmp_path / "s.npz", "--data", "digits", "--fit", "resize", "--json"]
+    run(*words)
+    report = json.loads(capsys.readouterr().out)
+    assert report["facts"]["size"] == "8x8, resized with antialiasing from 16x16"
+    assert report["measures"]["frechet pixels-pca"]["ratio"]["value"] == pytest.approx(1)
+    assert report["measures"]["precision"]["difference"]["value"] == 0
+
+
+def test_built_in_sets_need_no_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("POCKETDDPM_DATA", str(tmp_path))
+    rng = np.random.default_rng(0)
+    # Fashion-MNIST has no features of its own yet, and neither set a judge.
+    for data, spaces in (("mnist", 2), ("fashion-mnist", 1)):
+        images = rng.integers(0, 256, (30, 32, 32), dtype=np.uint8)
+        np.savez(tmp_path / "s.npz", images=images, labels=np.arange(30) % 10)
+        run("evaluate", tmp_path / "s.npz", "--data", data, "--json", "--n", "25")
+        report = json.loads(capsys.readouterr().out)
+        measures = report["measures"]
+        assert report["n"] == 25
+        assert len([m for m in measures if m.startswith("frechet")]) == spaces
+        if spaces == 2:
+            assert measures["class score"]["real"]["value"] > 0.9
+        assert {"memorisation", "label agreement"} <= set(report["skipped"])
+        assert report["facts"]["size"] == "28x28, the middle of 32x32"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["absent"], "no model at"),
+        (["absent", "--weights", "best"], "ema or model"),
+        (["s.npz", "--data", "digits", "--steps", "4"], "--steps is for models"),
+        (["s.npz"], "give --data"),
+        (["s.npz", "--data", "mnits"], "did you mean mnist"),
+        (["s.npz", "--data", "digits"], "give --fit resize"),
+        (["s.npz", "--data", "digits", "--n", "3"], "at least 20"),
+        (["s.npz", "--data", "digits", "--fit", "resize"], "give at least 20"),
+        (["s.npz", "--data", "digits", "--extractor", "digit-cnn"], "did you mean digits-cnn"),
+        (["s.npz", "--data", "digits", "--extractor", "x.safetensors"], "no such file"),
+        (["s.npz", "--data", "digits", "--extractor", "digits-cnn"], "takes images of 1x28x28"),
+    ],
+)
+def test_bad_evaluations_are_one_line(args, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("s.npz", images=np.zeros((5, 6, 6), np.uint8))
+    assert message in refused(capsys, "evaluate", *args)
+
+
+# The yardstick on real MNIST ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_yardstick_orders_what_it_must(real_data):
+    setting = load_setting("mnist")
+    if setting.judge is None:
+        pytest.skip("the judge of MNIST is not trained yet")
+    reports = sensitivity.scores(setting, n=2000)
+
+    def ratio(change: str, space: int = 0) -> float:
+        return reports[change].rows[space].against.value
+
+    assert ratio("real test images") == pytest.approx(1, abs=1e-6)
+    for space in (0, 1):
+        # The pixels' main directions hardly see 1 %: the features must.
+        first = 1 if space else ratio("1 % of pixels random")
+        assert 1 <= first < ratio("5 % of pixels random", space)
+        assert ratio("5 % of pixels random", space) < ratio("20 % of pixels random", space)
+    for change, (_, columns) in sensitivity.CHANGES.items():
+        for column in columns:
+            row = sensitivity.row_of(reports[change], column)
+            assert sensitivity.differs(row), (change, column, row)

@@ -1,0 +1,347 @@
+"""Each number against an independent implementation, a closed form, and asymmetric data."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+
+from pocketddpm.errors import DataError
+from pocketddpm.metrics.classified import agreement, class_score
+from pocketddpm.metrics.estimate import (
+    Estimate,
+    bootstrap,
+    difference,
+    of_mean,
+    ratio,
+    resample_counts,
+)
+from pocketddpm.metrics.halves import draw, halves
+from pocketddpm.metrics.kernel import kernel_distance
+from pocketddpm.metrics.memorisation import distinct_share, nearest, suspects
+from pocketddpm.metrics.moments import (
+    Moments,
+    frechet_distance,
+    over_processes,
+    predicted_bias,
+)
+from pocketddpm.metrics.neighbours import ball_radii, neighbourhoods
+
+
+def normal(n: int, d: int, seed: int = 0, shift: float = 0.0, scale: float = 1.0) -> torch.Tensor:
+    """Correlated Gaussian features [n,d], float32."""
+    g = torch.Generator().manual_seed(seed)
+    mix = torch.randn(d, d, generator=torch.Generator().manual_seed(99)) / d**0.5
+    return torch.randn(n, d, generator=g) @ (mix * scale) + shift
+
+
+def exact(mean: list[float], covariance: list[list[float]], n: int = 1000) -> Moments:
+    """Moments with exactly this mean and covariance."""
+    m, s = (torch.tensor(v, dtype=torch.float64) for v in (mean, covariance))
+    return Moments(n, n * m, (n - 1) * s + n * torch.outer(m, m))
+
+
+# Moments and the Frechet distance ----------------------------------------------------------------
+
+
+def test_moments_are_those_of_numpy():
+    f = normal(50, 6, shift=3.0)
+    moments = Moments.of(f)
+    np.testing.assert_allclose(moments.mean, f.double().mean(0), rtol=1e-12)
+    np.testing.assert_allclose(moments.covariance, np.cov(f.double().numpy().T), rtol=1e-11)
+
+
+@pytest.mark.parametrize("size", [1, 7, 50])
+def test_parts_add_up_to_the_whole(size):
+    f = normal(50, 6, shift=3.0)
+    merged = Moments(0, torch.zeros(6).double(), torch.zeros(6, 6).double())
+    for part in f.split(size):
+        merged = merged + Moments.of(part)
+    whole = Moments.of(f)
+    assert merged.n == whole.n == 50
+    torch.testing.assert_close(merged.total, whole.total, rtol=1e-14, atol=0)
+    torch.testing.assert_close(merged.outer, whole.outer, rtol=1e-14, atol=0)
+
+
+def test_counts_are_repetitions():
+    f, counts = normal(5, 3), torch.tensor([2, 0, 1, 3, 1])
+    counted, repeated = Moments.of(f, counts), Moments.of(f.repeat_interleave(counts, 0))
+    assert counted.n == repeated.n == 7
+    torch.testing.assert_close(counted.outer, repeated.outer)
+    torch.testing.assert_close(counted.total, repeated.total)
+
+
+def test_frechet_distance_is_scipys():
+    a, b = normal(400, 24, 1), normal(300, 24, 2, shift=0.3, scale=1.4)
+    mine = frechet_distance(Moments.of(a), Moments.of(b))
+    s, t = (np.cov(x.double().numpy().T) for x in (a, b))
+    gap = a.double().mean(0) - b.double().mean(0)
+    root = sqrtm(s @ t)
+    truth = float(gap @ gap) + np.trace(s + t - 2 * np.real(root))
+    assert mine == pytest.approx(truth, rel=1e-9)
+    assert frechet_distance(Moments.of(b), Moments.of(a)) == pytest.approx(mine, rel=1e-9)
+
+
+def test_frechet_distance_is_torchmetrics():
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Identity(torch.nn.Module):
+        num_features = 8
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, 0, 0, :]
+
+    a, b = normal(200, 8, 1), normal(150, 8, 2, shift=0.5)
+    fid = FrechetInceptionDistance(feature=Identity(), normalize=False, input_img_size=(1, 1, 8))
+    fid.set_dtype(torch.float64)
+    fid.update(a[:, None, None, :], real=True)
+    fid.update(b[:, None, None, :], real=False)
+    mine = frechet_distance(Moments.of(a), Moments.of(b))
+    assert mine == pytest.approx(fid.compute().item(), rel=1e-6)
+
+
+def test_frechet_distance_of_gaussians_in_closed_form():
+    # Commuting covariances: |m1 - m2|^2 + sum (sqrt(l1) - sqrt(l2))^2.
+    a = exact([1.0, 2.0], [[4.0, 0.0], [0.0, 9.0]])
+    b = exact([0.0, 4.0], [[1.0, 0.0], [0.0, 25.0]])
+    assert frechet_distance(a, b) == pytest.approx(1 + 4 + 1 + 4, rel=1e-12)
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
+    c = exact([0.0, 0.0], (turn @ torch.diag(torch.tensor([4.0, 9.0]).double()) @ turn.T).tolist())
+    d = exact([0.0, 0.0], (turn @ torch.diag(torch.tensor([1.0, 25.0]).double()) @ turn.T).tolist())
+    assert frechet_distance(c, d) == pytest.approx(1 + 4, rel=1e-10)
+
+
+def test_frechet_distance_survives_fewer_images_than_features():
+    # All images on one line: d^2 = (s1 - s2)^2 though both covariances have rank 1.
+    line = torch.linspace(-1, 1, 11).double()
+    direction = torch.nn.functional.normalize(normal(1, 64).double(), dim=1)
+    a, b = line[:, None] * direction, 3 * line[:, None] * direction
+    assert frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(
+        (2 * line.std().item()) ** 2, rel=1e-6
+    )
+    assert frechet_distance(Moments.of(a), Moments.of(a)) == pytest.approx(0, abs=1e-6)
+
+
+def test_moments_refuse_what_has_none():
+    with pytest.raises(DataError, match="at least 2 images"):
+        frechet_distance(Moments.of(torch.ones(1, 3)), Moments.of(torch.ones(5, 3)))
+    with pytest.raises(DataError, match="not a finite number"):
+        Moments.of(torch.tensor([[1.0, float("nan")]]))
+
+
+def test_predicted_bias_is_what_simulation_finds():
+    reference = Moments.of(normal(200_000, 12, 1))
+    for n in (100, 400):
+        found = [frechet_distance(Moments.of(normal(n, 12, 2 + k)), reference) for k in range(200)]
+        assert predicted_bias(reference, n) == pytest.approx(np.mean(found), rel=0.05)
+
+
+def _reduce_in_process(rank: int, where: str, parts: list[torch.Tensor], out: str) -> None:
+    store = f"file://{where}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    moments = over_processes(Moments.of(parts[rank]))
+    if rank == 1:
+        torch.save((moments.n, moments.total, moments.outer), out)
+    torch.distributed.destroy_process_group()
+
+
+def test_moments_reduce_over_processes(tmp_path):
+    f = normal(31, 5, shift=1.0)
+    whole = Moments.of(f)
+    assert over_processes(whole) is whole
+    arguments = (str(tmp_path / "store"), [f[:10], f[10:]], str(tmp_path / "out.pt"))
+    torch.multiprocessing.spawn(_reduce_in_process, arguments, nprocs=2)
+    n, total, outer = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert n == 31
+    torch.testing.assert_close(total, whole.total, rtol=1e-13, atol=0)
+    torch.testing.assert_close(outer, whole.outer, rtol=1e-13, atol=0)
+
+
+# Kernel distance ---------------------------------------------------------------------------------
+
+
+def naive_kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
+    def k(a: np.ndarray, b: np.ndarray) -> float:
+        return (float(a @ b) / len(a) + 1) ** 3
+
+    n, m = len(x), len(y)
+    xx = sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    yy = sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    return xx + yy - 2 * sum(k(a, b) for a in x for b in y) / (n * m)
+
+
+def test_kernel_distance_is_the_double_sum():
+    x, y = normal(23, 4, 1), normal(17, 4, 2, shift=0.7)
+    truth = naive_kernel_distance(x.double().numpy(), y.double().numpy())
+    assert kernel_distance(x, y).value == pytest.approx(truth, rel=1e-10)
+    assert kernel_distance(y, x).value == pytest.approx(truth, rel=1e-10)
+
+
+def test_kernel_distance_is_torchmetrics_with_one_subset_of_all():
+    from torchmetrics.functional import image as _  # noqa: F401 (torchmetrics is installed)
+    from torchmetrics.image.kid import poly_mmd
+
+    x, y = normal(200, 8, 1).double(), normal(200, 8, 2, shift=0.3).double()
+    assert kernel_distance(x, y).value == pytest.approx(poly_mmd(x, y).item(), rel=1e-9)
+
+
+def test_kernel_distance_does_not_depend_on_the_block(monkeypatch):
+    x, y = normal(90, 6, 1), normal(70, 6, 2, shift=0.2)
+    whole = kernel_distance(x, y)
+    monkeypatch.setattr("pocketddpm.metrics.kernel.BLOCK", 13)
+    assert kernel_distance(x, y).value == pytest.approx(whole.value, rel=1e-11)
+    assert kernel_distance(x, y).low == pytest.approx(whole.low, rel=1e-11)
+
+
+def test_kernel_distance_of_gaussians_in_closed_form():
+    # In one dimension, N(0, s^2) and N(0, t^2): MMD^2 = 3 (s^2 - t^2)^2.
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(5000, 1, generator=g), 1.5 * torch.randn(5000, 1, generator=g)
+    found, truth = kernel_distance(x, y), 3 * (1 - 2.25) ** 2
+    assert found.low < truth < found.high
+    assert found.high - found.low < truth / 2
+
+
+def test_kernel_distance_has_no_bias():
+    values = [kernel_distance(normal(40, 4, k), normal(30, 4, 500 + k)).value for k in range(300)]
+    assert abs(np.mean(values)) < 3 * np.std(values) / 300**0.5
+    with pytest.raises(DataError, match="at least 2"):
+        kernel_distance(normal(1, 4), normal(5, 4))
+
+
+# Neighbours --------------------------------------------------------------------------------------
+
+
+def naive_neighbourhoods(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
+    def radii(x: np.ndarray, k: int) -> np.ndarray:
+        return np.array([sorted(np.linalg.norm(x - a, axis=1))[k] for a in x])  # [0] is itself
+
+    d = np.linalg.norm(real[:, None] - fake[None], axis=2)  # [N,M]
+    r3, r5, f3 = radii(real, 3), radii(real, 5), radii(fake, 3)
+    return {
+        "precision": float((d <= r3[:, None]).any(0).mean()),
+        "recall": float((d <= f3[None]).any(1).mean()),
+        "density": float((d <= r5[:, None]).sum(0).mean() / 5),
+        "coverage": float((d <= r5[:, None]).any(1).mean()),
+    }
+
+
+@pytest.mark.parametrize("block", [500, 7])
+def test_neighbourhoods_are_the_loops(block, monkeypatch):
+    monkeypatch.setattr("pocketddpm.metrics.neighbours.BLOCK", block)
+    real, fake = normal(60, 3, 1, shift=100.0), normal(45, 3, 2, shift=100.4, scale=0.7)
+    found = neighbourhoods(real, fake)
+    truth = naive_neighbourhoods(real.double().numpy(), fake.double().numpy())
+    for name, value in truth.items():
+        assert getattr(found, name).double().mean().item() == pytest.approx(value), name
+    assert (len(found.precision), len(found.recall)) == (45, 60)
+
+
+def test_neighbourhoods_tell_fidelity_from_coverage():
+    """Samples of half of the real distribution are precise; swapped, they have full recall."""
+    g = torch.Generator().manual_seed(0)
+    both = torch.cat([torch.randn(300, 2, generator=g), torch.randn(300, 2, generator=g) + 30])
+    one = torch.randn(600, 2, generator=g)
+    found, swapped = neighbourhoods(both, one), neighbourhoods(one, both)
+    means = {k: getattr(found, k).double().mean().item() for k in vars(found)}
+    assert means["precision"] > 0.9
+    assert means["recall"] < 0.55
+    assert means["coverage"] < 0.55
+    assert swapped.precision.double().mean() < 0.55
+    assert swapped.recall.double().mean() > 0.9
+
+
+def test_a_row_is_not_its_own_neighbour_but_its_copy_is():
+    x = torch.tensor([[0.0], [0.0], [3.0], [7.0]]).double()
+    (first,) = ball_radii(x, 1)
+    torch.testing.assert_close(first, torch.tensor([0.0, 0.0, 9.0, 16.0]).double())
+    with pytest.raises(DataError, match="more than 3"):
+        ball_radii(x[:3], 3)
+
+
+# Memorisation ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1000, 3])
+def test_nearest_is_the_loop_and_copies_are_at_zero(rows, monkeypatch):
+    monkeypatch.setattr("pocketddpm.metrics.memorisation.ROWS", rows)
+    monkeypatch.setattr("pocketddpm.metrics.memorisation.COLUMNS", 4)
+    rng = np.random.default_rng(0)
+    train = rng.integers(0, 256, (11, 20), dtype=np.uint8)
+    x = rng.integers(0, 256, (7, 20), dtype=np.uint8)
+    x[2] = train[9]
+    found = nearest(torch.from_numpy(x), torch.from_numpy(train))
+    distance = np.linalg.norm(x[:, None].astype(float) - train[None], axis=2)
+    np.testing.assert_array_equal(found.index, distance.argmin(1))
+    np.testing.assert_allclose(found.distance, distance.min(1))
+    assert found.distance[2] == 0
+
+
+def test_suspects_are_one_percent_of_held_out_images():
+    held_out = torch.arange(1000).double()
+    assert suspects(held_out, held_out).double().mean() == 0.01
+    assert suspects(torch.zeros(5), held_out).all()
+    assert not suspects(torch.full((5,), 50.0), held_out).any()
+
+
+def test_distinct_share():
+    images = np.array([[1, 2], [1, 2], [2, 1], [3, 3]], np.uint8)
+    assert distinct_share(images) == 0.75
+
+
+# Verdicts ----------------------------------------------------------------------------------------
+
+
+def test_class_score_is_torchmetrics_and_has_its_limits():
+    from torchmetrics.image.inception import InceptionScore
+
+    logits = 3 * normal(500, 10, 1)
+    theirs = InceptionScore(feature=torch.nn.Identity(), splits=1)
+    theirs.update(logits)
+    assert class_score(logits).value == pytest.approx(theirs.compute()[0].item(), rel=1e-4)
+    assert class_score(torch.zeros(10, 10)).value == pytest.approx(1)
+    assert class_score(100 * torch.eye(10)).value == pytest.approx(10)
+    assert class_score(100 * torch.eye(10)[:4]).value == pytest.approx(4)
+
+
+def test_agreement_is_accuracy():
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [0.0, 3.0, 1.0], [1.0, 0.0, 0.5]])
+    assert agreement(logits, torch.tensor([0, 2, 1, 2])).value == 0.75
+
+
+# Intervals ---------------------------------------------------------------------------------------
+
+
+def test_bootstrap_agrees_with_the_normal_interval_for_a_mean():
+    terms = normal(2000, 1, 3)[:, 0].double()
+    found = bootstrap(2000, terms.mean().item(), lambda c: float(c.double() @ terms / c.sum()))
+    truth = of_mean(terms)
+    assert found.value == pytest.approx(truth.value)
+    assert found.high - found.low == pytest.approx(truth.high - truth.low, rel=0.25)
+    assert int(resample_counts(2000, 5).sum()) == 2000
+    assert not torch.equal(resample_counts(2000, 5), resample_counts(2000, 6))
+
+
+def test_ratio_and_difference():
+    spread = torch.linspace(-1, 1, 101).double()
+    a, b = Estimate(10.0, 9.05, 10.95, spread), Estimate(5.0, 4.05, 5.95, spread)
+    r, d = ratio(a, b), difference(a, b)
+    assert (r.value, d.value) == (2.0, 5.0)
+    assert 9 / 6 < r.low < 2 < r.high < 11 / 4
+    assert d.high - d.value == pytest.approx((0.95**2 * 2) ** 0.5)
+    assert np.isnan(ratio(a, Estimate(0.0, 0.0, 0.0)).value)
+
+
+# Halves ------------------------------------------------------------------------------------------
+
+
+def test_halves_are_fixed_and_share_nothing():
+    a, b = halves(60_000)
+    assert (len(a), len(b)) == (30_000, 30_000)
+    assert sorted([*a, *b]) == list(range(60_000))
+    # The shipped extractors were trained on these: other numbers here would be another protocol.
+    assert (a[:4].tolist(), b[:4].tolist()) == (HALF_A, HALF_B)
+    assert [len(h) for h in halves(7)] == [3, 4]
+    assert len(set(draw(100, 40).tolist())) == 40
+
+
+HALF_A, HALF_B = [0, 3, 4, 5], [1, 2, 7, 9]
