@@ -34,6 +34,9 @@ MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; exits with 0, 2 (the user can mend it) or 130 (Ctrl-C)."""
+    # Threads that wait for each other must not spin: beside one other busy process, spinning made
+    # training six times slower (docs/design.md). Read when torch is loaded, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         command = tyro.cli(
             Command,  # type: ignore[arg-type]
