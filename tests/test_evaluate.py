@@ -145,7 +145,7 @@ def test_altered_and_foreign_extractors_are_refused(own, tmp_path):
 def test_shipped_files_are_small_whole_and_named(name):
     entry = EXTRACTORS.load(name)
     assert entry.ROLE in ("metric", "judge")
-    for data, asset in {**entry.WEIGHTS, **entry.MOMENTS}.items():
+    for data, asset in (*entry.WEIGHTS.items(), *entry.MOMENTS.items()):
         path = ASSETS / asset.file
         assert path.stat().st_size < 500_000
         facts, _ = asset.open()
@@ -156,7 +156,7 @@ def test_shipped_files_are_small_whole_and_named(name):
         wanted = {"metric": "A", "judge": "B"}[entry.ROLE]
         assert extractor.facts["half"] == wanted
         if extractor.classes:
-            least = {"mnist": 0.994, "fashion-mnist": 0.925}[data]
+            least = {"mnist": 0.994, "fashion-mnist": 0.92}[data]
             assert extractor.facts["test_accuracy"] >= least
 
 
@@ -372,18 +372,19 @@ def test_the_floor_makes_the_samples_journey(digits, tmp_path, capsys):
 def test_built_in_sets_need_no_images(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("POCKETDDPM_DATA", str(tmp_path))
     rng = np.random.default_rng(0)
-    # Fashion-MNIST has no features of its own yet, and neither set a judge.
-    for data, spaces in (("mnist", 2), ("fashion-mnist", 1)):
+    # The judge of MNIST is not shipped yet: its agreement is skipped by name.
+    for data, judged in (("mnist", False), ("fashion-mnist", True)):
         images = rng.integers(0, 256, (30, 32, 32), dtype=np.uint8)
         np.savez(tmp_path / "s.npz", images=images, labels=np.arange(30) % 10)
         run("evaluate", tmp_path / "s.npz", "--data", data, "--json", "--n", "25")
         report = json.loads(capsys.readouterr().out)
         measures = report["measures"]
         assert report["n"] == 25
-        assert len([m for m in measures if m.startswith("frechet")]) == spaces
-        if spaces == 2:
-            assert measures["class score"]["real"]["value"] > 0.9
-        assert {"memorisation", "label agreement"} <= set(report["skipped"])
+        assert len([m for m in measures if m.startswith("frechet")]) == 2
+        for name in ("class score", "agreement") if judged else ("class score",):
+            assert measures[name]["real"]["value"] > 0.9
+        assert "memorisation" in report["skipped"]
+        assert ("label agreement" in report["skipped"]) == (not judged)
         assert report["facts"]["size"] == "28x28, the middle of 32x32"
 
 
