@@ -372,8 +372,7 @@ def test_the_floor_makes_the_samples_journey(digits, tmp_path, capsys):
 def test_built_in_sets_need_no_images(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("POCKETDDPM_DATA", str(tmp_path))
     rng = np.random.default_rng(0)
-    # The judge of MNIST is not shipped yet: its agreement is skipped by name.
-    for data, judged in (("mnist", False), ("fashion-mnist", True)):
+    for data in ("mnist", "fashion-mnist"):
         images = rng.integers(0, 256, (30, 32, 32), dtype=np.uint8)
         np.savez(tmp_path / "s.npz", images=images, labels=np.arange(30) % 10)
         run("evaluate", tmp_path / "s.npz", "--data", data, "--json", "--n", "25")
@@ -381,10 +380,9 @@ def test_built_in_sets_need_no_images(tmp_path, monkeypatch, capsys):
         measures = report["measures"]
         assert report["n"] == 25
         assert len([m for m in measures if m.startswith("frechet")]) == 2
-        for name in ("class score", "agreement") if judged else ("class score",):
+        for name in ("class score", "agreement"):
             assert measures[name]["real"]["value"] > 0.9
         assert "memorisation" in report["skipped"]
-        assert ("label agreement" in report["skipped"]) == (not judged)
         assert report["facts"]["size"] == "28x28, the middle of 32x32"
 
 
@@ -416,8 +414,6 @@ def test_bad_evaluations_are_one_line(args, message, tmp_path, monkeypatch, caps
 @pytest.mark.slow
 def test_the_yardstick_orders_what_it_must(real_data):
     setting = load_setting("mnist")
-    if setting.judge is None:
-        pytest.skip("the judge of MNIST is not trained yet")
     reports = sensitivity.scores(setting, n=2000)
 
     def ratio(change: str, space: int = 0) -> float:
