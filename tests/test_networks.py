@@ -21,6 +21,7 @@ SMALL = {
         "time_dim": 16,
     },
     "small-unet": {"widths": (4, 8, 12), "time_dim": 16},
+    "lean": {"widths": (16, 32), "blocks": (1, 2), "head_width": 8},
 }
 LIGHT = [name for name in NETWORKS.names() if name != "diffunet"]  # 94M: its own file tests it
 
@@ -150,6 +151,32 @@ def test_the_unet_drops_out_only_in_training():
 def test_impossible_unets_are_refused(shape, sizes, message):
     with pytest.raises(ConfigError, match=message):
         build("unet", shape, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "message"),
+    [
+        ((1, 10, 12), {}, r"divides by 4, got 10x12; use --image-size 12x12"),
+        ((1, 8, 8), {"blocks": (1,)}, "as many blocks as widths"),
+        ((1, 8, 8), {"blocks": (0, 1)}, "at least 1"),
+        ((1, 8, 8), {"patch": 0}, "patch must be at least 1"),
+        ((1, 8, 8), {"widths": (15, 32)}, "even and positive"),
+        ((1, 8, 8), {"widths": (16, 20)}, "divide by head_width = 8"),
+    ],
+)
+def test_impossible_lean_networks_are_refused(shape, sizes, message):
+    with pytest.raises(ConfigError, match=message):
+        build("lean", shape, **sizes)
+
+
+@torch.no_grad()
+def test_the_lean_network_begins_as_zero_and_takes_any_depth():
+    x, t = inputs((3, 32, 64))
+    net = build("lean", (3, 32, 64), widths=(16, 16, 32), blocks=(1, 2, 1), patch=4)
+    assert_close(net(x, t), torch.zeros_like(x), rtol=0, atol=0)
+    assert wake(net)(x, t).shape == x.shape
+    plain = wake(build("lean", attention=False, widths=(16, 18), blocks=(1, 1)))
+    assert plain(x[:, :1], t).shape == (3, 1, 32, 64)
 
 
 def test_tables_of_times_follow_the_schedule():

@@ -22,7 +22,7 @@ class DataConfig:
     name: a built-in data set or the path of a folder. image_size: (height, width); None keeps the
     files' own. fit: how another size is reached. subset: the first N images. classes: names to
     keep. flip: random horizontal flips (None: the data set's own habit). low, high: where the
-    bytes 0 and 255 go in the network's range.
+    bytes 0 and 255 go in the network's range. center: subtract the mean training image.
     """
 
     name: str
@@ -33,6 +33,7 @@ class DataConfig:
     flip: bool | None = None
     low: float = -1.0
     high: float = 1.0
+    center: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class OptimiserConfig:
     images seen so far, so that a young average is not stuck at the start).
     """
 
-    name: Literal["adam", "adamw"] = "adamw"
+    name: Literal["adam", "adamw", "muon"] = "adamw"
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01

@@ -100,6 +100,8 @@ class Session:
         labelled = images.labels is not None and takes_labels(experiment.network)
         classes = images.classes if labelled else ()
         scaling = Scaling(data.low, data.high)
+        if data.center:
+            scaling = scaling.centered(images.images, where)
         self.meta: dict[str, Any] = {
             "experiment": self.experiment.to_dict(),
             "shape": list(images.shape),
@@ -139,7 +141,7 @@ class Session:
             schedule,
             null=len(classes) if classes else None,
             batch_size=training.batch_size,
-            bins=Bins(*scaling.bounds, scaling.bin_width),
+            bins=Bins(*scaling.model_bounds, scaling.bin_width),
         )
         self.network = network
         self.trainer = Trainer(

@@ -35,6 +35,8 @@ class Train:
     """Train on these classes only, such as 0,1,7."""
     flip: Literal["yes", "no"] | None = None
     """Mirror images at random."""
+    center: Literal["yes", "no"] | None = None
+    """Subtract the mean training image."""
     network: str | None = None
     """Another network."""
     net: str | None = None
@@ -59,6 +61,10 @@ class Train:
     """How much each noise level counts in the loss."""
     times: Literal["uniform", "stratified", "log-normal", "importance"] | None = None
     """How noise levels are drawn."""
+    p_mean: float | None = None
+    """Mean of ln sigma, for log-normal times."""
+    p_std: float | None = None
+    """Deviation of ln sigma, for log-normal times."""
     progressive: Literal["yes", "no"] | None = None
     """Begin with 10 noise levels, and double them up to half of the run."""
     variance: Literal["beta", "beta-tilde", "learned"] | None = None
@@ -79,7 +85,7 @@ class Train:
     """Parts in which a batch is computed, to save memory."""
     batches_per_epoch: int | None = None
     """A shorter epoch, freshly shuffled each time."""
-    optimiser: Literal["adam", "adamw"] | None = None
+    optimiser: Literal["adam", "adamw", "muon"] | None = None
     """Another optimiser."""
     lr: float | None = None
     """Peak learning rate."""
@@ -153,6 +159,7 @@ class Train:
             subset=self.subset,
             classes=parse_names(self.classes) if self.classes else None,
             flip=_truth(self.flip),
+            center=_truth(self.center),
         )
         if not data.name:
             raise ConfigError("this preset needs images: give --data FOLDER")
@@ -187,6 +194,8 @@ class Train:
                 loss=self.loss,
                 weighting=self.weighting,
                 times=self.times,
+                p_mean=self.p_mean,
+                p_std=self.p_std,
                 progressive=_truth(self.progressive),
                 variance=self.variance,
                 label_dropout=self.label_dropout,

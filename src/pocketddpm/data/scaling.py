@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pocketddpm.errors import ConfigError
@@ -42,10 +44,22 @@ class Scaling:
     def __hash__(self) -> int:
         return hash((self.low, self.high))
 
+    def centered(self, images: NDArray[np.uint8], device: torch.device) -> "Scaling":
+        """Return this map less the mean of images, uint8 [N,C,H,W], which is kept on the device."""
+        mean = images.mean(0, dtype=np.float64) / 255 * (self.high - self.low) + self.low
+        return Scaling(self.low, self.high, torch.from_numpy(mean).float().to(device))
+
     @property
     def bounds(self) -> tuple[float, float]:
         """What 0 and 255 are mapped to, before a mean is subtracted."""
         return self.low, self.high
+
+    @property
+    def model_bounds(self) -> tuple[float | Tensor, float | Tensor]:
+        """What 0 and 255 become in model units: two numbers, or [C,H,W] under a mean image."""
+        if self.mean is None:
+            return self.low, self.high
+        return self.low - self.mean, self.high - self.mean
 
     @property
     def bin_width(self) -> float:

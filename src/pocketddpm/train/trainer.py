@@ -21,6 +21,7 @@ from pocketddpm.data.loader import Loader
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.errors import CheckpointError, ConfigError, DDPMError
 from pocketddpm.objective import Objective
+from pocketddpm.train.optimiser import build_optimisers, load_optimisers, optimiser_tensors
 from pocketddpm.train.plan import Plan, ema_decay, learning_rate, plan_for
 
 WARMUP_STEPS = 3  # timed before a budget in minutes is fixed, after one untimed step
@@ -76,8 +77,7 @@ class Trainer:
         self.network = network.to(accelerator.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         weights = self.network.state_dict() if experiment.optimiser.ema_half_life else {}
         self.ema = {k: v.detach().clone() for k, v in weights.items()}
-        trainable = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = _optimizer(experiment, trainable)
+        self.optimisers = build_optimisers(experiment.optimiser, self.network)
         self.wrapped: nn.Module = accelerator.prepare(self.network)
         self.images_seen = 0
         self.seconds = 0.0
@@ -152,8 +152,9 @@ class Trainer:
     def _step(self, lr: float, progress: float) -> tuple[Tensor, Tensor]:
         """Take one optimiser step and return its loss and gradient norm."""
         config, optimiser = self.experiment.training, self.experiment.optimiser
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        for each in self.optimisers:
+            for group in each.param_groups:
+                group["lr"] = lr
         loss, positions, losses = self._gradient(progress)
         limit = optimiser.grad_clip or float("inf")
         parameters = [p for p in self.network.parameters() if p.grad is not None]
@@ -163,8 +164,9 @@ class Trainer:
                 f"the gradient is not finite after {self.images_seen} images; the weights and the "
                 "last checkpoint are intact; try a smaller --lr or --precision float32"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for each in self.optimisers:
+            each.step()
+            each.zero_grad()
         self.objective.observe(positions, losses, config.seed, progress, self.accelerator.gather)
         self.images_seen += config.batch_size
         if self.ema:
@@ -230,7 +232,8 @@ class Trainer:
         if self.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = torch.tensor(time.monotonic() - started, device=self.accelerator.device)
-        self.optimizer.zero_grad()
+        for each in self.optimisers:
+            each.zero_grad()
         slowest = float(self.accelerator.reduce(seconds, "mean"))  # type: ignore[arg-type]
         return self.experiment.training.batch_size * WARMUP_STEPS / slowest
 
@@ -260,8 +263,8 @@ class Trainer:
         tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
         tensors |= {f"scaling.{k}": v for k, v in self.scaling.tensors().items()}
         if with_state:
-            for i, state in self.optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+            states = optimiser_tensors(self.optimisers)
+            tensors |= {f"optimizer.{k}": v for k, v in states.items()}
             tensors |= {f"objective.{k}": v for k, v in self.objective.state().items()}
         run = {
             "step": self.step,
@@ -277,15 +280,7 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same experiment; CheckpointError if it does not fit."""
         run = checkpoint.meta["run"]
-        parameters = self.optimizer.param_groups[0]["params"]
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in checkpoint.part("optimizer").items():
-            number, key = name.split(".", 1)
-            like = parameters[int(number)] if int(number) < len(parameters) else tensor
-            if tensor.shape == like.shape and tensor.ndim:
-                # Fused optimisers walk raw memory: moments must lie as their weights do.
-                tensor = torch.empty_like(like, requires_grad=False).copy_(tensor)
-            states.setdefault(int(number), {})[key] = tensor
+        states = checkpoint.part("optimizer")
         if not states and run["step"]:
             raise CheckpointError(
                 "this checkpoint holds weights only (a best or exported one) and cannot be "
@@ -295,8 +290,7 @@ class Trainer:
             self.network.load_state_dict(checkpoint.part("model"))
             for k, v in checkpoint.part("ema").items():
                 self.ema[k].copy_(v)
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+            load_optimisers(self.optimisers, states)
             self.objective.load(checkpoint.part("objective"))
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"the checkpoint does not fit this network: {error}") from error
@@ -306,15 +300,3 @@ class Trainer:
         self.best_loss = run["best_loss"]
         self._epoch_sum = torch.tensor(run["epoch_sum"], dtype=torch.float64)
         self._epoch_steps = run["epoch_steps"]
-
-
-def _optimizer(experiment: Experiment, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    config = experiment.optimiser
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[config.name](
-        parameters,
-        lr=config.lr,
-        betas=config.betas,
-        weight_decay=config.weight_decay if config.name == "adamw" else 0.0,
-        fused=True,
-    )

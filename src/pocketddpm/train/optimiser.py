@@ -1,0 +1,121 @@
+"""Optimisers by name: Adam and AdamW from torch, and Muon for the matrices of a network.
+
+Muon (Jordan 2024, kellerjordan.github.io/posts/muon) steps along the nearest orthogonal matrix of
+its momentum; convolutions count as matrices [out, in k k]. Everything that is no hidden matrix
+(vectors, embeddings, the first and the last layer) is left to AdamW.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pocketddpm.config import OptimiserConfig
+
+MOMENTUM = 0.95
+ADAM_RMS = 0.2  # root mean square of a typical AdamW step, which Muon's is scaled to
+FEWEST = 16  # rows and input channels that make a matrix: below are first and last layers
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+
+
+def build_optimisers(
+    config: OptimiserConfig, network: nn.Module
+) -> tuple[torch.optim.Optimizer, ...]:
+    """Return one optimiser, or Muon and the AdamW beside it; all take the same learning rate."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if config.name == "adam":
+        return (torch.optim.Adam(parameters, lr=config.lr, betas=config.betas, fused=True),)
+    hidden = hidden_matrices(network) if config.name == "muon" else []
+    chosen = {id(p) for p in hidden}
+    adamw = torch.optim.AdamW(
+        [p for p in parameters if id(p) not in chosen],
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    if not hidden:
+        return (adamw,)
+    return Muon(hidden, lr=config.lr, weight_decay=config.weight_decay), adamw
+
+
+def hidden_matrices(network: nn.Module) -> list[nn.Parameter]:
+    """Return the weights that Muon is for: of linear and convolution layers inside the network."""
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    weights = [m.weight for m in network.modules() if isinstance(m, layers)]
+    return [p for p in weights if p.requires_grad and min(p.shape[:2]) >= FEWEST]
+
+
+def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Return what the optimisers remember, as 'NUMBER.NAME', parameters numbered throughout."""
+    numbered = enumerate(p for each in optimisers for g in each.param_groups for p in g["params"])
+    states = {p: state for each in optimisers for p, state in each.state.items()}
+    return {f"{i}.{k}": v for i, p in numbered for k, v in states.get(p, {}).items()}
+
+
+def load_optimisers(
+    optimisers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, Tensor]
+) -> None:
+    """Give the optimisers back what `optimiser_tensors` returned; KeyError if it does not fit."""
+    owners = [(each, p) for each in optimisers for g in each.param_groups for p in g["params"]]
+    for name, tensor in tensors.items():
+        number, key = name.split(".", 1)
+        if int(number) >= len(owners):
+            raise KeyError(name)
+        optimiser, p = owners[int(number)]
+        if tensor.ndim and tensor.shape != p.shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {tuple(p.shape)}")
+        if tensor.ndim:
+            # Fused optimisers walk raw memory: moments must lie as their weights do.
+            tensor = torch.empty_like(p, requires_grad=False).copy_(tensor)
+        optimiser.state[p][key] = tensor
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised, with Nesterov's look ahead.
+
+    A step is lr * 0.2 * sqrt(max(rows, columns)) times an orthogonal matrix, so that its root mean
+    square is that of AdamW's and both take one learning rate (arXiv 2502.16982, eq. 4).
+    torch.optim.Muon takes matrices only; on those this one agrees with it, which a test checks.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], *, lr: float, weight_decay: float) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take one step; parameters without a gradient stay."""
+        for group in self.param_groups:
+            alike: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    state = self.state[p]
+                    if not state:
+                        state["momentum"] = torch.zeros_like(p)
+                    state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
+                    ahead = p.grad.lerp(state["momentum"], MOMENTUM).flatten(1)
+                    alike.setdefault((ahead.shape[0], ahead.shape[1]), []).append((p, ahead))
+            for (rows, columns), pairs in alike.items():
+                size = group["lr"] * ADAM_RMS * max(rows, columns) ** 0.5
+                steps = orthogonalised(torch.stack([ahead for _, ahead in pairs]))
+                for (p, _), update in zip(pairs, steps, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.sub_(update.view(p.shape).to(p.dtype), alpha=size)
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Return nearly U V^T of each matrix U S V^T, [N,rows,columns]; singular values in 0.7..1.2.
+
+    Five Newton-Schulz steps with the coefficients that rise fastest at 0, in bfloat16.
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.bfloat16()
+    wide = x.shape[1] <= x.shape[2]
+    x = x if wide else x.mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x if wide else x.mT
