@@ -216,8 +216,10 @@ def test_every_combination_trains_or_is_refused(prediction, loss, schedule):
         assert 0.99 < float((after / before).detach()) < 1
         trained += 1
     # All weightings, times and two variances; the bound takes one weighting and no log-normal.
-    usual = {"mse": 48, "l1": 48, "huber": 48, "vlb": 9, "hybrid": 18}[loss]
-    bounded = {"mse": 18, "l1": 18, "huber": 18, "vlb": 9, "hybrid": 9}[loss]
+    # Consistency takes one weighting, all times and two variances, of edm alone.
+    tuned = 8 if prediction == "edm" else 0
+    usual = {"mse": 48, "l1": 48, "huber": 48, "vlb": 9, "hybrid": 18, "consistency": tuned}[loss]
+    bounded = {"mse": 18, "l1": 18, "huber": 18, "vlb": 9, "hybrid": 9, "consistency": 0}[loss]
     at_zero = 0 if prediction == "eps" else bounded
     assert trained == (at_zero if schedule.name == "flow" else usual)
 
@@ -253,6 +255,7 @@ def test_losses_by_hand(loss):
         ({"variance": "learned"}, COSINE, "'mse' does not train a learned variance"),
         ({"loss": "hybrid"}, COSINE, "use --variance learned"),
         ({"loss": "vlb", "weighting": "p2"}, COSINE, "leave --weighting p2 out"),
+        ({"loss": "consistency"}, COSINE, "use --prediction edm"),
         ({"loss": "vlb", "times": "log-normal"}, COSINE, "counts every time alike"),
         ({"sigma_data": 0.0}, COSINE, "must be positive, got 0.0"),
         ({"p_std": -1.0}, COSINE, "must be positive"),

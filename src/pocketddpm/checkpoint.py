@@ -23,6 +23,7 @@ from pocketddpm.output import replacing
 FORMAT_VERSION = 1
 _KEY = "pocketddpm"
 _MAX_HEADER = 64 * 2**20
+_SHIPPED = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,28 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(meta, tensors)
 
 
+def shipped() -> tuple[str, ...]:
+    """Return the names of the models that come with the package."""
+    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.safetensors")))
+
+
 def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that `path` means: itself, or the last one of a run folder."""
+    """Return the checkpoint that `path` means: itself, the last of a run folder, a shipped name.
+
+    Raises CheckpointError when there is none. What lies on the disk comes before a shipped name.
+    """
     if path.is_dir():
         for name in ("last.safetensors", "previous.safetensors", "best.safetensors"):
             if (path / name).is_file():
                 return path / name
         raise CheckpointError(f"{path} holds no checkpoint; is it a run folder of `train`?")
     if not path.exists():
-        raise CheckpointError(f"no model at {path}; give a run folder or a .safetensors file")
+        if str(path) in shipped():
+            return _SHIPPED / f"{path}.safetensors"
+        raise CheckpointError(
+            f"no model at {path}; give a run folder, a .safetensors file"
+            + "".join(f" or {name}" for name in shipped())
+        )
     return path
 
 

@@ -59,7 +59,8 @@ class ScheduleConfig:
 class ObjectiveConfig:
     """What is learned.
 
-    loss: 'vlb' is the variational bound, 'hybrid' the mean squared error with a little of it.
+    loss: 'vlb' is the variational bound, 'hybrid' the mean squared error with a little of it;
+    'consistency' makes a trained model one of few steps.
     weighting: how much each time counts. times: how t is drawn; p_mean and p_std are those of
     ln sigma for 'log-normal'. progressive: few times at first. variance: of the bound's steps;
     'learned' gives the network a second output. sigma_data: the deviation of the images' pixels,
@@ -68,7 +69,7 @@ class ObjectiveConfig:
     """
 
     prediction: Literal["eps", "x0", "v", "edm"] = "v"
-    loss: Literal["mse", "l1", "huber", "vlb", "hybrid"] = "mse"
+    loss: Literal["mse", "l1", "huber", "vlb", "hybrid", "consistency"] = "mse"
     weighting: Literal["simple", "ddpm", "min-snr", "soft-min-snr", "p2", "edm"] = "simple"
     times: Literal["uniform", "stratified", "log-normal", "importance"] = "uniform"
     p_mean: float = -1.2

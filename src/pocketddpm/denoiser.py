@@ -46,6 +46,7 @@ class Denoiser:
     null: the label value that means "no label".
     clip: brings an x0 estimate into the data's range, or None. eps is re-derived afterwards.
     guide: a weaker network with the same prediction, for autoguidance in the place of `null`.
+    bf16: whether the network computes in bfloat16; everything around it stays as it is.
     nfe: network evaluations of an image so far, over all calls.
     """
 
@@ -56,6 +57,7 @@ class Denoiser:
     null: int | None = None
     clip: Callable[[Tensor], Tensor] | None = None
     guide: nn.Module | None = None
+    bf16: bool = False
     nfe: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -109,7 +111,8 @@ class Denoiser:
         self.nfe += 1
         times = torch.full((len(x_t),), t, dtype=torch.float32, device=x_t.device)
         a, b = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-        return ask(network, self.prediction, x_t, times, labels, a, b)
+        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
+            return ask(network, self.prediction, x_t, times, labels, a, b)
 
     def _weak(self, x_t: Tensor, t: float, alpha_bar: float) -> Answer:
         if self.guide is not None:

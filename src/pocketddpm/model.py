@@ -11,7 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pocketddpm.build import SamplerChoice, build_network, build_sampler, build_schedule
+from pocketddpm.build import (
+    SamplerChoice,
+    build_network,
+    build_sampler,
+    build_schedule,
+    pick_precision,
+)
 from pocketddpm.catalog import SAMPLERS
 from pocketddpm.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from pocketddpm.config import Experiment, Options, from_dict
@@ -63,11 +69,13 @@ class Model:
         guidance: Guidance | float = 1.0,
         guide: "Model | None" = None,
         clip: bool = True,
+        precision: str = "float32",
     ) -> Denoiser:
         """Return what samplers and metrics see.
 
         labels: int64 [B] (None: no label). guidance: a `Guidance`, or its scale. guide: a weaker
         model, for autoguidance. clip: whether x0 estimates are kept in the images' range.
+        precision: the network's: 'float32', 'bf16', or 'auto' (bf16 where hardware multiplies it).
         Raises ConfigError for guidance that this model cannot follow.
         """
         guidance = as_guidance(guidance)
@@ -83,6 +91,7 @@ class Model:
             null=len(self.classes) if self.classes else None,
             clip=self._clip(guidance.threshold) if clip or guidance.threshold else None,
             guide=None if guide is None else guide.network,
+            bf16=pick_precision(precision, self.device) == "bf16",
         )
 
     def _clip(self, threshold: float | None) -> Callable[[Tensor], Tensor]:
@@ -166,6 +175,7 @@ class Model:
         seed: int = 0,
         batch_size: int = 100,
         first: int = 0,
+        precision: str = "float32",
         watch: Watch | None = None,
     ) -> Samples:
         """Draw n images; None means what the checkpoint's experiment says.
@@ -173,6 +183,7 @@ class Model:
         labels: int64 [n] in 0..classes (classes: no label); None for no labels at all.
         guidance: a `Guidance`, or its scale; guide: a weaker model, for autoguidance. Image k
         depends on (seed, first + k), its label and the settings alone, whatever the batch size.
+        precision: as in `denoiser`; bf16 is faster and no picture is quite the same.
         watch(which, state) is called after every step of every batch, and once with the noise.
         Raises ConfigError for settings that cannot work.
         """
@@ -189,7 +200,9 @@ class Model:
             which = slice(start, min(start + batch_size, n))
             index = torch.arange(first + which.start, first + which.stop, device=self.device)
             y = None if labels is None else torch.from_numpy(labels[which]).to(self.device)
-            denoiser = self.denoiser(y, guidance=how, guide=guide, clip=plan.clip)
+            denoiser = self.denoiser(
+                y, guidance=how, guide=guide, clip=plan.clip, precision=precision
+            )
             state = None
             for state in sample(
                 denoiser,

@@ -19,12 +19,15 @@ from pocketddpm.times import Gather, Times, build_times
 from pocketddpm.weighting import weight_table
 
 HYBRID_SHARE = 0.001  # of the bound in bits/dim, in the hybrid loss
+CONSISTENCY_STAGES = 8  # halvings of the gap between t and r
+HUBER_WIDTH = 0.00054  # per root of the number of values (arXiv 2310.14189)
 
 
 class Asked(NamedTuple):
     """One batch with the network's answer. t: int64 [B] on the CPU. a, b: [B,1,1,1].
 
-    weight: [B], of the squared error. The rest: [B,C,H,W].
+    weight: [B], of the squared error. progress: share of the run that is done. believe(x, t, a, b):
+    the network's x0 estimate at other times, without gradient. The rest: [B,C,H,W].
     """
 
     t: Tensor
@@ -35,6 +38,8 @@ class Asked(NamedTuple):
     b: Tensor
     weight: Tensor
     answer: Answer
+    progress: float
+    believe: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,13 @@ class Objective:
             y = torch.where(hidden, self.null, y)
         answer = ask(network, self.prediction, x_t, t.to(x0.device, torch.float32), y, a, b)
         weight = self.weights[t - 1].to(x0)
-        losses = LOSSES[self.loss](self, Asked(t, x0, eps, x_t, a, b, weight, answer))
+
+        @torch.no_grad()
+        def believe(x: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
+            return self.prediction.x0(ask(network, self.prediction, x, t, y, a, b).output, x, a, b)
+
+        asked = Asked(t, x0, eps, x_t, a, b, weight, answer, progress, believe)
+        losses = LOSSES[self.loss](self, asked)
         return losses * importance.to(losses)
 
     def observe(
@@ -141,12 +152,40 @@ def _hybrid(objective: Objective, asked: Asked) -> Tensor:
     return LOSSES["mse"](objective, asked) + HYBRID_SHARE * _bound(objective, fixed)
 
 
+def _consistency(objective: Objective, asked: Asked) -> Tensor:
+    """Return how far the x0 estimates at t and at a smaller r on the same noise differ.
+
+    Easy consistency tuning (arXiv 2406.14548): sigma_r / sigma_t = 1 - n(sigma_t) / 2^stage with
+    n = 1 + 8 sigmoid(-sigma_t); the gap halves `CONSISTENCY_STAGES` times over the run, and below
+    the schedule's smallest sigma the image itself is the target. Pseudo-Huber distance over
+    sigma_t - sigma_r.
+    """
+    _, x0, eps, x_t, a, b, _, answer, progress, believe = asked
+    sigma_t = b / a
+    stage = 1 + int(CONSISTENCY_STAGES * progress)
+    gap = (1 + 8 * torch.sigmoid(-sigma_t)) / 2**stage
+    sigma_r = sigma_t * (1 - gap).clamp(min=0)
+    clean = sigma_r < float(objective.schedule.sigma[1])
+    sigma_r = torch.where(clean, objective.schedule.sigma[1].to(sigma_r), sigma_r)
+    a_r = (1 + sigma_r.square()).rsqrt()
+    b_r = sigma_r * a_r
+    log_snr = -2 * sigma_r.flatten().double().log()
+    r = objective.schedule.time_of(log_snr.cpu()).to(x0)
+    target = torch.where(clean, x0, believe(a_r * x0 + b_r * eps, r, a_r, b_r))
+    sigma_r = torch.where(clean, 0.0, sigma_r)
+    x0_hat = objective.prediction.x0(answer.output, x_t, a, b)
+    distance = (x0_hat - target).square().flatten(1).sum(1)
+    c = HUBER_WIDTH * x0[0].numel() ** 0.5
+    return ((distance + c**2).sqrt() - c) / (sigma_t - sigma_r).flatten() / x0[0].numel() ** 0.5
+
+
 LOSSES: dict[str, Loss] = {
     "mse": _distance(F.mse_loss),
     "l1": _distance(F.l1_loss),
     "huber": _distance(F.smooth_l1_loss),
     "vlb": _bound,
     "hybrid": _hybrid,
+    "consistency": _consistency,
 }
 
 Refusal = tuple[Callable[[ObjectiveConfig, Schedule], bool], str]
@@ -180,8 +219,14 @@ REFUSALS: tuple[Refusal, ...] = (
         "or --loss mse",
     ),
     (
-        lambda c, s: c.loss == "vlb" and c.weighting != "simple",
-        "loss 'vlb' has weights of its own; leave --weighting {c.weighting} out, or use --loss mse",
+        lambda c, s: c.loss in ("vlb", "consistency") and c.weighting != "simple",
+        "loss '{c.loss}' has weights of its own; leave --weighting {c.weighting} out, "
+        "or use --loss mse",
+    ),
+    (
+        lambda c, s: c.loss == "consistency" and (c.prediction != "edm" or s.zero_terminal),
+        "loss 'consistency' needs a network that gives x_t back at sigma = 0, and a finite sigma; "
+        "use --prediction edm and a schedule that ends above SNR 0",
     ),
     (
         lambda c, s: c.loss in ("vlb", "hybrid") and c.times == "log-normal",

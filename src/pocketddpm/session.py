@@ -62,6 +62,7 @@ class Session:
         out: Path,
         device: str = "auto",
         checkpoint: Checkpoint | None = None,
+        begin_with: Checkpoint | None = None,
         checkpoint_every: int = 500,
         sample_every: int = 500,
         sample_at_start: bool = False,
@@ -72,6 +73,7 @@ class Session:
         """Build everything; nothing is written before all of it has been found to fit.
 
         checkpoint: where to continue; None starts anew, and then refuses a folder in use.
+        begin_with: the model whose weights a new run begins with.
         checkpoint_every: in steps; 0 means only at the end. sample_every: steps between previews;
         0 means none at all, at the end neither, unless one of the other two is set.
         """
@@ -152,6 +154,8 @@ class Session:
         self._pending: list[Progress] = []
         self._stop: signal.Signals | None = None
         self._writer: Any = None
+        if begin_with is not None:
+            self.trainer.begin_with(begin_with)
         if checkpoint is not None:
             self.trainer.restore(checkpoint)
             if experiment.training != _training(checkpoint):

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from pocketddpm.commands.compare import Compare
+from pocketddpm.commands.distill import Distill
 from pocketddpm.commands.edit import Edit
 from pocketddpm.commands.evaluate import Evaluate
 from pocketddpm.commands.info import Info
@@ -20,6 +21,7 @@ from pocketddpm.errors import DDPMError
 Command = (
     Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Distill, tyro.conf.subcommand("distill")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Edit, tyro.conf.subcommand("edit")]
@@ -34,9 +36,10 @@ MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; exits with 0, 2 (the user can mend it) or 130 (Ctrl-C)."""
-    # Threads that wait for each other must not spin: beside one other busy process, spinning made
-    # training six times slower (docs/design.md). Read when torch is loaded, which is later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait for each other spin a little, then sleep: beside one other busy process,
+    # endless spinning made training six times slower (docs/design.md). Read when torch is loaded.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         command = tyro.cli(
             Command,  # type: ignore[arg-type]

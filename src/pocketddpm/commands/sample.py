@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
@@ -29,7 +29,7 @@ class Sample:
     """
 
     model: Positional[str]
-    """A run folder or a checkpoint."""
+    """A run folder, a checkpoint, or the name of a shipped model (mnist, fashion-mnist)."""
     n: int = 100
     """How many images, in all."""
     labels: str = "all"
@@ -66,6 +66,8 @@ class Sample:
     """Images at a time; bounds the memory."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    precision: Literal["float32", "bf16", "auto"] = "float32"
+    """Of the network; bf16 is up to twice as fast, and no picture is quite the same."""
     out: Path | None = None
     """A .png grid, a .npz array, or a folder for single PNGs; a grid in the run by default."""
     gif: Path | None = None
@@ -99,7 +101,7 @@ class Sample:
         device = pick_device(self.device)
         model = load_model(self.model, device, self.weights)
         guide = None if self.guide is None else load_model(self.guide, device, self.weights)
-        out = self.out or _run_folder(Path(self.model)) / "samples" / f"seed-{self.seed}.png"
+        out = self.out or _default_out(self.model, self.seed)
         # The default place is the command's own: only a name that was given is protected.
         for path in (self.out, self.gif, self.strip):
             if path is not None:
@@ -134,6 +136,7 @@ class Sample:
                 guide=guide,
                 seed=self.seed,
                 batch_size=self.batch_size,
+                precision=self.precision,
                 watch=watch,
             )
         seconds = time.monotonic() - started
@@ -284,5 +287,9 @@ def _columns(labels: str, n: int) -> int | None:
     return count if labels != "all" and 1 < count <= 20 and n >= count else None
 
 
-def _run_folder(model: Path) -> Path:
-    return model if model.is_dir() else model.parent
+def _default_out(model: str, seed: int) -> Path:
+    """Return the place in the run; for a shipped model one in the working folder."""
+    path = Path(model)
+    if not path.exists():
+        return Path("samples") / f"{model}-seed-{seed}.png"
+    return (path if path.is_dir() else path.parent) / "samples" / f"seed-{seed}.png"

@@ -55,7 +55,7 @@ class Train:
     """What the network predicts."""
     sigma_data: float | None = None
     """Deviation of the images' pixels, for edm and soft-min-snr."""
-    loss: Literal["mse", "l1", "huber", "vlb", "hybrid"] | None = None
+    loss: Literal["mse", "l1", "huber", "vlb", "hybrid", "consistency"] | None = None
     """Distance between prediction and target, or the variational bound."""
     weighting: Literal["simple", "ddpm", "min-snr", "soft-min-snr", "p2", "edm"] | None = None
     """How much each noise level counts in the loss."""

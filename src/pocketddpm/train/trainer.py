@@ -277,6 +277,17 @@ class Trainer:
         }
         return Checkpoint({**meta, "run": run}, tensors)
 
+    def begin_with(self, checkpoint: Checkpoint) -> None:
+        """Take a model's averaged weights as first ones; CheckpointError if they do not fit."""
+        weights = checkpoint.part("ema") or checkpoint.part("model")
+        try:
+            self.network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(f"the model does not fit this network: {error}") from error
+        for k, v in self.network.state_dict().items():
+            if k in self.ema:
+                self.ema[k].copy_(v)
+
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same experiment; CheckpointError if it does not fit."""
         run = checkpoint.meta["run"]

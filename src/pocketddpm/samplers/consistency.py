@@ -1,0 +1,44 @@
+"""Multistep consistency sampling (Song et al. 2023, arXiv 2303.01469, algorithm 1)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pocketddpm.denoiser import Denoise
+from pocketddpm.grid import Grid
+from pocketddpm.sampling import Noise, State
+
+STOCHASTIC = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """No options."""
+
+
+def order(config: Config) -> int:
+    """Return 0: more steps do not bring a denoiser's estimates to the flow's end."""
+    return 0
+
+
+def nfe(steps: int, config: Config) -> int:
+    """Return the calls of the denoiser for this many steps."""
+    return steps
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
+) -> Iterator[State]:
+    """Estimate x0, add fresh noise of the next level, and so on; for models of `distill`.
+
+    x_s = sqrt(alpha_bar_s) x0 + sqrt(1 - alpha_bar_s) z with new z at each step.
+    """
+    for i, t, ab_t, s, ab_s in grid:
+        x0 = denoise(x, t, ab_t).x0
+        x = ab_s**0.5 * x0
+        if ab_s < 1:
+            x = x + (1 - ab_s) ** 0.5 * noise(i)
+        yield State(i + 1, s, x, x0, i + 1)
