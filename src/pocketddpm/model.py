@@ -175,6 +175,7 @@ class Model:
         seed: int = 0,
         batch_size: int = 100,
         first: int = 0,
+        clip: bool | None = None,
         precision: str = "float32",
         watch: Watch | None = None,
     ) -> Samples:
@@ -201,7 +202,11 @@ class Model:
             index = torch.arange(first + which.start, first + which.stop, device=self.device)
             y = None if labels is None else torch.from_numpy(labels[which]).to(self.device)
             denoiser = self.denoiser(
-                y, guidance=how, guide=guide, clip=plan.clip, precision=precision
+                y,
+                guidance=how,
+                guide=guide,
+                clip=plan.clip if clip is None else clip,
+                precision=precision,
             )
             state = None
             for state in sample(

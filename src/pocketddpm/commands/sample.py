@@ -1,6 +1,6 @@
 """`pocketddpm sample MODEL`: draw images from a trained model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -52,6 +52,8 @@ class Sample:
     """A class to lead away from, in place of no label."""
     guide: str | None = None
     """A weaker model to lead away from (autoguidance): a run folder or a checkpoint."""
+    clip: Literal["yes", "no"] | None = None
+    """Keep every estimate of the clean image in the images' range; None is the model's own plan."""
     threshold: float | None = None
     """Dynamic thresholding in place of clipping: a share of the values, such as 0.995."""
     eta: float | None = None
@@ -73,7 +75,7 @@ class Sample:
     gif: Path | None = None
     """Also an animation of the denoising, its last frame held; a folder gets one per class."""
     stretch: bool = False
-    """In animation and strip, stretch each image to its own darkest and brightest pixel."""
+    """In pictures, stretch each image to its own darkest and brightest pixel."""
     strip: Path | None = None
     """Also a strip: the first images at a few times, from noise to image."""
     panels: int = 10
@@ -86,6 +88,7 @@ class Sample:
         import sys
         import time
 
+        import numpy as np
         from tqdm import tqdm
 
         from pocketddpm.build import build_sampler, pick_device
@@ -116,12 +119,16 @@ class Sample:
         guidance = self._guidance(model)
         calls = build_sampler(name, options).calls(steps) * -(-self.n // self.batch_size)
         recorder = Recorder(self.n, steps, wanted=bool(self.gif or self.strip))
+        pixels = stretched if self.stretch else model.scaling.to_uint8
+        shown = np.empty((self.n, *model.shape), np.uint8)
         bar = tqdm(total=calls, unit="call", file=sys.stderr, dynamic_ncols=True)
 
         def watch(which: slice, state: Any) -> None:
             before = (which.start // self.batch_size) * (calls // -(-self.n // self.batch_size))
             bar.update(before + state.nfe - bar.n)
-            recorder(which, state, stretched if self.stretch else model.scaling.to_uint8)
+            recorder(which, state, pixels)
+            if state.i == steps:
+                shown[which] = pixels(state.x).cpu().numpy()
 
         started = time.monotonic()
         with bar:
@@ -136,11 +143,14 @@ class Sample:
                 guide=guide,
                 seed=self.seed,
                 batch_size=self.batch_size,
+                clip=None if self.clip is None else self.clip == "yes",
                 precision=self.precision,
                 watch=watch,
             )
         seconds = time.monotonic() - started
         columns = _columns(self.labels, self.n)
+        if out.suffix != ".npz":
+            samples = replace(samples, images=shown)
         write_samples(out, samples, columns)
         written = [out]
         if self.gif is not None:
