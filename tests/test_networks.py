@@ -20,6 +20,7 @@ SMALL = {
         "head_width": 8,
         "time_dim": 16,
     },
+    "ddpm-unet": {"widths": (8, 16), "groups": 4},
     "small-unet": {"widths": (4, 8, 12), "time_dim": 16},
     "lean": {"widths": (16, 32), "blocks": (1, 2), "head_width": 8},
 }

@@ -10,6 +10,8 @@ from pocketddpm.commands.compare import Compare
 from pocketddpm.commands.distill import Distill
 from pocketddpm.commands.edit import Edit
 from pocketddpm.commands.evaluate import Evaluate
+from pocketddpm.commands.export import Export
+from pocketddpm.commands.import_model import Import
 from pocketddpm.commands.info import Info
 from pocketddpm.commands.list import List
 from pocketddpm.commands.quickstart import Quickstart
@@ -26,6 +28,8 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Edit, tyro.conf.subcommand("edit")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[List, tyro.conf.subcommand("list")]

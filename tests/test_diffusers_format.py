@@ -1,0 +1,383 @@
+"""Export to diffusers and import from it: the same images, the same outputs, or a clear no."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from pocketddpm.build import build_network, build_schedule
+from pocketddpm.checkpoint import save_checkpoint
+from pocketddpm.commands.main import main
+from pocketddpm.config import (
+    DataConfig,
+    Experiment,
+    NetworkConfig,
+    ObjectiveConfig,
+    SamplingConfig,
+    ScheduleConfig,
+)
+from pocketddpm.convert.from_diffusers import read_diffusers
+from pocketddpm.convert.imported import as_checkpoint
+from pocketddpm.convert.pivot import as_ddpm_unet
+from pocketddpm.convert.to_diffusers import write_diffusers
+from pocketddpm.data.scaling import Scaling
+from pocketddpm.errors import CheckpointError, ConfigError
+from pocketddpm.model import Model, load_model
+from pocketddpm.networks import ddpm_unet
+from pocketddpm.sampling import start_noise
+
+diffusers = pytest.importorskip("diffusers")
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore::FutureWarning")]
+
+SIZES = {"widths": (8, 16, 24), "blocks": 2, "attention": 2, "head_width": 8, "groups": 4}
+CIFAR = {  # google/ddpm-cifar10-32's own config.json and scheduler_config.json
+    "act_fn": "silu",
+    "attention_head_dim": None,
+    "block_out_channels": [128, 256, 256, 256],
+    "center_input_sample": False,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "in_channels": 3,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-6,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": 32,
+    "time_embedding_type": "positional",
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+}
+
+
+def awake(network):
+    """Give every weight a value, zero-initialised layers too, of a size that keeps images alive."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            spread = p[0].numel() ** -0.5 if p.ndim > 1 else 0.2
+            p.copy_(torch.randn(p.shape, generator=generator) * spread + (p.ndim == 1) * 0.5)
+    return network.eval()
+
+
+def a_model(
+    sizes=None,
+    *,
+    network="unet",
+    classes=0,
+    shape=(1, 16, 8),
+    schedule="cosine",
+    T=1000,
+    scaling=None,
+    prediction="v",
+    variance="beta-tilde",
+    **sampling,
+):
+    experiment = Experiment(
+        "test",
+        DataConfig("mnist"),
+        NetworkConfig(network, dict(SIZES if sizes is None else sizes)),
+        ScheduleConfig(schedule, T),
+        ObjectiveConfig(prediction=prediction, variance=variance),
+        sampling=SamplingConfig(**sampling),
+    )
+    names = tuple("abcdefghij"[:classes])
+    return Model(
+        experiment=experiment,
+        network=awake(build_network(experiment, shape, classes)),
+        schedule=build_schedule(experiment.schedule),
+        scaling=scaling or Scaling(),
+        shape=shape,
+        classes=names,
+        class_counts=(5,) * classes,
+        meta={
+            "experiment": experiment.to_dict(),
+            "shape": list(shape),
+            "classes": list(names),
+            "class_counts": [5] * classes,
+            "scaling": Scaling().to_config(),
+        },
+        device=torch.device("cpu"),
+    )
+
+
+def last(model, n=3, labels=None, **settings):
+    """Return our images before rounding, float [n,C,H,W]."""
+    kept = []
+    model.sample(n, labels=labels, watch=lambda _, state: kept.append(state.x), **settings)
+    return kept[-1]
+
+
+def start(model, n=3):
+    return start_noise(0, torch.arange(n), model.shape)
+
+
+# Export ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("prediction", ["v", "eps", "x0"])
+def test_ddim_pipeline_gives_the_same_images(tmp_path, monkeypatch, prediction, schedule, clip):
+    model = a_model(prediction=prediction, schedule=schedule, clip=clip, steps=20)
+    write_diffusers(model, tmp_path)
+    pipeline = diffusers.DDIMPipeline.from_pretrained(tmp_path)
+    name = "diffusers.pipelines.ddim.pipeline_ddim.randn_tensor"
+    monkeypatch.setattr(name, lambda *_, **__: start(model))
+    theirs = pipeline(
+        batch_size=3, num_inference_steps=20, use_clipped_model_output=clip, output_type="np"
+    ).images
+    ours = (last(model) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    assert float(ours.std()) > 0.02
+    assert_close(torch.from_numpy(theirs), ours, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("variance", ["beta", "beta-tilde", "learned"])
+def test_ddpm_pipeline_gives_the_same_images(tmp_path, monkeypatch, variance):
+    from pocketddpm.sampling import step_noise
+
+    learned = "learned" if variance == "learned" else "beta-tilde"
+    options = {"sampler": "ddpm", "steps": 25, "options": {"variance": variance}}
+    # All of T steps: with fewer, diffusers' wider variances add noise to the clean image as well.
+    model = a_model(variance=learned, prediction="eps", schedule="linear", T=25, **options)
+    write_diffusers(model, tmp_path)
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path)
+    noise, step = step_noise(0, torch.arange(3), model.shape), iter(range(99))
+    monkeypatch.setattr(
+        "diffusers.pipelines.ddpm.pipeline_ddpm.randn_tensor", lambda *_, **__: start(model)
+    )
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: noise(next(step))
+    )
+    theirs = pipeline(batch_size=3, num_inference_steps=25, output_type="np").images
+    ours = (last(model) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    assert float(ours.std()) > 0.02
+    assert_close(torch.from_numpy(theirs), ours, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("attention", [0, 1, 3])
+def test_class_conditional_parts_give_the_same_images(tmp_path, attention):
+    model = a_model({**SIZES, "attention": attention}, classes=4, steps=10)
+    write_diffusers(model, tmp_path)
+    assert not (tmp_path / "model_index.json").exists()
+    unet = diffusers.UNet2DModel.from_pretrained(tmp_path, subfolder="unet").eval()
+    scheduler = diffusers.DDIMScheduler.from_pretrained(tmp_path, subfolder="scheduler")
+    scheduler.set_timesteps(10)
+    x, labels = start(model, 4), torch.arange(4)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            output, plain = unet(x, t, labels).sample, unet(x, t, torch.full((4,), 4)).sample
+            output = plain + 2 * (output - plain)
+            x = scheduler.step(output, t, x, use_clipped_model_output=True).prev_sample
+    ours = last(model, 4, labels.numpy(), guidance=2.0)
+    assert_close(x, ours, rtol=0, atol=1e-4)
+    assert float((ours - last(model, 4, labels.numpy(), guidance=1.0)).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"classes": 3}, {"sampler": "ddpm"}, {"sampler": "dpmpp", "classes": 2}],
+    ids=["pipeline", "classes", "ddpm", "other-sampler"],
+)
+def test_the_readme_draws(tmp_path, monkeypatch, settings):
+    write_diffusers(a_model(steps=2, **settings), tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 18
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    exec(code, {})
+    assert list(tmp_path.glob("sample*.png"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sizes": {**SIZES, "patch": 2}}, r"unet with patch=2, only with patch=1"),
+        ({"network": "small-unet", "sizes": {}, "shape": (1, 16, 16)}, "network 'small-unet'"),
+        ({"prediction": "edm"}, "no 'edm' prediction"),
+        ({"scaling": Scaling(0.0, 1.0)}, r"of 0\.\.1"),
+        ({"scaling": Scaling(mean=torch.zeros(1, 16, 8))}, "less a mean image"),
+    ],
+    ids=["patch", "network", "prediction", "scaling", "mean"],
+)
+def test_what_the_format_cannot_hold_is_refused(tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        write_diffusers(a_model(**settings), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# Import ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["flat-bin", "folders-safetensors"])
+def test_the_layout_of_ddpm_cifar10_32(tmp_path, layout):
+    theirs = awake(diffusers.UNet2DModel(**CIFAR))
+    assert sum(p.numel() for p in theirs.parameters()) == 35_746_307
+    scheduler = diffusers.DDPMScheduler(beta_schedule="linear", clip_sample=True)
+    flat = layout == "flat-bin"
+    theirs.save_pretrained(tmp_path if flat else tmp_path / "unet", safe_serialization=not flat)
+    scheduler.save_pretrained(tmp_path if flat else tmp_path / "scheduler")
+    if flat:  # as published in 2022, with the old names of the attention
+        file = tmp_path / "diffusion_pytorch_model.bin"
+        old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+        tensors = torch.load(file, weights_only=True)
+        for new, name in old.items():
+            tensors = {k.replace(f".{new}.", f".{name}."): v for k, v in tensors.items()}
+        torch.save(tensors, file)
+    checkpoint = as_checkpoint(read_diffusers(tmp_path))
+    assert len(checkpoint.tensors) == 328
+    assert sum(t.numel() for t in checkpoint.tensors.values()) == 35_746_307
+    save_checkpoint(tmp_path / "mine" / "last.safetensors", checkpoint)
+    model = load_model(tmp_path / "mine")
+    x, t = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), [0, 731]
+    with torch.no_grad():
+        wanted = theirs(x, torch.tensor(t)).sample
+        got = model.network(x, torch.tensor(t) + 1.0, None)
+    assert_close(got, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    assert_close(
+        model.schedule.alpha_bar[1:].float(), scheduler.alphas_cumprod, rtol=1e-5, atol=1e-8
+    )
+    assert model.experiment.sampling.sampler == "ddpm"
+    assert model.experiment.sampling.steps == 1000
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_there_and_back_is_the_same_model(tmp_path, classes):
+    model = a_model(classes=classes, steps=5)
+    write_diffusers(model, tmp_path)
+    back = tmp_path / "back"
+    main(["import", str(tmp_path), "--from", "diffusers", "--out", str(back)])
+    again = load_model(back)
+    assert again.classes == model.classes
+    assert again.class_counts == model.class_counts
+    assert again.experiment.data.name == "mnist"
+    assert again.experiment.schedule == model.experiment.schedule
+    labels = torch.tensor([0, 2, 1]).numpy() if classes else None
+    settings = {"labels": labels, "sampler": "ddim", "steps": 5}
+    assert_close(last(again, **settings), last(model, **settings), rtol=0, atol=1e-5)
+    # And out again, from the other network.
+    write_diffusers(again, tmp_path / "twice")
+    assert as_ddpm_unet(again)[0] == as_ddpm_unet(model)[0]
+    first, second = (
+        json.loads((d / "unet" / "config.json").read_text()) for d in (tmp_path, tmp_path / "twice")
+    )
+    assert first == second
+
+
+def test_labels_of_strangers_get_a_row_for_no_label(tmp_path):
+    small = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": [8, 16],
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+        "norm_num_groups": 4,
+        "num_class_embeds": 5,
+    }
+    theirs = awake(diffusers.UNet2DModel(**small))
+    theirs.save_pretrained(tmp_path / "unet")
+    diffusers.DDIMScheduler(prediction_type="v_prediction").save_pretrained(tmp_path / "scheduler")
+    foreign = read_diffusers(tmp_path)
+    assert foreign.classes == tuple("01234")
+    save_checkpoint(tmp_path / "last.safetensors", as_checkpoint(foreign))
+    model = load_model(tmp_path)
+    x, y = torch.ones(2, 1, 8, 8), torch.tensor([4, 0])
+    with torch.no_grad():
+        wanted = theirs(x, torch.tensor([9, 9]), y).sample
+        assert_close(model.network(x, torch.tensor([10.0, 10.0]), y), wanted, rtol=1e-4, atol=1e-4)
+    assert model.sample(2, labels=y.numpy(), steps=2).images.shape == (2, 1, 8, 8)
+    assert (model.experiment.sampling.sampler, model.experiment.sampling.steps) == ("ddim", 50)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"beta_schedule": "linear"}, "linear"),
+        ({"beta_schedule": "linear", "beta_start": 1e-3, "num_train_timesteps": 50}, "linear"),
+        ({"beta_schedule": "scaled_linear"}, "scaled-linear"),
+        ({"beta_schedule": "squaredcos_cap_v2"}, "cosine"),
+        ({"beta_schedule": "sigmoid"}, "sigmoid-beta"),
+        ({"beta_schedule": "linear", "rescale_betas_zero_snr": True}, "linear"),
+    ],
+    ids=["linear", "linear-50", "scaled", "cosine", "sigmoid", "zero-snr"],
+)
+def test_schedules_are_recognised(tmp_path, theirs, ours):
+    from pocketddpm.convert.from_diffusers import _schedule
+
+    scheduler = diffusers.DDPMScheduler(**theirs)
+    config = _schedule(dict(scheduler.config), Path("x"))
+    assert config.name == ours
+    mine = build_schedule(config).alpha_bar[1:].float()
+    assert_close(mine, scheduler.alphas_cumprod, rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("unet", {"act_fn": "gelu"}, "act_fn is 'gelu'; only silu"),
+        ("unet", {"_class_name": "UNet2DConditionModel"}, "only UNet2DModel"),
+        ("unet", {"down_block_types": ["SkipDownBlock2D"] * 3}, "only DownBlock2D"),
+        ("unet", {"attn_norm_num_groups": None}, "middle's attention has no groups"),
+        ("unet", {"sample_size": None}, "does not say its sample_size"),
+        ("unet", {"block_out_channels": [8, 16, 32]}, "not those of the U-Net"),
+        ("scheduler", {"variance_type": "learned"}, "variance_type is 'learned'"),
+        ("scheduler", {"beta_schedule": "x", "trained_betas": None}, "beta_schedule 'x'"),
+        ("scheduler", {"trained_betas": [0.1, 0.5]}, "of no schedule of pocketddpm"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_imported_is_refused(tmp_path, capsys, file, change, message):
+    write_diffusers(a_model(), tmp_path)
+    name = "config.json" if file == "unet" else "scheduler_config.json"
+    path = tmp_path / file / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(SystemExit) as stop:
+        main(["import", str(tmp_path), "--from", "diffusers", "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    write_diffusers(a_model(), tmp_path)
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        read_diffusers(tmp_path)
+    weights.unlink()
+    (tmp_path / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        read_diffusers(tmp_path)
+    with pytest.raises(CheckpointError, match="give a folder"):
+        read_diffusers(tmp_path / "nothing")
+
+
+# The network -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"widths": ()}, "needs widths"),
+        ({"widths": (9, 12)}, "an even one first"),
+        ({"attention": (2,)}, "has the levels 0..1"),
+        ({"groups": 3}, "divide by groups = 3"),
+        ({"heads": 3}, "divide by heads = 3"),
+        ({"head_width": 5}, "head_width = 5"),
+        ({"padding": 2}, "are 0 or 1"),
+        ({"widths": (8, 8, 8, 8, 8)}, "divides by 16, got 8x8"),
+    ],
+    ids=str,
+)
+def test_impossible_ddpm_unets_are_refused(change, message):
+    config = replace(ddpm_unet.Config(widths=(8, 16), groups=4), **change)
+    with pytest.raises(ConfigError, match=message):
+        ddpm_unet.build(config, channels=1, out_channels=1, height=8, width=8, classes=0)
