@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pocketddpm.config import OptimiserConfig
-from pocketddpm.train.optimiser import (
+from pocketddpm.training.optimiser import (
     Muon,
     build_optimisers,
     hidden_matrices,

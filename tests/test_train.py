@@ -29,7 +29,7 @@ from pocketddpm.errors import CheckpointError, ConfigError, DataError, OutputErr
 from pocketddpm.model import load_model
 from pocketddpm.presets import PRESETS, get_preset
 from pocketddpm.session import Session, newest_checkpoint
-from pocketddpm.train.plan import Plan, check_budget, ema_decay, learning_rate, plan_for
+from pocketddpm.training.plan import Plan, check_budget, ema_decay, learning_rate, plan_for
 
 
 def session(experiment, out, **options):

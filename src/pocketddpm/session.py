@@ -42,8 +42,8 @@ from pocketddpm.model import Model, model_from
 from pocketddpm.objective import build_objective
 from pocketddpm.output import refuse_existing, replacing, write_json
 from pocketddpm.pictures import save_grid, save_loss_curve
-from pocketddpm.train.plan import check_budget
-from pocketddpm.train.trainer import Progress, Trainer
+from pocketddpm.training.plan import check_budget
+from pocketddpm.training.trainer import Progress, Trainer
 
 Row = dict[str, float]
 COLUMNS: list[str] = ["step", "images_seen", "epoch", "loss", "grad_norm", "lr", "seconds"]

@@ -21,8 +21,8 @@ from pocketddpm.data.loader import Loader
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.errors import CheckpointError, ConfigError, DDPMError
 from pocketddpm.objective import Objective
-from pocketddpm.train.optimiser import build_optimisers, load_optimisers, optimiser_tensors
-from pocketddpm.train.plan import Plan, ema_decay, learning_rate, plan_for
+from pocketddpm.training.optimiser import build_optimisers, load_optimisers, optimiser_tensors
+from pocketddpm.training.plan import Plan, ema_decay, learning_rate, plan_for
 
 WARMUP_STEPS = 3  # timed before a budget in minutes is fixed, after one untimed step
 OFF = 1.1  # a run in minutes is planned anew, once, when it is this much too long or too short
