@@ -46,7 +46,9 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"checkpoint", "config", "data", "errors", "objective"},
     "pictures": {"errors", "output"},
     "forward": {"data", "noise", "process", "schedule"},
-    "build": {"catalog", "config", "errors", "sampling", "schedule"},
+    "plugins": {"catalog", "errors"},
+    "labels": {"errors", "noise"},
+    "build": {"catalog", "config", "errors", "plugins", "sampling", "schedule"},
     "model": {
         "build",
         "catalog",
@@ -57,7 +59,9 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
         "grid",
         "guidance",
-        "noise",
+        "labels",
+        "pictures",
+        "plugins",
         "prediction",
         "sampling",
         "schedule",
@@ -90,7 +94,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"catalog", "data", "errors", "noise", "output"},
     "features": {"metrics"},
 }
-EDGES = {"session", "comparison", "commands", "__init__", "__main__"}
+EDGES = {"api", "session", "comparison", "commands", "__init__", "__main__"}
 
 
 def room_of(module: str) -> str:

@@ -57,8 +57,11 @@ def test_importing_the_package_is_cheap_and_its_names_are_stable():
         "ImageSet",
         "Model",
         "Samples",
+        "evaluate",
         "load",
         "load_images",
+        "load_plugin",
+        "train",
     ]
     for name in pocketddpm.__all__:
         assert getattr(pocketddpm, name) is not None

@@ -7,17 +7,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pocketddpm.api import evaluate, train
     from pocketddpm.config import Experiment
     from pocketddpm.data.image_set import ImageSet
     from pocketddpm.data.load import load_images
     from pocketddpm.errors import DDPMError
     from pocketddpm.model import Model, Samples
     from pocketddpm.model import load_model as load
+    from pocketddpm.plugins import load_plugin
 
 __version__ = "0.1.0"
 
+# The public API: these names and no others are kept stable. docs/api.md shows them.
 _PUBLIC = {
     "load": ("pocketddpm.model", "load_model"),
+    "train": ("pocketddpm.api", "train"),
+    "evaluate": ("pocketddpm.api", "evaluate"),
+    "load_plugin": ("pocketddpm.plugins", "load_plugin"),
     "Model": ("pocketddpm.model", "Model"),
     "Samples": ("pocketddpm.model", "Samples"),
     "load_images": ("pocketddpm.data.load", "load_images"),
@@ -26,7 +32,18 @@ _PUBLIC = {
     "DDPMError": ("pocketddpm.errors", "DDPMError"),
 }
 
-__all__ = ["DDPMError", "Experiment", "ImageSet", "Model", "Samples", "load", "load_images"]
+__all__ = [
+    "DDPMError",
+    "Experiment",
+    "ImageSet",
+    "Model",
+    "Samples",
+    "evaluate",
+    "load",
+    "load_images",
+    "load_plugin",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from torch import nn
 from pocketddpm.catalog import NETWORKS, SAMPLERS, SCHEDULES
 from pocketddpm.config import Experiment, NetworkConfig, Options, ScheduleConfig, from_dict
 from pocketddpm.errors import ConfigError
+from pocketddpm.plugins import records
 from pocketddpm.sampling import Sampler
 from pocketddpm.schedule import Schedule, shift_snr, zero_terminal_snr
 
@@ -26,6 +27,18 @@ def build_schedule(config: ScheduleConfig) -> Schedule:
     if config.zero_terminal and alpha_bar[-1] > 0:
         alpha_bar = zero_terminal_snr(alpha_bar)
     return Schedule(alpha_bar)
+
+
+def plugin_records(experiment: Experiment) -> list[dict[str, str]]:
+    """Return the plug-ins that the experiment uses, as its checkpoints keep them."""
+    return records(
+        {
+            "network": experiment.network.name,
+            "schedule": experiment.schedule.name,
+            "sampler": experiment.sampling.sampler,
+            "data set": experiment.data.name,
+        }
+    )
 
 
 def takes_labels(config: NetworkConfig) -> bool:

@@ -2,11 +2,11 @@
 
 Listing a catalogue reads file names and first docstring lines without importing anything, so that
 `pocketddpm list` and every `--help` answer before torch could be loaded. Only the entry that is
-asked for is imported.
+asked for is imported. A user's own file joins a catalogue through `pocketddpm.plugins`.
 """
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -15,17 +15,30 @@ from pocketddpm.errors import unknown
 
 
 @dataclass(frozen=True)
+class Plugin:
+    """A user's own entry. sha256: of the file as it was when it was run."""
+
+    kind: str
+    name: str
+    path: Path
+    sha256: str
+    module: ModuleType
+
+
+@dataclass(frozen=True)
 class Catalog:
     """All entries of one kind: the modules of the package folder `room`."""
 
     kind: str
     room: str
+    plugins: dict[str, Plugin] = field(default_factory=dict, compare=False, repr=False)
 
     def files(self) -> dict[str, Path]:
         """Return name -> source file, sorted by name (`fashion_mnist.py` is 'fashion-mnist')."""
         folder = Path(__file__).parent / self.room
         paths = sorted(p for p in folder.glob("*.py") if not p.name.startswith("_"))
-        return {p.stem.replace("_", "-"): p for p in paths}
+        files = {p.stem.replace("_", "-"): p for p in paths}
+        return files | {name: plugin.path for name, plugin in self.plugins.items()}
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
@@ -46,6 +59,8 @@ class Catalog:
         """
         if name not in self.files():
             raise unknown(self.kind, name, self.files())
+        if name in self.plugins:
+            return self.plugins[name].module
         return import_module(f"pocketddpm.{self.room}.{name.replace('-', '_')}")
 
 

@@ -23,10 +23,12 @@ from pocketddpm.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from pocketddpm.config import Experiment, Options, from_dict
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.denoiser import Denoiser
-from pocketddpm.errors import CheckpointError, ConfigError, unknown
+from pocketddpm.errors import CheckpointError, ConfigError
 from pocketddpm.grid import Grid, make_grid
 from pocketddpm.guidance import Guidance, as_guidance, dynamic_threshold
-from pocketddpm.noise import Role, uniform
+from pocketddpm.labels import Labels, count_labels, label_numbers
+from pocketddpm.pictures import save_grid
+from pocketddpm.plugins import require
 from pocketddpm.prediction import get_prediction
 from pocketddpm.sampling import State, sample
 from pocketddpm.schedule import Schedule
@@ -39,6 +41,10 @@ class Samples:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
     nfe: int
+
+    def save(self, path: str | Path, columns: int | None = None) -> None:
+        """Write the images as one PNG; about as many columns as rows unless `columns` says."""
+        save_grid(Path(path), self.images, columns)
 
 
 Watch = Callable[[slice, State], None]
@@ -163,9 +169,9 @@ class Model:
 
     def sample(
         self,
-        n: int = 1,
+        n: int | None = None,
         *,
-        labels: NDArray[np.int64] | None = None,
+        labels: Labels = None,
         sampler: str | None = None,
         steps: int | None = None,
         spacing: str | None = None,
@@ -179,9 +185,11 @@ class Model:
         precision: str = "float32",
         watch: Watch | None = None,
     ) -> Samples:
-        """Draw n images; None means what the checkpoint's experiment says.
+        """Draw n images (as many as there are labels, else one).
 
-        labels: int64 [n] in 0..classes (classes: no label); None for no labels at all.
+        None means what the checkpoint's experiment says.
+        labels: '3,7' or 'all' as on the command line, or class names, or numbers 0..classes
+        (classes: no label), cycled where n is larger; None for no labels at all.
         guidance: a `Guidance`, or its scale; guide: a weaker model, for autoguidance. Image k
         depends on (seed, first + k), its label and the settings alone, whatever the batch size.
         precision: as in `denoiser`; bf16 is faster and no picture is quite the same.
@@ -193,14 +201,14 @@ class Model:
         grid = self.grid(steps, spacing)
         how = as_guidance(plan.guidance if guidance is None else guidance)
         how.check_sampler(choice.name)
-        if labels is not None and not self.classes:
-            raise ConfigError("this model was trained without labels; leave out --labels")
+        n = count_labels(labels) if n is None else n
+        numbers = label_numbers(labels, n, self.classes, self.class_counts, seed)
         images = np.empty((n, *self.shape), np.uint8)
         nfe = 0
         for start in range(0, n, batch_size):
             which = slice(start, min(start + batch_size, n))
             index = torch.arange(first + which.start, first + which.stop, device=self.device)
-            y = None if labels is None else torch.from_numpy(labels[which]).to(self.device)
+            y = None if numbers is None else torch.from_numpy(numbers[which]).to(self.device)
             denoiser = self.denoiser(
                 y,
                 guidance=how,
@@ -223,7 +231,7 @@ class Model:
             assert state is not None
             images[which] = self.scaling.to_uint8(state.x).cpu().numpy()
             nfe = denoiser.nfe
-        return Samples(images, labels, nfe)
+        return Samples(images, numbers, nfe)
 
     def label_numbers(self, names: str, n: int, seed: int = 0) -> NDArray[np.int64] | None:
         """Return n labels for a command-line list such as '3,7' (cycled) or 'all'.
@@ -231,37 +239,13 @@ class Model:
         'all' keeps the training set's proportions, exactly up to rounding, in shuffled order. Names
         are class names, or positions where no class is named by a number. None if unconditional.
         """
-        if not self.classes:
-            if names == "all":
-                return None
-            raise ConfigError("this model was trained without labels; leave out --labels")
-        if names == "all":
-            order = uniform(seed, Role.SAMPLE_LABELS, torch.arange(n)).argsort().numpy()
-            return np.repeat(np.arange(len(self.classes)), share(self.class_counts, n))[order]
-        numbers = [class_number(name.strip(), self.classes) for name in names.split(",")]
-        return np.resize(np.array(numbers, np.int64), n)
-
-
-def class_number(name: str, classes: tuple[str, ...]) -> int:
-    """Return the position of a class; ConfigError, with the nearest names, if there is none."""
-    if name in classes:
-        return classes.index(name)
-    if name.isdecimal() and int(name) < len(classes) and not any(c.isdecimal() for c in classes):
-        return int(name)
-    raise unknown("label", name, classes)
-
-
-def share(counts: tuple[int, ...], n: int) -> NDArray[np.int64]:
-    """Return whole numbers that add up to n, in the proportions of counts (largest remainder)."""
-    exact = np.array(counts, np.float64) / sum(counts) * n
-    whole = np.floor(exact).astype(np.int64)
-    whole[np.argsort(whole - exact, kind="stable")[: n - whole.sum()]] += 1
-    return whole
+        return label_numbers(names, n, self.classes, self.class_counts, seed)
 
 
 def model_from(checkpoint: Checkpoint, device: torch.device, weights: str = "ema") -> Model:
     """Return the model of a checkpoint in memory. weights: 'ema' (the average) or 'model'."""
     meta = checkpoint.meta
+    require(meta)
     try:
         experiment = from_dict(Experiment, meta["experiment"], "checkpoint: ")
         channels, height, width = (int(v) for v in meta["shape"])

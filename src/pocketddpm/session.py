@@ -27,6 +27,7 @@ from pocketddpm.build import (
     build_schedule,
     pick_device,
     pick_precision,
+    plugin_records,
     takes_labels,
 )
 from pocketddpm.catalog import DATASETS
@@ -42,6 +43,7 @@ from pocketddpm.model import Model, model_from
 from pocketddpm.objective import build_objective
 from pocketddpm.output import refuse_existing, replacing, write_json
 from pocketddpm.pictures import save_grid, save_loss_curve
+from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.training.plan import check_budget
 from pocketddpm.training.trainer import Progress, Trainer
 
@@ -78,6 +80,8 @@ class Session:
         0 means none at all, at the end neither, unless one of the other two is set.
         """
         check_budget(experiment.training)
+        if checkpoint is not None:
+            require(checkpoint.meta, ALL_KINDS)
         self.main = int(os.environ.get("RANK", "0")) == 0
         if checkpoint is None and self.main:
             refuse_existing(out, overwrite)
@@ -118,6 +122,8 @@ class Session:
             },
             "versions": {"pocketddpm": __version__, "torch": torch.__version__},
         }
+        if plugins := plugin_records(self.experiment):
+            self.meta["plugins"] = plugins
         if checkpoint is not None:
             found, stored = self.meta["data"], checkpoint.meta["data"]
             if found["fingerprint"] != stored["fingerprint"]:

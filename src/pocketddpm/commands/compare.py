@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from pocketddpm.commands.options import Plugins
 from pocketddpm.errors import ConfigError
 
 
@@ -29,6 +30,8 @@ class Compare:
     """The folder for README.md, compare.json and the pictures."""
     overwrite: bool = False
     """Replace the folder's files."""
+    plugin: Plugins = ()
+    """Your own network, sampler, schedule or data set: FILE.py (docs/plugins.md)."""
 
     def run(self) -> None:
         """Measure, write the page and print the table."""

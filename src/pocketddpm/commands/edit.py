@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from pocketddpm.commands.options import parse_numbers
+from pocketddpm.commands.options import Plugins, parse_numbers
 from pocketddpm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Edit:
     """Also an animation: of the morphing, or of the denoising."""
     overwrite: bool = False
     """Replace files that exist."""
+    plugin: Plugins = ()
+    """Your own network, sampler, schedule or data set: FILE.py (docs/plugins.md)."""
 
     def run(self) -> None:
         """Edit, write, and say what was written where."""

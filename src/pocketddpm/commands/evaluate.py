@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
+from pocketddpm.commands.options import Plugins
 from pocketddpm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pocketddpm.metrics.report import Report
     from pocketddpm.metrics.samples import Fit, Subject
     from pocketddpm.metrics.setting import Setting
+    from pocketddpm.model import Model
 
 N = 10_000
 FEWEST = 20
@@ -72,11 +74,20 @@ class Evaluate:
     """Print JSON instead of the table."""
     overwrite: bool = False
     """Replace an --out that exists."""
+    plugin: Plugins = ()
+    """Your own network, sampler, schedule or data set: FILE.py (docs/plugins.md)."""
 
     def run(self) -> None:
         """Draw or read the samples, score them, print and write the report."""
         import json
 
+        report = self.measure()
+        print(json.dumps(report.to_json(), indent=2) if self.json else report.text())
+        if self.out is not None:
+            write_report(self.out, report)
+
+    def measure(self, model: "Model | None" = None) -> "Report":
+        """Return the report; on a model in memory, if one is given in place of `subject`'s."""
         from pocketddpm.metrics.evaluate import evaluate
         from pocketddpm.metrics.training import Recipe
         from pocketddpm.output import refuse_existing
@@ -86,14 +97,14 @@ class Evaluate:
         if self.weights not in ("ema", "model"):
             raise ConfigError(f"--weights is ema or model, got '{self.weights}'")
         path = Path(self.subject)
-        files = _is_files(path)
+        files = model is None and _is_files(path)
         for option in FOR_MODELS if files else ():
             if getattr(self, option) is not None:
                 name = option.replace("_", "-")
                 raise ConfigError(f"--{name} is for models; {path} holds samples already")
         if self.out is not None:
             refuse_existing(self.out, self.overwrite)
-        subject, setting, real = self._from_files(path) if files else self._draw()
+        subject, setting, real = self._from_files(path) if files else self._draw(model)
         if len(subject.images) < FEWEST:
             raise DataError(f"{path}: {len(subject.images)} images; give at least {FEWEST}")
         if self.out is not None and not files:
@@ -104,9 +115,7 @@ class Evaluate:
         )
         report.facts |= {**subject.facts, **setting.facts(), **versions()}
         report.notes += caveats(subject.facts)
-        print(json.dumps(report.to_json(), indent=2) if self.json else report.text())
-        if self.out is not None:
-            write_report(self.out, report)
+        return report
 
     def _from_files(self, path: Path) -> "tuple[Subject, Setting, Real]":
         """Return samples read from the disk, and the setting and real images to hold them to."""
@@ -124,7 +133,7 @@ class Evaluate:
         images = brought_to(drawn.images, setting.shape, fit, str(path))
         return replace(drawn, images=images, facts=facts), setting, setting.real(size, fit)
 
-    def _draw(self) -> "tuple[Subject, Setting, Real]":
+    def _draw(self, given: "Model | None") -> "tuple[Subject, Setting, Real]":
         """Return samples of a model, and the setting and real images to hold them to."""
         import numpy as np
 
@@ -133,9 +142,10 @@ class Evaluate:
         from pocketddpm.metrics.samples import Subject, brought_to
         from pocketddpm.metrics.setting import load_setting
         from pocketddpm.model import load_model
+        from pocketddpm.plugins import ALL_KINDS, require
 
-        device = pick_device(self.device)
-        model = load_model(self.subject, device, self.weights)
+        model = given or load_model(self.subject, pick_device(self.device), self.weights)
+        require(model.meta, ALL_KINDS)
         trained_on = model.experiment.data
         setting = load_setting(self.data or trained_on.name, self.extractor)
         fit = self.fit or trained_on.fit or setting.fit
@@ -172,10 +182,10 @@ class Evaluate:
         size = model.shape[1:]
         facts = {
             "model": self.subject,
-            "checkpoint": _file_sha256(self.subject),
+            "checkpoint": None if given else _file_sha256(self.subject),
             "images seen": model.meta["run"]["images_seen"],
             "trained on": {"data": trained_on.name, "classes": trained_on.classes},
-            "weights": self.weights,
+            "weights": "as in memory" if given else self.weights,
             "sampler": name,
             "options": options,
             "steps": steps,
@@ -184,7 +194,7 @@ class Evaluate:
             "guidance": guidance,
             "labels": self.labels,
             "seed": self.seed,
-            "device": str(device),
+            "device": str(model.device),
             **_journey(size, setting, fit),
         }
         images = brought_to(samples.images, setting.shape, fit, self.subject)

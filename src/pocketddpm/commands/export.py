@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from pocketddpm.commands.options import Plugins
 from pocketddpm.errors import ConfigError, unknown
 
 FORMATS = ("diffusers",)
@@ -27,6 +28,8 @@ class Export:
     """ema (the average) or model (the last step's)."""
     overwrite: bool = False
     """Replace files that exist."""
+    plugin: Plugins = ()
+    """Your own network, sampler, schedule or data set: FILE.py (docs/plugins.md)."""
 
     def run(self) -> None:
         """Convert, write, and say what was written where."""

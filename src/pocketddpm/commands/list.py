@@ -5,6 +5,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from pocketddpm.commands.options import Plugins
+
 
 @dataclass(frozen=True)
 class List:
@@ -14,6 +16,8 @@ class List:
         Literal["all", "presets", "data-sets", "networks", "schedules", "samplers"]
     ] = "all"
     """What to list."""
+    plugin: Plugins = ()
+    """Your own network, sampler, schedule or data set: FILE.py (docs/plugins.md)."""
 
     def run(self) -> None:
         """Print names and their first docstring lines; imports none of them."""

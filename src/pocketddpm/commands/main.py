@@ -52,6 +52,11 @@ def main(args: list[str] | None = None) -> None:
             args=args,
             config=MARKERS,
         )
+        if plugins := getattr(command, "plugin", ()):
+            from pocketddpm.plugins import load_plugin
+
+            for path in plugins:
+                load_plugin(path)
         command.run()  # type: ignore[attr-defined]
     except DDPMError as error:
         print(f"pocketddpm: {error}", file=sys.stderr)

@@ -1,10 +1,15 @@
 """What several verbs' options have in common: the text forms of sizes and lists."""
 
 import re
-from typing import TypeVar
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from tyro.conf import UseAppendAction
 
 from pocketddpm.errors import ConfigError
 
+Plugins = Annotated[tuple[Path, ...], UseAppendAction]
+"""The type of --plugin, which may be given several times; `main` loads them before a verb runs."""
 Number = TypeVar("Number", int, float)
 
 

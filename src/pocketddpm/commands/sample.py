@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from pocketddpm.commands.options import parse_numbers
+from pocketddpm.commands.options import Plugins, parse_numbers
 from pocketddpm.config import parse_options
 from pocketddpm.errors import ConfigError
 
@@ -82,6 +82,8 @@ class Sample:
     """Panels of the strip."""
     overwrite: bool = False
     """Replace files that exist."""
+    plugin: Plugins = ()
+    """Your own network, sampler, schedule or data set: FILE.py (docs/plugins.md)."""
 
     def run(self) -> None:
         """Draw, write, and say what was written where."""
@@ -176,7 +178,7 @@ class Sample:
 
     def _guidance(self, model: "Model") -> "Guidance":
         from pocketddpm.guidance import Guidance
-        from pocketddpm.model import class_number
+        from pocketddpm.labels import class_number
 
         interval = None
         if self.guidance_interval is not None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from pocketddpm.commands.options import parse_names, parse_size
+from pocketddpm.commands.options import Plugins, parse_names, parse_size
 from pocketddpm.config import parse_options
 from pocketddpm.errors import ConfigError
 
@@ -44,6 +44,8 @@ class Show:
     """The PNG; named after what is shown by default."""
     overwrite: bool = False
     """Replace a file that exists."""
+    plugin: Plugins = ()
+    """Your own network, sampler, schedule or data set: FILE.py (docs/plugins.md)."""
 
     def run(self) -> None:
         """Make the picture and say where it is."""

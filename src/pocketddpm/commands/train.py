@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 
 from tyro.conf import Positional
 
-from pocketddpm.commands.options import parse_names, parse_size
+from pocketddpm.commands.options import Plugins, parse_names, parse_size
 from pocketddpm.config import Experiment, from_dict, parse_options
 from pocketddpm.errors import ConfigError
 from pocketddpm.presets import get_preset
@@ -117,6 +117,8 @@ class Train:
     """Also write TensorBoard logs."""
     overwrite: bool = False
     """Replace the run in --out."""
+    plugin: Plugins = ()
+    """Your own network, sampler, schedule or data set: FILE.py (docs/plugins.md)."""
 
     def run(self) -> None:
         """Train, and say where everything is."""
