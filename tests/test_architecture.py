@@ -39,6 +39,16 @@ ALLOWED: dict[str, set[str]] = {
         "weighting",
     },
     "guidance": {"errors"},
+    "likelihood": {
+        "bound",
+        "denoiser",
+        "errors",
+        "guidance",
+        "noise",
+        "prediction",
+        "process",
+        "schedule",
+    },
     "denoiser": {"guidance", "prediction", "errors"},
     "sampling": {"denoiser", "grid", "noise"},
     "samplers": {"samplers", "denoiser", "errors", "grid", "process", "sampling"},
@@ -91,7 +101,7 @@ ALLOWED: dict[str, set[str]] = {
         "schedule",
         "__init__",
     },
-    "metrics": {"catalog", "data", "errors", "noise", "output"},
+    "metrics": {"bound", "catalog", "data", "errors", "likelihood", "model", "noise", "output"},
     "features": {"metrics"},
 }
 EDGES = {"api", "session", "comparison", "commands", "__init__", "__main__"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from pocketddpm.commands.options import Plugins
-from pocketddpm.errors import ConfigError, DataError
+from pocketddpm.errors import ConfigError, DataError, DDPMError
 
 if TYPE_CHECKING:
     from pocketddpm.metrics.evaluate import Progress, Real
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 N = 10_000
 FEWEST = 20
+MOST_FOR_BITS = 500
 CLOSEST = """
 ## Closest pairs
 
@@ -113,6 +114,8 @@ class Evaluate:
         report = evaluate(
             subject, real, setting.spaces, setting.judge, tstr=recipe, watch=progress_bar
         )
+        if not files:
+            self._add_bits(report, model)
         report.facts |= {**subject.facts, **setting.facts(), **versions()}
         report.notes += caveats(subject.facts)
         return report
@@ -182,7 +185,7 @@ class Evaluate:
         size = model.shape[1:]
         facts = {
             "model": self.subject,
-            "checkpoint": None if given else _file_sha256(self.subject),
+            "checkpoint": None if given else checkpoint_sha256(self.subject),
             "images seen": model.meta["run"]["images_seen"],
             "trained on": {"data": trained_on.name, "classes": trained_on.classes},
             "weights": "as in memory" if given else self.weights,
@@ -199,6 +202,23 @@ class Evaluate:
         }
         images = brought_to(samples.images, setting.shape, fit, self.subject)
         return Subject(images, numbers, facts), setting, setting.real(size, fit)
+
+    def _add_bits(self, report: "Report", given: "Model | None") -> None:
+        """Add the bound in bits/dim of a few real images, or the reason why it is not there."""
+        from pocketddpm.build import pick_device
+        from pocketddpm.metrics.counted import choose_images
+        from pocketddpm.metrics.likelihood import BITS, bits_row
+        from pocketddpm.model import load_model
+
+        model = given or load_model(self.subject, pick_device(self.device), self.weights)
+        try:
+            images = choose_images(model, min(self.n, MOST_FOR_BITS), data=self.data)
+        except DDPMError as error:
+            report.skipped[BITS] = str(error)
+            return
+        row, notes = bits_row(model, images, self.seed, progress_bar)
+        report.rows.append(row)
+        report.notes += notes
 
 
 def _is_files(path: Path) -> bool:
@@ -229,7 +249,8 @@ def _journey(size: tuple[int, int], setting: "Setting", fit: "Fit") -> dict[str,
     return {"size": f"{height}x{width}, {how} {size[0]}x{size[1]}"}
 
 
-def _file_sha256(model: str) -> str:
+def checkpoint_sha256(model: str) -> str:
+    """Return the sha256 of the checkpoint's file, as hex digits."""
     import hashlib
 
     from pocketddpm.checkpoint import find_checkpoint

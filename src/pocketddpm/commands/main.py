@@ -13,6 +13,7 @@ from pocketddpm.commands.evaluate import Evaluate
 from pocketddpm.commands.export import Export
 from pocketddpm.commands.import_model import Import
 from pocketddpm.commands.info import Info
+from pocketddpm.commands.likelihood import Likelihood
 from pocketddpm.commands.list import List
 from pocketddpm.commands.quickstart import Quickstart
 from pocketddpm.commands.sample import Sample
@@ -26,6 +27,7 @@ Command = (
     | Annotated[Distill, tyro.conf.subcommand("distill")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Likelihood, tyro.conf.subcommand("likelihood")]
     | Annotated[Edit, tyro.conf.subcommand("edit")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Export, tyro.conf.subcommand("export")]
