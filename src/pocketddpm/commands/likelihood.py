@@ -31,7 +31,7 @@ class Likelihood:
     data: str | None = None
     """Another data set or folder than the model's own."""
     labels: Literal["data", "none"] = "data"
-    """data: p(x | y) with the true labels, where the model has labels. none: p(x)."""
+    """data: p(x given y) with the true labels, where the model has labels. none: p(x)."""
     variance: Literal["beta", "beta-tilde", "learned"] | None = None
     """Variance of the bound's steps; None is the model's own."""
     weights: Literal["ema", "model"] = "ema"

@@ -57,7 +57,7 @@ def choose_images(
     if labels == "none" and model.classes and model.experiment.objective.label_dropout == 0:
         raise ConfigError(
             "this model never saw an image without its label (label_dropout 0), and so knows "
-            "p(x | y) alone; use --labels data"
+            "p(x given y) alone; use --labels data"
         )
     trained_on = model.experiment.data
     own = data is None or data == trained_on.name

@@ -83,7 +83,7 @@ def measure(
     hold all that is random: the images, the steps drawn, the noise, the probe.
     """
     conditional = images.labels is not None
-    told = "p(x | y)" if conditional else "p(x)"
+    told = "p(x given y)" if conditional else "p(x)"
     result = Likelihood({}, notes=_notes(model, images), facts={**images.facts, "of what": told})
     result.facts |= {"dimensions": images.dims, "seed": seed}
     if draws is not None:
@@ -205,7 +205,7 @@ def _named(what: str, images: Counted) -> str:
 def _add_label_bits(
     result: Likelihood, key: str, bits: Tensor, images: Counted, model: Model
 ) -> None:
-    """Add what p(x | y) says of p(x): -log p(x) <= -log p(x | y) - log p(y)."""
+    """Add what p(x given y) says of p(x): -log p(x) <= -log p(x given y) - log p(y)."""
     if images.labels is None:
         return
     total = sum(model.class_counts)
@@ -229,7 +229,7 @@ def _notes(model: Model, images: Counted) -> list[str]:
             "of the image itself: an upper bound, since padding costs nothing less than 0"
         )
     if images.labels is not None:
-        notes.append("given the label, numbers compare with other p(x | y) only")
+        notes.append("given the label, numbers compare with other p(x given y) only")
     if images.facts["split"] == "train":
         notes.append("of training images: not a test likelihood")
     return notes
