@@ -343,6 +343,8 @@ def test_a_model_is_evaluated(trained, own, tmp_path, capsys):
         "guidance 1.0",
         "fewer than 10,000",
         "weights ema",
+        "bits/dim (bound, given the label)",
+        "40 test images, 10 of 1000 steps each",
     ):
         assert part in printed
     assert sorted(p.name for p in out.iterdir()) == [

@@ -264,7 +264,8 @@ def progress_bar(what: str, total: int) -> "Progress":
 
     from tqdm import tqdm
 
-    bar = tqdm(total=total, desc=what, unit="image", file=sys.stderr, dynamic_ncols=True)
+    # Delayed, so that what is refused at once leaves one line and no empty bar.
+    bar = tqdm(total=total, desc=what, unit="image", file=sys.stderr, dynamic_ncols=True, delay=0.5)
 
     def update(k: int) -> None:
         bar.update(k)

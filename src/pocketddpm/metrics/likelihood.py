@@ -125,7 +125,7 @@ def _bound(
     low, high = scaling.bounds
     mean = 0.0 if scaling.mean is None else scaling.mean.to(model.device)
     decoder = pixel_decoder(Bins(low - mean, high - mean, scaling.bin_width))
-    done = watch("bound", len(images.images) * draws)
+    done = watch("bound (images x draws)", len(images.images) * draws)
     parts = [
         draw_bound(
             believe,
@@ -145,7 +145,7 @@ def _bound(
 
 
 def _flow(model: Model, images: Counted, steps: int, seed: int, size: int, watch: Watch) -> Flow:
-    done = watch("flow", len(images.images) * (steps + steps // 2))
+    done = watch("flow (images x steps)", len(images.images) * (steps + steps // 2))
     parts = [
         flow(
             believe,
