@@ -125,7 +125,7 @@ def evaluate(
 
 def frechet(features: Features, reference: Moments) -> Estimate:
     """Return the Frechet distance to the reference, with a bootstrap interval."""
-    values = features.values
+    values = features.values.double()
 
     def statistic(counts: Tensor) -> float:
         return frechet_distance(Moments.of(values, counts), reference)

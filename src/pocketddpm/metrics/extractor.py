@@ -82,17 +82,31 @@ class Extractor:
                 f"extractor {self.name} takes images of {'x'.join(map(str, self.shape))} "
                 f"(channels x height x width), got {'x'.join(map(str, images.shape[1:]))}"
             )
-        values, logits = [], []
+        values = logits = None
         for start in range(0, len(images), batch_size):
             part = torch.from_numpy(images[start : start + batch_size].copy())
             x = (part.float() / 255).contiguous(memory_format=torch.channels_last)
             features, classified = self.network(x)
-            values.append(features)
+            values = _filled(values, features, start, len(images))
             if classified is not None:
-                logits.append(classified)
+                logits = _filled(logits, classified, start, len(images))
             if progress is not None:
                 progress(len(part))
-        return Features(torch.cat(values), torch.cat(logits) if logits else None)
+        if values is None:
+            raise DataError(f"extractor {self.name}: no images were given")
+        return Features(values, logits)
+
+
+def _filled(whole: Tensor | None, part: Tensor, start: int, total: int) -> Tensor:
+    """Return the tensor of all rows with a part written to it from row `start` on.
+
+    A list of parts would lie scattered among the network's large buffers, whose memory could then
+    not be given back: half a gigabyte for MNIST.
+    """
+    if whole is None:
+        whole = part.new_empty(total, *part.shape[1:])
+    whole[start : start + len(part)] = part
+    return whole
 
 
 class Linear(nn.Module):
