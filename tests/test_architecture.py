@@ -102,6 +102,17 @@ ALLOWED: dict[str, set[str]] = {
         "__init__",
     },
     "metrics": {"bound", "catalog", "data", "errors", "likelihood", "model", "noise", "output"},
+    "log": {"errors", "output"},
+    "validation": {
+        "config",
+        "data",
+        "errors",
+        "log",
+        "metrics",
+        "model",
+        "pictures",
+        "sampling",
+    },
     "features": {"metrics"},
 }
 EDGES = {"api", "session", "comparison", "commands", "__init__", "__main__"}

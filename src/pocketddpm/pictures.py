@@ -104,6 +104,20 @@ def save_figure(path: Path, fig: "Figure") -> None:
         fig.savefig(temporary, dpi=120)
 
 
+def save_distance_curve(
+    path: Path, images_seen: Sequence[int], distance: Sequence[float], floor: float
+) -> None:
+    """Write the Frechet distance of samples against images seen, above that of real images."""
+    fig = figure()
+    axes = fig.subplots()
+    axes.plot(images_seen, distance, marker="o", markersize=3, label="samples")
+    axes.axhline(floor, color="grey", linestyle="--", linewidth=1, label="as many training images")
+    axes.set(xlabel="images seen", ylabel="Frechet distance to held-out images", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(path, fig)
+
+
 def save_loss_curve(path: Path, images_seen: Sequence[int], loss: Sequence[float]) -> None:
     """Write the training loss against images seen, with its running mean."""
     fig = figure()

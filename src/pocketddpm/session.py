@@ -2,10 +2,9 @@
 
 The trainer only trains; here its `Progress` is turned into files, and Ctrl-C or SIGTERM into a
 checkpoint. A run folder holds: config.json, log.csv, last/previous/best.safetensors, data.png,
-loss.png and samples/.
+loss.png and samples/; with evaluation during training evaluation.csv and evaluation.png.
 """
 
-import csv
 import os
 import signal
 import sys
@@ -33,21 +32,22 @@ from pocketddpm.build import (
 from pocketddpm.catalog import DATASETS
 from pocketddpm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pocketddpm.config import Experiment
-from pocketddpm.data.load import class_counts, fingerprint, load_images
+from pocketddpm.data.load import class_counts, fingerprint, hold_out, load_images
 from pocketddpm.data.loader import Loader
 from pocketddpm.data.scaling import Scaling
-from pocketddpm.errors import CheckpointError, ConfigError, DataError
+from pocketddpm.errors import CheckpointError, DataError
 from pocketddpm.flops import count_flops, count_parameters
 from pocketddpm.forward import forward_panels
+from pocketddpm.log import Row, append_log, read_log, summary_writer, write_log
 from pocketddpm.model import Model, model_from
 from pocketddpm.objective import build_objective
-from pocketddpm.output import refuse_existing, replacing, write_json
+from pocketddpm.output import refuse_existing, write_json
 from pocketddpm.pictures import save_grid, save_loss_curve
 from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.training.plan import check_budget
 from pocketddpm.training.trainer import Progress, Trainer
+from pocketddpm.validation import Validation, check_evaluation, held_out_images
 
-Row = dict[str, float]
 COLUMNS: list[str] = ["step", "images_seen", "epoch", "loss", "grad_norm", "lr", "seconds"]
 PREVIEW_ROWS, PREVIEW_STEPS = 6, 50
 FLUSH_EVERY = 50  # steps between reads of the losses from the device
@@ -80,6 +80,7 @@ class Session:
         0 means none at all, at the end neither, unless one of the other two is set.
         """
         check_budget(experiment.training)
+        check_evaluation(experiment)
         if checkpoint is not None:
             require(checkpoint.meta, ALL_KINDS)
         self.main = int(os.environ.get("RANK", "0")) == 0
@@ -99,6 +100,11 @@ class Session:
             subset=data.subset,
             classes=data.classes,
         )
+        print_of_all, held_out = fingerprint(images), None
+        if experiment.evaluation.every and not data.held_out:
+            data = replace(data, held_out=held_out_images(len(images)))
+        if data.held_out:
+            images, held_out = hold_out(images, data.held_out)
         if data.flip is None:
             name = data.name if data.name in DATASETS.names() else "folder"
             data = replace(data, flip=bool(DATASETS.load(name).FLIP))
@@ -117,8 +123,9 @@ class Session:
             "data": {
                 "name": images.name,
                 "images": len(images),
+                "held_out": data.held_out,
                 "source": images.source,
-                "fingerprint": fingerprint(images),
+                "fingerprint": print_of_all,
             },
             "versions": {"pocketddpm": __version__, "torch": torch.__version__},
         }
@@ -157,6 +164,7 @@ class Session:
         )
         self.images = images
         self.log: list[Row] = []
+        self.validation: Validation | None = None
         self._pending: list[Progress] = []
         self._stop: signal.Signals | None = None
         self._writer: Any = None
@@ -177,16 +185,23 @@ class Session:
                 panels = forward_panels(few, schedule, scaling=scaling, seed=training.seed)
                 save_grid(out / "forward.png", panels, columns=5)
             else:
-                self.log = _read_log(out / "log.csv", self.trainer.step)
-            _write_log(out / "log.csv", self.log)
+                self.log = read_log(out / "log.csv", COLUMNS, self.trainer.step)
+            write_log(out / "log.csv", COLUMNS, self.log)
+            if held_out is not None and experiment.evaluation.every:
+                step = None if checkpoint is None else self.trainer.step
+                self.validation = Validation(
+                    self.experiment, images, held_out, out, resumed_at=step
+                )
             if tensorboard:
-                self._writer = _summary_writer(out)
+                self._writer = summary_writer(out)
 
     def run(self) -> None:
         """Train to the end; on Ctrl-C or SIGTERM save, say how to resume, and exit."""
         trainer = self.trainer
         plan = trainer.plan or trainer.make_plan()
         self._say(self._describe(plan.total))
+        if self.validation is not None:
+            self._say(self.validation.describe())
         bar = tqdm(
             total=plan.total,
             initial=trainer.images_seen,
@@ -210,6 +225,9 @@ class Session:
                     self._end_epoch(progress.epoch_loss, bar)
                 if progress.step % FLUSH_EVERY == 0:
                     self._flush(bar)
+                # Before the checkpoint: it then knows of every evaluation up to its step.
+                if self._due(self.experiment.evaluation.every, progress.step):
+                    self._evaluate()
                 if self._due(self.checkpoint_every, progress.step):
                     self.save()
                     saved = progress.step
@@ -218,6 +236,8 @@ class Session:
                     self._sample(progress.step)
                 if self._stop is not None:
                     break
+        if self._stop is None:
+            self._evaluate()
         if trainer.step != saved or not (self.out / "last.safetensors").exists():
             self.save()
         if self._stop is not None:
@@ -233,7 +253,7 @@ class Session:
         self._flush()
         if self.main:
             last, previous = self.out / "last.safetensors", self.out / "previous.safetensors"
-            checkpoint = self.trainer.checkpoint(self.meta)
+            checkpoint = self._checkpoint()
             if last.exists():
                 # A second name for the old file: at every instant one of the two is whole.
                 previous.unlink(missing_ok=True)
@@ -246,9 +266,12 @@ class Session:
 
     def model(self) -> Model:
         """Return the model as it is now, with averaged weights."""
-        return model_from(
-            self.trainer.checkpoint(self.meta, with_state=False), self.accelerator.device
-        )
+        return model_from(self._checkpoint(with_state=False), self.accelerator.device)
+
+    def _checkpoint(self, *, with_state: bool = True) -> Checkpoint:
+        rows = self.validation.rows if self.validation else []
+        meta = {**self.meta, "evaluation": rows[-1]} if rows else self.meta
+        return self.trainer.checkpoint(meta, with_state=with_state)
 
     def _describe(self, total: int) -> str:
         data, training = self.meta["data"], self.experiment.training
@@ -273,12 +296,27 @@ class Session:
         best = self.trainer.best_loss
         if best is None or loss < best:
             self.trainer.best_loss = loss
-            if self.main:
-                best_one = self.trainer.checkpoint(self.meta, with_state=False)
-                save_checkpoint(self.out / "best.safetensors", best_one)
+            if self.main and self.experiment.evaluation.best_by == "loss":
+                self._save_best()
         if self.main:
             epoch = self.trainer.images_seen / self.trainer.loader.epoch_images
             bar.write(f"epoch {epoch:.2f}: mean loss {loss:.5f}", file=sys.stderr)
+
+    def _evaluate(self) -> None:
+        """Measure the model of now, unless that is done; the other processes wait."""
+        trainer, validation = self.trainer, self.validation
+        if validation is not None and not validation.evaluated(trainer.step):
+            row = validation(self.model(), trainer.step, trainer.images_seen)
+            self._say(validation.told())
+            if self.experiment.evaluation.best_by == "evaluation" and validation.is_best():
+                self._save_best()
+            if self._writer is not None:
+                for key in ("frechet", "ratio", "precision", "recall"):
+                    self._writer.add_scalar(f"held-out {key}", row[key], row["images_seen"])
+        self.accelerator.wait_for_everyone()
+
+    def _save_best(self) -> None:
+        save_checkpoint(self.out / "best.safetensors", self._checkpoint(with_state=False))
 
     def _flush(self, bar: tqdm | None = None) -> None:
         """Read the pending losses from the device and write the log."""
@@ -300,8 +338,7 @@ class Session:
         self.log += rows
         if not self.main:
             return
-        with open(self.out / "log.csv", "a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([row[c] for c in COLUMNS] for row in rows)
+        append_log(self.out / "log.csv", COLUMNS, rows)
         if self._writer is not None:
             for row in rows:
                 for key in ("loss", "grad_norm", "lr"):
@@ -363,7 +400,7 @@ class Session:
 
     def _clear(self) -> None:
         """Remove the files of an earlier run that --overwrite gave up."""
-        for pattern in ("*.safetensors", "log.csv", "*.png", "samples/*.png", "tensorboard/*"):
+        for pattern in ("*.safetensors", "*.csv", "*.png", "samples/*.png", "tensorboard/*"):
             for path in self.out.glob(pattern):
                 path.unlink()
 
@@ -410,37 +447,3 @@ def _training(checkpoint: Checkpoint) -> Any:
     from pocketddpm.config import from_dict
 
     return from_dict(Experiment, checkpoint.meta["experiment"], "checkpoint: ").training
-
-
-def _read_log(path: Path, step: int) -> list[Row]:
-    """Return the rows of a log up to a step; what was logged after the checkpoint is dropped."""
-    if not path.exists():
-        return []
-    rows: list[Row] = []
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            # A killed run may leave half a row behind; its step comes after the checkpoint.
-            if None in row.values() or int(row["step"]) > step:
-                break
-            values = {name: float(row[name]) for name in COLUMNS}
-            rows.append(
-                {**values, "step": int(row["step"]), "images_seen": int(row["images_seen"])}
-            )
-    return rows
-
-
-def _write_log(path: Path, rows: list[Row]) -> None:
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows([row[c] for c in COLUMNS] for row in rows)
-
-
-def _summary_writer(out: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError(
-            "--tensorboard needs the extra 'tensorboard': pip install 'pocketddpm[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(out / "tensorboard"))

@@ -31,7 +31,9 @@ class Info:
         rows = {
             "file": f"{path} ({path.stat().st_size / 1e6:.1f} MB, format {meta['format_version']})",
             "preset": experiment["preset"],
-            "data": f"{data['name']}, {data['images']} images, fingerprint {data['fingerprint']}",
+            "data": f"{data['name']}, {data['images']} images"
+            + (f" and {held_out} held out" if (held_out := data.get("held_out")) else "")
+            + f", fingerprint {data['fingerprint']}",
             "images": "x".join(map(str, meta["shape"]))
             + (f" ({data['source']})" if data["source"] else ""),
             "classes": ", ".join(meta["classes"]) or "none",
@@ -45,6 +47,8 @@ class Info:
             f"{run['seconds'] / 60:.1f} minutes, seed {experiment['training']['seed']}, "
             f"{experiment['training']['precision']}",
             "best loss": "none yet" if run["best_loss"] is None else f"{run['best_loss']:.5f}",
+            "evaluation": ", ".join(f"{k} {v:.4g}" for k, v in meta.get("evaluation", {}).items())
+            or "none",
             "versions": ", ".join(f"{k} {v}" for k, v in meta["versions"].items()),
         }
         for name, text in rows.items():

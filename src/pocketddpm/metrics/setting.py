@@ -85,8 +85,21 @@ def load_setting(data: str, extractor: str | None = None) -> Setting:
     judges = [n for n in EXTRACTORS.names() if _entry(n).ROLE == "judge" and data in _weights(n)]
     judge = _named(judges[0], data) if judges else None
     known = train.classes if train is not None else DATASETS.load(data).CLASSES
-    fit = DATASETS.load(data if data in DATASETS.names() else "folder").FIT
-    return Setting(data, train, test, missing, spaces, judge, known, fit)
+    return Setting(data, train, test, missing, spaces, judge, known, usual_fit(data))
+
+
+def own_extractor(data: str) -> Extractor | None:
+    """Return the network that is shipped for a data set; None where there is none."""
+    for name in EXTRACTORS.names():
+        if name != PIXELS and _entry(name).ROLE == "metric" and data in _weights(name):
+            return _named(name, data)
+    return None
+
+
+def usual_fit(data: str) -> Fit:
+    """Return how a data set's images, or a folder's, usually reach another size."""
+    fit: Fit = DATASETS.load(data if data in DATASETS.names() else "folder").FIT
+    return fit
 
 
 def _entry(name: str) -> Any:
