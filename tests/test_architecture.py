@@ -113,7 +113,7 @@ ALLOWED: dict[str, set[str]] = {
         "pictures",
         "sampling",
     },
-    "features": {"metrics"},
+    "features": {"data", "errors", "metrics"},
 }
 EDGES = {"api", "session", "comparison", "commands", "__init__", "__main__"}
 

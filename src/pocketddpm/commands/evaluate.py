@@ -127,7 +127,7 @@ class Evaluate:
 
         if self.data is None:
             raise ConfigError(f"{path} does not say what it should look like: give --data")
-        setting = load_setting(self.data, self.extractor)
+        setting = load_setting(self.data, self.extractor, watch=progress_bar)
         found = read_samples(path, setting.classes)
         drawn = found.drawn(min(self.n, setting.most))
         fit = self.fit or setting.fit
@@ -150,7 +150,10 @@ class Evaluate:
         model = given or load_model(self.subject, pick_device(self.device), self.weights)
         require(model.meta, ALL_KINDS)
         trained_on = model.experiment.data
-        setting = load_setting(self.data or trained_on.name, self.extractor)
+        size = (model.shape[1], model.shape[2])
+        setting = load_setting(
+            self.data or trained_on.name, self.extractor, size=size, watch=progress_bar
+        )
         fit = self.fit or trained_on.fit or setting.fit
         n = min(self.n, setting.most)
         labels = model.label_numbers(self.labels, n, self.seed)
@@ -182,7 +185,6 @@ class Evaluate:
         if samples.labels is not None and set(model.classes) <= set(setting.classes):
             order = np.array([setting.classes.index(c) for c in model.classes], np.int64)
             numbers = order[samples.labels]
-        size = model.shape[1:]
         facts = {
             "model": self.subject,
             "checkpoint": None if given else checkpoint_sha256(self.subject),
