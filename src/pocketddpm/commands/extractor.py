@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from pocketddpm.commands.options import parse_size
+from pocketddpm.commands.options import Plugins, parse_size
 from pocketddpm.errors import ConfigError, DataError
 
 SUFFIX = ".safetensors"
@@ -34,6 +34,8 @@ class ExtractorCommand:
     """Arithmetic while training; auto is bf16 where the hardware has it."""
     overwrite: bool = False
     """Replace an --out that exists."""
+    plugin: Plugins = ()
+    """Your own data set: FILE.py (docs/plugins.md)."""
 
     def run(self) -> None:
         """Make it, test it once on the test images if there are any, and write it."""
