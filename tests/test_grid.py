@@ -107,34 +107,6 @@ def test_starting_lower(spacing):
         assert grid.alpha_bar[0] == pytest.approx(float(LINEAR.alpha_bar[400]), rel=1e-9)
 
 
-@pytest.mark.parametrize("spacing", ["karras", "log-snr"])
-def test_a_sigma_range_is_kept_and_followed_by_zero(spacing):
-    grid = make_grid(LINEAR, 6, spacing, sigma_range=(0.05, 12.0))
-    bars = torch.tensor(grid.alpha_bar[:-1], dtype=torch.float64)
-    sigma = ((1 - bars) / bars).sqrt()
-    assert_close(sigma[[0, -1]], torch.tensor([12.0, 0.05], dtype=torch.float64))
-    assert (grid.t[-1], grid.alpha_bar[-1], grid.steps) == (0.0, 1.0, 6)
-    even = sigma ** (1 / 7) if spacing == "karras" else sigma.log()
-    assert_close(even.diff(), even.diff()[:1].expand(5))
-    whole = (float(LINEAR.sigma[1]), float(LINEAR.sigma[-1]))
-    ours, plain = (make_grid(LINEAR, 6, spacing, sigma_range=r) for r in (whole, None))
-    assert_close(ours.alpha_bar, plain.alpha_bar, rtol=1e-9, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("spacing", "sigma_range", "message"),
-    [
-        ("karras", (0.05, 1e4), "must rise and lie in this schedule's 0.01..157.4, got 0.05,10000"),
-        ("karras", (1e-3, 12.0), "must rise and lie"),
-        ("log-snr", (3.0, 3.0), "must rise and lie"),
-        ("trailing", (0.05, 12.0), "is for karras and log-snr"),
-    ],
-)
-def test_wrong_sigma_ranges_are_refused(spacing, sigma_range, message):
-    with pytest.raises(ConfigError, match=message):
-        make_grid(LINEAR, 6, spacing, sigma_range=sigma_range)
-
-
 @pytest.mark.parametrize("spacing", [s for s in SPACINGS if s not in ("karras", "log-snr")])
 @pytest.mark.parametrize("steps", [1, 7, 50])
 def test_zero_terminal_snr(spacing, steps):

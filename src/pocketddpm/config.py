@@ -138,15 +138,11 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How `sample` draws from this model unless told otherwise.
-
-    sigma_range: the least and the largest sigma of the spacings karras and log-snr (None: all).
-    """
+    """How `sample` draws from this model unless told otherwise."""
 
     sampler: str = "ddim"
     steps: int = 50
     spacing: str = "trailing"
-    sigma_range: tuple[float, float] | None = None
     options: Options = field(default_factory=dict)
     guidance: float = 1.0
     clip: bool = True

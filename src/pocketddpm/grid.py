@@ -11,12 +11,10 @@ from math import log
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pocketddpm.errors import ConfigError, unknown
 from pocketddpm.schedule import Schedule
 
-RANGED = ("karras", "log-snr")  # which may cover a part of the schedule's sigmas
 SPACINGS = ("trailing", "leading", "linspace", "quadratic", "karras", "log-snr")
 
 
@@ -81,7 +79,6 @@ def make_grid(
     spacing: str = "trailing",
     *,
     t_start: int | None = None,
-    sigma_range: tuple[float, float] | None = None,
     rho: float = 7.0,
 ) -> Grid:
     """Return a grid of `steps` steps from t_start (default T) down to 0.
@@ -93,8 +90,6 @@ def make_grid(
       quadratic  T (i/N)^2, dense at low noise (arXiv 2010.02502).
       karras     even in sigma^(1/rho) (arXiv 2206.00364, eq. 5).
       log-snr    even in log-SNR (arXiv 2206.00927).
-    sigma_range: the least and the largest sigma of karras and log-snr, within the schedule's own:
-    few steps are better spent between them. The last step still goes to 0.
     Raises ConfigError for an unknown spacing, steps outside 1..T, or a log-SNR grid on a schedule
     whose last SNR is zero.
     """
@@ -111,22 +106,15 @@ def make_grid(
     ramp = (
         torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1).double()
     )
-    if sigma_range is not None and (spacing not in RANGED or t_start is not None):
-        raise ConfigError(
-            f"a sigma range is for {' and '.join(RANGED)} from T, not for '{spacing}' or a later "
-            "start; leave it out"
-        )
-    if spacing in RANGED:
+    if spacing in ("karras", "log-snr"):
         log_snr = schedule.log_snr[[top, 1]]
         if not torch.isfinite(log_snr).all():
             raise ConfigError(
                 f"spacing '{spacing}' needs alpha_bar > 0 at t = {top}, got 0 (zero terminal SNR); "
                 "use trailing"
             )
-        if sigma_range is not None:
-            log_snr = _within(schedule, sigma_range, log_snr)
         if spacing == "karras":
-            high, low = (log_snr * (-0.5 / rho)).exp()
+            low, high = schedule.sigma[1] ** (1 / rho), schedule.sigma[top] ** (1 / rho)
             points = -2 * (high + ramp * (low - high)).pow(rho).log()
         else:
             points = log_snr[0] + ramp * (log_snr[1] - log_snr[0])
@@ -141,19 +129,6 @@ def make_grid(
     else:
         times = [float(max(i, round(top * (i / steps) ** 2))) for i in range(steps, 0, -1)]
     return explicit_grid(schedule, [*times, 0.0])
-
-
-def _within(schedule: Schedule, sigma_range: tuple[float, float], ends: Tensor) -> Tensor:
-    """Return the log-SNR of the range's ends, the noisy one first; ConfigError outside."""
-    low, high = sigma_range
-    first, last = (float(s) for s in (-ends / 2).exp())
-    # A little slack: the table's ends are rounded.
-    if not last * (1 - 1e-6) <= low < high <= first * (1 + 1e-6):
-        raise ConfigError(
-            f"a sigma range must rise and lie in this schedule's {last:.4g}..{first:.4g}, "
-            f"got {low:g},{high:g}"
-        )
-    return torch.stack([-2 * torch.tensor(s, dtype=torch.float64).log() for s in (high, low)])
 
 
 def explicit_grid(schedule: Schedule, times: Sequence[float]) -> Grid:

@@ -155,25 +155,17 @@ class Model:
         return choice
 
     def grid(
-        self,
-        steps: int | None = None,
-        spacing: str | None = None,
-        t_start: int | None = None,
-        sigma_range: tuple[float, float] | None = None,
+        self, steps: int | None = None, spacing: str | None = None, t_start: int | None = None
     ) -> Grid:
         """Return the times of a run from t_start (None: T); None means the experiment's.
 
         steps: those of a run from T. A shorter one keeps their stride, and so takes fewer.
-        sigma_range: as in `make_grid`; the experiment's belongs to its own spacing.
         """
         plan, T = self.experiment.sampling, self.schedule.T
         steps = plan.steps if steps is None else steps
         if t_start is not None:
             steps = -(-steps * t_start // T)
-        elif sigma_range is None and spacing in (None, plan.spacing):
-            sigma_range = plan.sigma_range
-        spacing = spacing or plan.spacing
-        return make_grid(self.schedule, steps, spacing, t_start=t_start, sigma_range=sigma_range)
+        return make_grid(self.schedule, steps, spacing or plan.spacing, t_start=t_start)
 
     def sample(
         self,
@@ -183,7 +175,6 @@ class Model:
         sampler: str | None = None,
         steps: int | None = None,
         spacing: str | None = None,
-        sigma_range: tuple[float, float] | None = None,
         options: Options | None = None,
         guidance: Guidance | float | None = None,
         guide: "Model | None" = None,
@@ -207,7 +198,7 @@ class Model:
         """
         plan = self.experiment.sampling
         choice = self.sampler(sampler, options)
-        grid = self.grid(steps, spacing, sigma_range=sigma_range)
+        grid = self.grid(steps, spacing)
         how = as_guidance(plan.guidance if guidance is None else guidance)
         how.check_sampler(choice.name)
         n = count_labels(labels) if n is None else n

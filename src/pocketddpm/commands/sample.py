@@ -40,8 +40,6 @@ class Sample:
     """Steps of the sampler."""
     spacing: str | None = None
     """Where the steps lie: trailing, leading, linspace, quadratic, karras or log-snr."""
-    sigma_range: str | None = None
-    """LOW,HIGH: the sigmas that karras and log-snr cover; few steps are better spent on 0.03,15."""
     guidance: float | None = None
     """Classifier-free guidance; 1 is none."""
     guidance_interval: str | None = None
@@ -142,7 +140,6 @@ class Sample:
                 sampler=name,
                 steps=steps,
                 spacing=self.spacing,
-                sigma_range=self._sigma_range(),
                 options=options,
                 guidance=guidance,
                 guide=guide,
@@ -172,12 +169,6 @@ class Sample:
             f"({self.n / seconds:.1f} images/s)"
         )
         print("wrote " + ", ".join(str(p) for p in written))
-
-    def _sigma_range(self) -> tuple[float, float] | None:
-        if self.sigma_range is None:
-            return None
-        low, high = parse_numbers(self.sigma_range, "LOW,HIGH", float)
-        return low, high
 
     def _options(self, sampler: str, defaults: dict[str, Any]) -> dict[str, Any]:
         options = {**defaults, **parse_options(self.sampler_options or "")}
