@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from pocketddpm.commands.options import Plugins
-from pocketddpm.errors import ConfigError, DataError, DDPMError
+from pocketddpm.commands.progress import progress_bar
+from pocketddpm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from pocketddpm.metrics.evaluate import Progress, Real
+    from pocketddpm.metrics.evaluate import Real
     from pocketddpm.metrics.report import Report
     from pocketddpm.metrics.samples import Fit, Subject
     from pocketddpm.metrics.setting import Setting
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 N = 10_000
 FEWEST = 20
-MOST_FOR_BITS = 500
 CLOSEST = """
 ## Closest pairs
 
@@ -89,8 +89,11 @@ class Evaluate:
 
     def measure(self, model: "Model | None" = None) -> "Report":
         """Return the report; on a model in memory, if one is given in place of `subject`'s."""
+        from pocketddpm.build import pick_device
         from pocketddpm.metrics.evaluate import evaluate
+        from pocketddpm.metrics.likelihood import add_bits
         from pocketddpm.metrics.training import Recipe
+        from pocketddpm.model import load_model
         from pocketddpm.output import refuse_existing
 
         if self.n < FEWEST or self.batch_size < 1:
@@ -105,7 +108,12 @@ class Evaluate:
                 raise ConfigError(f"--{name} is for models; {path} holds samples already")
         if self.out is not None:
             refuse_existing(self.out, self.overwrite)
-        subject, setting, real = self._from_files(path) if files else self._draw(model)
+        given = model is not None
+        if model is None and not files:
+            model = load_model(self.subject, pick_device(self.device), self.weights)
+        subject, setting, real = (
+            self._from_files(path) if model is None else self._draw(model, given)
+        )
         if len(subject.images) < FEWEST:
             raise DataError(f"{path}: {len(subject.images)} images; give at least {FEWEST}")
         if self.out is not None and not files:
@@ -114,8 +122,8 @@ class Evaluate:
         report = evaluate(
             subject, real, setting.spaces, setting.judge, tstr=recipe, watch=progress_bar
         )
-        if not files:
-            self._add_bits(report, model)
+        if model is not None:
+            add_bits(report, model, self.n, self.data, self.seed, progress_bar)
         report.facts |= {**subject.facts, **setting.facts(), **versions()}
         report.notes += caveats(subject.facts)
         return report
@@ -136,18 +144,16 @@ class Evaluate:
         images = brought_to(drawn.images, setting.shape, fit, str(path))
         return replace(drawn, images=images, facts=facts), setting, setting.real(size, fit)
 
-    def _draw(self, given: "Model | None") -> "tuple[Subject, Setting, Real]":
+    def _draw(self, model: "Model", given: bool) -> "tuple[Subject, Setting, Real]":
         """Return samples of a model, and the setting and real images to hold them to."""
         import numpy as np
 
-        from pocketddpm.build import pick_device
+        from pocketddpm.checkpoint import file_sha256
         from pocketddpm.config import parse_options
         from pocketddpm.metrics.samples import Subject, brought_to
         from pocketddpm.metrics.setting import load_setting
-        from pocketddpm.model import load_model
         from pocketddpm.plugins import ALL_KINDS, require
 
-        model = given or load_model(self.subject, pick_device(self.device), self.weights)
         require(model.meta, ALL_KINDS)
         trained_on = model.experiment.data
         size = (model.shape[1], model.shape[2])
@@ -187,7 +193,7 @@ class Evaluate:
             numbers = order[samples.labels]
         facts = {
             "model": self.subject,
-            "checkpoint": None if given else checkpoint_sha256(self.subject),
+            "checkpoint": None if given else file_sha256(Path(self.subject)),
             "images seen": model.meta["run"]["images_seen"],
             "trained on": {"data": trained_on.name, "classes": trained_on.classes},
             "weights": "as in memory" if given else self.weights,
@@ -204,23 +210,6 @@ class Evaluate:
         }
         images = brought_to(samples.images, setting.shape, fit, self.subject)
         return Subject(images, numbers, facts), setting, setting.real(size, fit)
-
-    def _add_bits(self, report: "Report", given: "Model | None") -> None:
-        """Add the bound in bits/dim of a few real images, or the reason why it is not there."""
-        from pocketddpm.build import pick_device
-        from pocketddpm.metrics.counted import choose_images
-        from pocketddpm.metrics.likelihood import BITS, bits_row
-        from pocketddpm.model import load_model
-
-        model = given or load_model(self.subject, pick_device(self.device), self.weights)
-        try:
-            images = choose_images(model, min(self.n, MOST_FOR_BITS), data=self.data)
-        except DDPMError as error:
-            report.skipped[BITS] = str(error)
-            return
-        row, notes = bits_row(model, images, self.seed, progress_bar)
-        report.rows.append(row)
-        report.notes += notes
 
 
 def _is_files(path: Path) -> bool:
@@ -249,32 +238,6 @@ def _journey(size: tuple[int, int], setting: "Setting", fit: "Fit") -> dict[str,
         return {}
     how = "the middle of" if fit == "pad" else "resized with antialiasing from"
     return {"size": f"{height}x{width}, {how} {size[0]}x{size[1]}"}
-
-
-def checkpoint_sha256(model: str) -> str:
-    """Return the sha256 of the checkpoint's file, as hex digits."""
-    import hashlib
-
-    from pocketddpm.checkpoint import find_checkpoint
-
-    return hashlib.sha256(find_checkpoint(Path(model)).read_bytes()).hexdigest()
-
-
-def progress_bar(what: str, total: int) -> "Progress":
-    """Return what is called with images done; draws a bar on stderr that closes when full."""
-    import sys
-
-    from tqdm import tqdm
-
-    # Delayed, so that what is refused at once leaves one line and no empty bar.
-    bar = tqdm(total=total, desc=what, unit="image", file=sys.stderr, dynamic_ncols=True, delay=0.5)
-
-    def update(k: int) -> None:
-        bar.update(k)
-        if bar.n >= total:
-            bar.close()
-
-    return update
 
 
 def versions() -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from pocketddpm.commands.options import Plugins
+from pocketddpm.commands.progress import progress_bar
 from pocketddpm.errors import ConfigError
 
 
@@ -48,6 +50,8 @@ class Likelihood:
     """Print JSON instead of the table."""
     overwrite: bool = False
     """Replace an --out that exists."""
+    plugin: Plugins = ()
+    """Your own network, sampler, schedule or data set: FILE.py (docs/plugins.md)."""
 
     def run(self) -> None:
         """Measure, print, and write the report."""
@@ -55,18 +59,21 @@ class Likelihood:
         import sys
 
         from pocketddpm.build import pick_device
-        from pocketddpm.commands.evaluate import checkpoint_sha256, progress_bar, versions
+        from pocketddpm.checkpoint import file_sha256
+        from pocketddpm.commands.evaluate import versions
         from pocketddpm.metrics.counted import choose_images
         from pocketddpm.metrics.likelihood import measure
         from pocketddpm.model import load_model
         from pocketddpm.output import refuse_existing, write_json, write_text
         from pocketddpm.pictures import save_bound_curve
+        from pocketddpm.plugins import ALL_KINDS, require
 
         if self.n < 2 or self.batch_size < 1:
             raise ConfigError(f"--n must be at least 2, and --batch-size 1; got {self.n}")
         if self.out is not None:
             refuse_existing(self.out, self.overwrite)
         model = load_model(self.model, pick_device(self.device), self.weights)
+        require(model.meta, ALL_KINDS)
         images = choose_images(model, self.n, data=self.data, split=self.split, labels=self.labels)
         result = measure(
             model,
@@ -80,7 +87,7 @@ class Likelihood:
         )
         result.facts.update(
             model=str(self.model),
-            checkpoint=checkpoint_sha256(str(self.model)),
+            checkpoint=file_sha256(self.model),
             weights=self.weights,
             device=str(model.device),
             **versions(),

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from pocketddpm.bound import Bins, pixel_decoder
+from pocketddpm.errors import DDPMError
 from pocketddpm.likelihood import Bound, Flow, cut, draw_bound, flow, flow_nfe, per_image
-from pocketddpm.metrics.counted import Counted
+from pocketddpm.metrics.counted import Counted, choose_images
 from pocketddpm.metrics.estimate import Estimate, of_mean
-from pocketddpm.metrics.report import Row, flatten, markdown_table, number
+from pocketddpm.metrics.report import Report, Row, flatten, markdown_table, number
 from pocketddpm.model import Model
 
-BITS = "bits/dim"
+FEW_IMAGES = 500
 FEW_DRAWS = 10
 Watch = Callable[[str, int], Callable[[int], object]]
 
@@ -98,13 +99,21 @@ def measure(
     return result
 
 
-def bits_row(model: Model, images: Counted, seed: int, watch: Watch) -> tuple[Row, list[str]]:
-    """Return a row for the report of `evaluate`, from few draws, and what must be said of it."""
-    found = measure(model, images, draws=min(FEW_DRAWS, model.schedule.T), seed=seed, watch=watch)
+def add_bits(
+    report: Report, model: Model, n: int, data: str | None, seed: int, watch: Watch
+) -> None:
+    """Add a row to `evaluate`'s report, from few images and few draws; or why it is missing."""
+    try:
+        images = choose_images(model, min(n, FEW_IMAGES), data=data)
+        draws = min(FEW_DRAWS, model.schedule.T)
+        found = measure(model, images, draws=draws, seed=seed, watch=watch)
+    except DDPMError as error:
+        report.skipped["bits/dim"] = str(error)
+        return
     name, value = found.bits["bound"]
-    row = Row("bits_per_dim", f"{BITS} ({name})", value, None, "difference")
-    drawn = f"bits/dim: {len(images.images)} {images.facts['split']} images"
-    return row, [f"{drawn}, {found.facts['draws of t']} steps each", *found.notes]
+    report.rows.append(Row("bits_per_dim", f"bits/dim ({name})", value, None, "difference"))
+    what = f"{len(images.images)} {images.facts['split']} images"
+    report.notes += [f"bits/dim: {what}, {found.facts['draws of t']} steps each", *found.notes]
 
 
 def _batches(model: Model, images: Counted, size: int, clip: bool) -> Any:
