@@ -77,11 +77,7 @@ class Extractor:
 
         Raises DataError when the images are of another shape than the extractor's.
         """
-        if images.shape[1:] != self.shape:
-            raise DataError(
-                f"extractor {self.name} takes images of {'x'.join(map(str, self.shape))} "
-                f"(channels x height x width), got {'x'.join(map(str, images.shape[1:]))}"
-            )
+        self.check(images)
         values = logits = None
         for start in range(0, len(images), batch_size):
             part = torch.from_numpy(images[start : start + batch_size].copy())
@@ -92,9 +88,17 @@ class Extractor:
                 logits = _filled(logits, classified, start, len(images))
             if progress is not None:
                 progress(len(part))
-        if values is None:
-            raise DataError(f"extractor {self.name}: no images were given")
+        assert values is not None
         return Features(values, logits)
+
+    def check(self, images: NDArray[np.uint8]) -> None:
+        """Raise DataError when there are no images, or of another shape than the extractor's."""
+        if images.shape[1:] != self.shape or not len(images):
+            raise DataError(
+                f"extractor {self.name} takes images of {'x'.join(map(str, self.shape))} "
+                f"(channels x height x width), got {len(images)} of "
+                f"{'x'.join(map(str, images.shape[1:]))}"
+            )
 
 
 def _filled(whole: Tensor | None, part: Tensor, start: int, total: int) -> Tensor:

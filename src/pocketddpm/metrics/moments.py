@@ -97,8 +97,8 @@ def predicted_bias(reference: Moments, n: int) -> float:
 
     To second order, with covariance eigenvalues l and m reference images:
     (1/n + 1/m) (5/4 sum_i l_i + 1/2 sum_ij l_i l_j / (l_i + l_j)).
-    Real features have heavier tails than a Gaussian, and a test set is not a draw from the training
-    set: a floor lies above this.
+    A floor lies near this and on either side of it: features that fall into classes vary less in
+    their squares than a Gaussian's, and a test set is not a draw from the training set.
     """
     values = torch.linalg.eigvalsh(reference.covariance).clamp(min=0)
     pairs = values[:, None] * values / (values[:, None] + values).clamp(min=1e-300)

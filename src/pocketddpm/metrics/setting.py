@@ -169,6 +169,7 @@ def _space(
         return Space(extractor, load_reference(asset, extractor))
     if train is None or test is None:
         raise DataError(f"{data} has no shipped moments for {name}: its images are needed")
+    extractor.check(train.images)  # before a progress bar is drawn
     of_train, of_test = (
         extractor(images.images, progress=watch(f"{name} of {whose} images", len(images)))
         for whose, images in (("training", train), ("test", test))
