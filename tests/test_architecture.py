@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": {"errors", "output"},
     "training": {"checkpoint", "config", "data", "errors", "objective"},
     "pictures": {"errors", "output"},
+    "run_log": {"errors", "output", "pictures", "train"},
     "forward": {"data", "noise", "process", "schedule"},
     "plugins": {"catalog", "errors"},
     "labels": {"errors", "noise"},

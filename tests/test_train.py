@@ -15,7 +15,13 @@ import torch
 from torch.testing import assert_close
 
 from conftest import with_training
-from pocketddpm.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from pocketddpm.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from pocketddpm.config import (
     Experiment,
     NetworkConfig,
@@ -28,7 +34,7 @@ from pocketddpm.config import (
 from pocketddpm.errors import CheckpointError, ConfigError, DataError, OutputError
 from pocketddpm.model import load_model
 from pocketddpm.presets import PRESETS, get_preset
-from pocketddpm.session import Session, newest_checkpoint
+from pocketddpm.session import Session
 from pocketddpm.training.plan import Plan, check_budget, ema_decay, learning_rate, plan_for
 
 
@@ -150,8 +156,8 @@ def test_training_learns(tiny, tmp_path):
         tmp_path / "run",
     )
     run.run()
-    first = np.mean([row["loss"] for row in run.log[:5]])
-    assert run.final_loss() < 0.5 * first
+    first = np.mean(run.log.loss[:5])
+    assert run.log.final_loss() < 0.5 * first
     model = run.model()
     images = model.sample(30, labels=model.label_numbers("all", 30), steps=20).images
     real = run.images.images
@@ -220,7 +226,7 @@ def test_resuming_is_exact(tiny, tmp_path, accumulate, precision, recipe):
 
     half = session(tiny, tmp_path / "halves")
     for progress in half.trainer.steps():
-        half._pending.append(progress)
+        half.log.add(progress)
         if progress.step == 5:
             break
     half.save()

@@ -5,7 +5,6 @@ checkpoint. A run folder holds: config.json, log.csv, last/previous/best.safeten
 loss.png and samples/.
 """
 
-import csv
 import os
 import signal
 import sys
@@ -31,24 +30,23 @@ from pocketddpm.build import (
     takes_labels,
 )
 from pocketddpm.catalog import DATASETS
-from pocketddpm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pocketddpm.checkpoint import Checkpoint, save_checkpoint, save_last
 from pocketddpm.config import Experiment
 from pocketddpm.data.load import class_counts, fingerprint, load_images
 from pocketddpm.data.loader import Loader
 from pocketddpm.data.scaling import Scaling
-from pocketddpm.errors import CheckpointError, ConfigError, DataError
+from pocketddpm.errors import DataError
 from pocketddpm.flops import count_flops, count_parameters
 from pocketddpm.forward import forward_panels
 from pocketddpm.model import Model, model_from
 from pocketddpm.objective import build_objective
-from pocketddpm.output import refuse_existing, replacing, write_json
-from pocketddpm.pictures import save_grid, save_loss_curve
 from pocketddpm.plugins import ALL_KINDS, require
+from pocketddpm.output import refuse_existing, write_json
+from pocketddpm.pictures import save_grid
+from pocketddpm.run_log import RunLog
 from pocketddpm.training.plan import check_budget
-from pocketddpm.training.trainer import Progress, Trainer
+from pocketddpm.training.trainer import Trainer
 
-Row = dict[str, float]
-COLUMNS: list[str] = ["step", "images_seen", "epoch", "loss", "grad_norm", "lr", "seconds"]
 PREVIEW_ROWS, PREVIEW_STEPS = 6, 50
 FLUSH_EVERY = 50  # steps between reads of the losses from the device
 EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -156,10 +154,7 @@ class Session:
             self.experiment, network, objective, loader, scaling, self.accelerator
         )
         self.images = images
-        self.log: list[Row] = []
-        self._pending: list[Progress] = []
         self._stop: signal.Signals | None = None
-        self._writer: Any = None
         if begin_with is not None:
             self.trainer.begin_with(begin_with)
         if checkpoint is not None:
@@ -176,11 +171,7 @@ class Session:
                 few = first[:8].cpu().numpy()
                 panels = forward_panels(few, schedule, scaling=scaling, seed=training.seed)
                 save_grid(out / "forward.png", panels, columns=5)
-            else:
-                self.log = _read_log(out / "log.csv", self.trainer.step)
-            _write_log(out / "log.csv", self.log)
-            if tensorboard:
-                self._writer = _summary_writer(out)
+        self.log = RunLog(out, until=self.trainer.step, writes=self.main, tensorboard=tensorboard)
 
     def run(self) -> None:
         """Train to the end; on Ctrl-C or SIGTERM save, say how to resume, and exit."""
@@ -201,7 +192,7 @@ class Session:
             self._sample(0)
         with self._signals(), bar:
             for progress in trainer.steps():
-                self._pending.append(progress)
+                self.log.add(progress)
                 bar.update(self.experiment.training.batch_size)
                 if progress.event:
                     self._say(progress.event)
@@ -209,7 +200,7 @@ class Session:
                 if progress.epoch_loss is not None:
                     self._end_epoch(progress.epoch_loss, bar)
                 if progress.step % FLUSH_EVERY == 0:
-                    self._flush(bar)
+                    bar.set_postfix(loss=f"{self.log.flush():.4f}", refresh=False)
                 if self._due(self.checkpoint_every, progress.step):
                     self.save()
                     saved = progress.step
@@ -229,19 +220,10 @@ class Session:
         self._finish()
 
     def save(self) -> None:
-        """Write last.safetensors, keeping the one before as previous.safetensors."""
-        self._flush()
+        """Write the log, then last.safetensors, keeping the one before."""
+        self.log.flush()
         if self.main:
-            last, previous = self.out / "last.safetensors", self.out / "previous.safetensors"
-            checkpoint = self.trainer.checkpoint(self.meta)
-            if last.exists():
-                # A second name for the old file: at every instant one of the two is whole.
-                previous.unlink(missing_ok=True)
-                try:
-                    os.link(last, previous)
-                except OSError:
-                    os.replace(last, previous)
-            save_checkpoint(last, checkpoint)
+            save_last(self.out, self.trainer.checkpoint(self.meta))
         self.accelerator.wait_for_everyone()
 
     def model(self) -> Model:
@@ -280,36 +262,6 @@ class Session:
             epoch = self.trainer.images_seen / self.trainer.loader.epoch_images
             bar.write(f"epoch {epoch:.2f}: mean loss {loss:.5f}", file=sys.stderr)
 
-    def _flush(self, bar: tqdm | None = None) -> None:
-        """Read the pending losses from the device and write the log."""
-        if not self._pending:
-            return
-        rows: list[Row] = [
-            {
-                "step": p.step,
-                "images_seen": p.images_seen,
-                "epoch": p.epoch,
-                "loss": float(p.loss),
-                "grad_norm": float(p.grad_norm),
-                "lr": p.lr,
-                "seconds": round(p.seconds, 3),
-            }
-            for p in self._pending
-        ]
-        self._pending.clear()
-        self.log += rows
-        if not self.main:
-            return
-        with open(self.out / "log.csv", "a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([row[c] for c in COLUMNS] for row in rows)
-        if self._writer is not None:
-            for row in rows:
-                for key in ("loss", "grad_norm", "lr"):
-                    self._writer.add_scalar(key, row[key], row["images_seen"])
-        if bar is not None:
-            mean = sum(r["loss"] for r in rows) / len(rows)
-            bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
-
     def _sample(self, step: int) -> None:
         """Write a preview: every class in its column, by a quick sampler whatever the preset's."""
         if self.main:
@@ -327,30 +279,18 @@ class Session:
                 seed=self.experiment.training.seed,
             ).images
             save_grid(self.out / "samples" / f"step-{step:07d}.png", images, columns)
-            self.save_loss_curve()
+            self.log.save_curve(self.out / "loss.png")
         self.accelerator.wait_for_everyone()
-
-    def save_loss_curve(self) -> None:
-        """Write loss.png."""
-        self._flush()
-        seen = [int(r["images_seen"]) for r in self.log]
-        save_loss_curve(self.out / "loss.png", seen, [r["loss"] for r in self.log])
-
-    def final_loss(self) -> float:
-        """Return the mean loss of the last tenth of the logged steps."""
-        tail = self.log[-max(1, len(self.log) // 10) :]
-        return sum(r["loss"] for r in tail) / len(tail)
 
     def _finish(self) -> None:
         trainer = self.trainer
         if self.sample_every or self.sample_each_epoch:
             self._sample(trainer.step)
-        if self._writer is not None:
-            self._writer.close()
+        self.log.close()
         rate = trainer.images_seen / max(trainer.seconds, 1e-9)
         self._say(
             f"done: {trainer.images_seen} images in {trainer.seconds / 60:.1f} minutes "
-            f"({rate:.0f} images/s), loss {self.final_loss():.4f} -> {self.out}; "
+            f"({rate:.0f} images/s), loss {self.log.final_loss():.4f} -> {self.out}; "
             f"draw with: pocketddpm sample {self.out}"
         )
 
@@ -385,62 +325,7 @@ class Session:
                 signal.signal(number, handler)
 
 
-def newest_checkpoint(out: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint of a run, naming damaged ones; None without any.
-
-    Raises CheckpointError when there are some and all are damaged.
-    """
-    damaged = []
-    for path in (out / "last.safetensors", out / "previous.safetensors"):
-        if path.exists():
-            try:
-                return load_checkpoint(path)
-            except CheckpointError as error:
-                damaged.append(path.name)
-                print(f"pocketddpm: skipped: {error}", file=sys.stderr)
-    if damaged:
-        raise CheckpointError(
-            f"no whole checkpoint is left in {out} ({', '.join(damaged)} damaged); "
-            "start again with --overwrite"
-        )
-    return None
-
-
 def _training(checkpoint: Checkpoint) -> Any:
     from pocketddpm.config import from_dict
 
     return from_dict(Experiment, checkpoint.meta["experiment"], "checkpoint: ").training
-
-
-def _read_log(path: Path, step: int) -> list[Row]:
-    """Return the rows of a log up to a step; what was logged after the checkpoint is dropped."""
-    if not path.exists():
-        return []
-    rows: list[Row] = []
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            # A killed run may leave half a row behind; its step comes after the checkpoint.
-            if None in row.values() or int(row["step"]) > step:
-                break
-            values = {name: float(row[name]) for name in COLUMNS}
-            rows.append(
-                {**values, "step": int(row["step"]), "images_seen": int(row["images_seen"])}
-            )
-    return rows
-
-
-def _write_log(path: Path, rows: list[Row]) -> None:
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows([row[c] for c in COLUMNS] for row in rows)
-
-
-def _summary_writer(out: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError(
-            "--tensorboard needs the extra 'tensorboard': pip install 'pocketddpm[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(out / "tensorboard"))

@@ -122,7 +122,8 @@ class Train:
 
     def run(self) -> None:
         """Train, and say where everything is."""
-        from pocketddpm.session import Session, newest_checkpoint
+        from pocketddpm.checkpoint import newest_checkpoint
+        from pocketddpm.session import Session
 
         out = self.out or Path("runs") / self.preset
         checkpoint = None
