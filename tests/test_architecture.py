@@ -45,6 +45,8 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": {"errors", "output"},
     "training": {"checkpoint", "config", "data", "errors", "objective"},
     "pictures": {"errors", "output"},
+    "run_folder": {"checkpoint", "errors", "output"},
+    "processes": {"errors"},
     "run_log": {"errors", "output", "pictures", "train"},
     "forward": {"data", "noise", "process", "schedule"},
     "plugins": {"catalog", "errors"},

@@ -531,6 +531,7 @@ def test_importance_sampling_resumes_exactly(tiny, tmp_path, accumulate):
         if progress.step == 7:
             break
     half.save()
+    half.close()
     checkpoint = newest_checkpoint(tmp_path / "halves")
     assert checkpoint is not None
     rest = train(tiny, tmp_path / "halves", schedule, checkpoint, **how)

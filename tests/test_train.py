@@ -1,7 +1,6 @@
 """The trainer, its plan, checkpoints and sessions: learning, resuming exactly, losing nothing."""
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -230,6 +229,7 @@ def test_resuming_is_exact(tiny, tmp_path, accumulate, precision, recipe):
         if progress.step == 5:
             break
     half.save()
+    half.close()
     checkpoint = newest_checkpoint(tmp_path / "halves")
     assert checkpoint is not None
     assert checkpoint.meta["run"]["step"] == 5
@@ -293,25 +293,6 @@ def test_best_is_the_lowest_epoch_loss_and_cannot_be_resumed(tiny, tmp_path):
     assert best.meta["run"]["best_loss"] == min(epochs)
     with pytest.raises(CheckpointError, match="weights only"):
         session(tiny, tmp_path / "other").trainer.restore(best)
-
-
-def test_a_non_finite_gradient_stops_before_the_weights_are_touched(tiny, tmp_path):
-    run = session(tiny, tmp_path)
-    before = {k: v.clone() for k, v in run.trainer.network.state_dict().items()}
-    run.trainer.objective = lambda *a: torch.full((16,), math.nan) * before["conv_in.weight"].sum()
-    with torch.no_grad():
-        run.trainer.network.conv_out.weight.add_(0.01)
-    before = {k: v.clone() for k, v in run.trainer.network.state_dict().items()}
-
-    def broken(network, x0, y, position, seed, progress):
-        out = network(x0, torch.ones(len(x0)), y)
-        return (out * math.inf).mean(dim=(1, 2, 3))
-
-    run.trainer.objective = broken
-    with pytest.raises(Exception, match="gradient is not finite after 0 images"):
-        next(run.trainer.steps())
-    for name, tensor in run.trainer.network.state_dict().items():
-        assert_close(tensor, before[name], rtol=0, atol=0)
 
 
 # Minutes -----------------------------------------------------------------------------------------

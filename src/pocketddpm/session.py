@@ -5,9 +5,9 @@ checkpoint. A run folder holds: config.json, log.csv, last/previous/best.safeten
 loss.png and samples/.
 """
 
-import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,7 +35,7 @@ from pocketddpm.config import Experiment
 from pocketddpm.data.load import class_counts, fingerprint, load_images
 from pocketddpm.data.loader import Loader
 from pocketddpm.data.scaling import Scaling
-from pocketddpm.errors import DataError
+from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.flops import count_flops, count_parameters
 from pocketddpm.forward import forward_panels
 from pocketddpm.model import Model, model_from
@@ -43,12 +43,16 @@ from pocketddpm.objective import build_objective
 from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.output import refuse_existing, write_json
 from pocketddpm.pictures import save_grid
+from pocketddpm.processes import ending_together, rank
+from pocketddpm.run_folder import RunFolder
 from pocketddpm.run_log import RunLog
+from pocketddpm.training.health import find_spikes, refuse_poisoned
 from pocketddpm.training.plan import check_budget
 from pocketddpm.training.trainer import Trainer
 
 PREVIEW_ROWS, PREVIEW_STEPS = 6, 50
 FLUSH_EVERY = 50  # steps between reads of the losses from the device
+ASK_EVERY = 10  # steps between which several processes ask each other whether to stop
 EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -80,7 +84,7 @@ class Session:
         check_budget(experiment.training)
         if checkpoint is not None:
             require(checkpoint.meta, ALL_KINDS)
-        self.main = int(os.environ.get("RANK", "0")) == 0
+        self.main = rank() == 0
         if checkpoint is None and self.main:
             refuse_existing(out, overwrite)
         self.out = out
@@ -161,10 +165,15 @@ class Session:
             self.trainer.restore(checkpoint)
             if experiment.training != _training(checkpoint):
                 self.trainer.plan = None  # another budget was asked for
+        self._agree_on_start()
         if self.main:
-            out.mkdir(parents=True, exist_ok=True)
-            if checkpoint is None:
-                self._clear()
+            self.folder = RunFolder(out)
+            if checkpoint is not None:
+                self.folder.set_aside_damaged()
+            else:
+                # Asked again: another run may have come and gone since.
+                refuse_existing(out, overwrite)
+                self.folder.clear()
                 write_json(out / "config.json", self.meta)
                 first = loader.batch(0, min(64, training.batch_size)).images
                 save_grid(out / "data.png", first.cpu().numpy())
@@ -188,9 +197,12 @@ class Session:
             mininterval=0.5,
         )
         saved = trainer.step
-        if self.sample_at_start and not trainer.step:
-            self._sample(0)
-        with self._signals(), bar:
+        if not saved:
+            self.save()  # from here on, every instant can be resumed from
+            if self.sample_at_start:
+                self._sample(0)
+        hint = f"{self.out} keeps its last checkpoint; go on with {self._resume_command()}"
+        with self._signals(), bar, ending_together(hint):
             for progress in trainer.steps():
                 self.log.add(progress)
                 bar.update(self.experiment.training.batch_size)
@@ -200,31 +212,42 @@ class Session:
                 if progress.epoch_loss is not None:
                     self._end_epoch(progress.epoch_loss, bar)
                 if progress.step % FLUSH_EVERY == 0:
-                    bar.set_postfix(loss=f"{self.log.flush():.4f}", refresh=False)
-                if self._due(self.checkpoint_every, progress.step):
-                    self.save()
-                    saved = progress.step
+                    self._flush(bar)
                 epoch_over = self.sample_each_epoch and progress.epoch_loss is not None
                 if epoch_over or self._due(self.sample_every, progress.step):
                     self._sample(progress.step)
-                if self._stop is not None:
+                # Last: a run that resumes from this step has nothing of it left to do.
+                if self._due(self.checkpoint_every, progress.step):
+                    self.save()
+                    saved = progress.step
+                if self._stopping(progress.step):
                     break
-        if trainer.step != saved or not (self.out / "last.safetensors").exists():
+        if trainer.step != saved:
             self.save()
         if self._stop is not None:
+            self.close()
             self._say(
                 f"stopped at step {trainer.step}; saved {self.out / 'last.safetensors'}; go on "
-                f"with: pocketddpm train {self.experiment.preset} --resume {self.out}"
+                f"with: {self._resume_command()}"
             )
             sys.exit(EXIT[self._stop])
         self._finish()
+        self.close()
 
     def save(self) -> None:
         """Write the log, then last.safetensors, keeping the one before."""
-        self.log.flush()
+        self._flush()
         if self.main:
-            save_last(self.out, self.trainer.checkpoint(self.meta))
+            checkpoint = self.trainer.checkpoint(self.meta)
+            refuse_poisoned(checkpoint.tensors)
+            save_last(self.out, checkpoint)
         self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Finish the log and release the folder."""
+        self.log.close()
+        if self.main:
+            self.folder.release()
 
     def model(self) -> Model:
         """Return the model as it is now, with averaged weights."""
@@ -262,6 +285,15 @@ class Session:
             epoch = self.trainer.images_seen / self.trainer.loader.epoch_images
             bar.write(f"epoch {epoch:.2f}: mean loss {loss:.5f}", file=sys.stderr)
 
+    def _flush(self, bar: tqdm | None = None) -> None:
+        """Write the log, and say where the loss jumped."""
+        first = len(self.log.loss)
+        mean = self.log.flush()
+        for spike in find_spikes(self.log.loss, first):
+            self._say(str(spike))
+        if bar is not None:
+            bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+
     def _sample(self, step: int) -> None:
         """Write a preview: every class in its column, by a quick sampler whatever the preset's."""
         if self.main:
@@ -286,7 +318,6 @@ class Session:
         trainer = self.trainer
         if self.sample_every or self.sample_each_epoch:
             self._sample(trainer.step)
-        self.log.close()
         rate = trainer.images_seen / max(trainer.seconds, 1e-9)
         self._say(
             f"done: {trainer.images_seen} images in {trainer.seconds / 60:.1f} minutes "
@@ -301,21 +332,45 @@ class Session:
         if self.main:
             tqdm.write(text, file=sys.stderr)
 
-    def _clear(self) -> None:
-        """Remove the files of an earlier run that --overwrite gave up."""
-        for pattern in ("*.safetensors", "log.csv", "*.png", "samples/*.png", "tensorboard/*"):
-            for path in self.out.glob(pattern):
-                path.unlink()
+    def _resume_command(self) -> str:
+        return f"pocketddpm train {self.experiment.preset} --resume {self.out}"
+
+    def _agree_on_start(self) -> None:
+        """Raise ConfigError unless all processes begin at the same step."""
+        here = torch.tensor([self.trainer.step], device=self.accelerator.device)
+        steps: Any = self.accelerator.gather(here)
+        if len(set(steps.tolist())) > 1:
+            raise ConfigError(
+                f"the processes begin at steps {', '.join(map(str, steps.tolist()))}: all of them "
+                f"must see the same files in {self.out}; put it on a disk that they share"
+            )
+
+    def _stopping(self, step: int) -> bool:
+        """Whether to stop after this step; several processes stop at the same one."""
+        if self.accelerator.num_processes > 1:
+            if step % ASK_EVERY:
+                return False
+            mine = torch.tensor([int(self._stop or 0)], device=self.accelerator.device)
+            everyone: Any = self.accelerator.gather(mine)
+            number = int(everyone.max())
+            self._stop = signal.Signals(number) if number else None
+        return self._stop is not None
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Turn the first Ctrl-C or SIGTERM into a request to stop; a second one is immediate."""
+        """Turn the first Ctrl-C or SIGTERM into a request to stop; a second one is immediate.
+
+        Within a second of the first it is the same one, passed on by torchrun or a job's shell.
+        """
+        asked = 0.0
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if self._stop is not None:
+            nonlocal asked
+            if self._stop is not None and time.monotonic() > asked + 1:
                 raise KeyboardInterrupt
-            self._stop = signal.Signals(number)
-            self._say("stopping after this step; once more to stop at once")
+            if self._stop is None:
+                self._stop, asked = signal.Signals(number), time.monotonic()
+                self._say("stopping soon; once more to stop at once")
 
         old = {s: signal.signal(s, handle) for s in EXIT}
         try:
