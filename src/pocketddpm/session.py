@@ -184,6 +184,13 @@ class Session:
 
     def run(self) -> None:
         """Train to the end; on Ctrl-C or SIGTERM save, say how to resume, and exit."""
+        try:
+            self._run()
+        finally:
+            if self.main:
+                self.folder.release()
+
+    def _run(self) -> None:
         trainer = self.trainer
         plan = trainer.plan or trainer.make_plan()
         self._say(self._describe(plan.total))
@@ -225,14 +232,14 @@ class Session:
         if trainer.step != saved:
             self.save()
         if self._stop is not None:
-            self.close()
+            self.log.close()
             self._say(
                 f"stopped at step {trainer.step}; saved {self.out / 'last.safetensors'}; go on "
                 f"with: {self._resume_command()}"
             )
             sys.exit(EXIT[self._stop])
         self._finish()
-        self.close()
+        self.log.close()
 
     def save(self) -> None:
         """Write the log, then last.safetensors, keeping the one before."""
