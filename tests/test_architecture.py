@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "pictures": {"errors", "output"},
     "run_folder": {"checkpoint", "errors", "output"},
     "processes": {"errors"},
+    "stopping": set(),
     "run_log": {"errors", "output", "pictures", "train"},
     "forward": {"data", "noise", "process", "schedule"},
     "plugins": {"catalog", "errors"},
@@ -68,7 +69,9 @@ ALLOWED: dict[str, set[str]] = {
         "prediction",
         "sampling",
         "schedule",
+        "trust",
     },
+    "trust": {"build", "config", "errors"},
     "editing": {
         "build",
         "config",

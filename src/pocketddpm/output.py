@@ -60,6 +60,12 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def file_name(text: str) -> str:
+    """Return text as the name of a file: what could lead to another folder becomes '-'."""
+    safe = "".join("-" if c in "/\\:" or not c.isprintable() else c for c in text)
+    return safe[:100].lstrip(".") or "-"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file in one piece."""
     with replacing(path) as temporary:

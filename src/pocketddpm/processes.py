@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import distributed
 
-from pocketddpm.errors import DDPMError
+from pocketddpm.errors import ConfigError, DDPMError
 
 NETWORK = ("gloo", "nccl", "connection", "peer", "socket", "timed out")
 
@@ -36,6 +38,17 @@ def gathered(mine: Any) -> list[Any]:
     everyone: list[Any] = [None] * count()
     distributed.all_gather_object(everyone, mine)
     return everyone
+
+
+def agree_on_start(accelerator: Accelerator, step: int, folder: Path) -> None:
+    """Raise ConfigError unless all processes of a run begin at the same step."""
+    everyone: Any = accelerator.gather(torch.tensor([step], device=accelerator.device))
+    steps = everyone.tolist()
+    if len(set(steps)) > 1:
+        raise ConfigError(
+            f"the processes begin at steps {', '.join(map(str, steps))}: all of them must see the "
+            f"same files in {folder}; put it on a disk that they share"
+        )
 
 
 @contextmanager

@@ -35,12 +35,11 @@ class RunFolder:
         path = folder / ".lock"
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
         self.release = weakref.finalize(self, os.close, handle)
         self._lock(handle)
         with writing(path):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         self._remove(LEFTOVERS)
 
     def clear(self) -> None:

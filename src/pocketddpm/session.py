@@ -5,14 +5,9 @@ checkpoint. A run folder holds: config.json, log.csv, last/previous/best.safeten
 loss.png and samples/.
 """
 
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -35,7 +30,7 @@ from pocketddpm.config import Experiment
 from pocketddpm.data.load import class_counts, fingerprint, load_images
 from pocketddpm.data.loader import Loader
 from pocketddpm.data.scaling import Scaling
-from pocketddpm.errors import ConfigError, DataError
+from pocketddpm.errors import DataError
 from pocketddpm.flops import count_flops, count_parameters
 from pocketddpm.forward import forward_panels
 from pocketddpm.model import Model, model_from
@@ -43,17 +38,16 @@ from pocketddpm.objective import build_objective
 from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.output import refuse_existing, write_json
 from pocketddpm.pictures import save_grid
-from pocketddpm.processes import ending_together, rank
+from pocketddpm.processes import agree_on_start, ending_together, rank
 from pocketddpm.run_folder import RunFolder
 from pocketddpm.run_log import RunLog
+from pocketddpm.stopping import Stop
 from pocketddpm.training.health import find_spikes, refuse_poisoned
 from pocketddpm.training.plan import check_budget
 from pocketddpm.training.trainer import Trainer
 
 PREVIEW_ROWS, PREVIEW_STEPS = 6, 50
 FLUSH_EVERY = 50  # steps between reads of the losses from the device
-ASK_EVERY = 10  # steps between which several processes ask each other whether to stop
-EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class Session:
@@ -158,14 +152,14 @@ class Session:
             self.experiment, network, objective, loader, scaling, self.accelerator
         )
         self.images = images
-        self._stop: signal.Signals | None = None
+        self.stop = Stop(self.accelerator, self._say)
         if begin_with is not None:
             self.trainer.begin_with(begin_with)
         if checkpoint is not None:
             self.trainer.restore(checkpoint)
             if experiment.training != _training(checkpoint):
                 self.trainer.plan = None  # another budget was asked for
-        self._agree_on_start()
+        agree_on_start(self.accelerator, self.trainer.step, out)
         if self.main:
             self.folder = RunFolder(out)
             if checkpoint is not None:
@@ -209,7 +203,7 @@ class Session:
             if self.sample_at_start:
                 self._sample(0)
         hint = f"{self.out} keeps its last checkpoint; go on with {self._resume_command()}"
-        with self._signals(), bar, ending_together(hint):
+        with self.stop.listening(), bar, ending_together(hint):
             for progress in trainer.steps():
                 self.log.add(progress)
                 bar.update(self.experiment.training.batch_size)
@@ -227,17 +221,17 @@ class Session:
                 if self._due(self.checkpoint_every, progress.step):
                     self.save()
                     saved = progress.step
-                if self._stopping(progress.step):
+                if self.stop.after(progress.step):
                     break
         if trainer.step != saved:
             self.save()
-        if self._stop is not None:
+        if self.stop.signal is not None:
             self.log.close()
             self._say(
                 f"stopped at step {trainer.step}; saved {self.out / 'last.safetensors'}; go on "
                 f"with: {self._resume_command()}"
             )
-            sys.exit(EXIT[self._stop])
+            sys.exit(self.stop.status)
         self._finish()
         self.log.close()
 
@@ -341,50 +335,6 @@ class Session:
 
     def _resume_command(self) -> str:
         return f"pocketddpm train {self.experiment.preset} --resume {self.out}"
-
-    def _agree_on_start(self) -> None:
-        """Raise ConfigError unless all processes begin at the same step."""
-        here = torch.tensor([self.trainer.step], device=self.accelerator.device)
-        steps: Any = self.accelerator.gather(here)
-        if len(set(steps.tolist())) > 1:
-            raise ConfigError(
-                f"the processes begin at steps {', '.join(map(str, steps.tolist()))}: all of them "
-                f"must see the same files in {self.out}; put it on a disk that they share"
-            )
-
-    def _stopping(self, step: int) -> bool:
-        """Whether to stop after this step; several processes stop at the same one."""
-        if self.accelerator.num_processes > 1:
-            if step % ASK_EVERY:
-                return False
-            mine = torch.tensor([int(self._stop or 0)], device=self.accelerator.device)
-            everyone: Any = self.accelerator.gather(mine)
-            number = int(everyone.max())
-            self._stop = signal.Signals(number) if number else None
-        return self._stop is not None
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Turn the first Ctrl-C or SIGTERM into a request to stop; a second one is immediate.
-
-        Within a second of the first it is the same one, passed on by torchrun or a job's shell.
-        """
-        asked = 0.0
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            nonlocal asked
-            if self._stop is not None and time.monotonic() > asked + 1:
-                raise KeyboardInterrupt
-            if self._stop is None:
-                self._stop, asked = signal.Signals(number), time.monotonic()
-                self._say("stopping soon; once more to stop at once")
-
-        old = {s: signal.signal(s, handle) for s in EXIT}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
 
 def _training(checkpoint: Checkpoint) -> Any:

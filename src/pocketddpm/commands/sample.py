@@ -273,6 +273,7 @@ def write_gifs(
     columns: int | None,
 ) -> None:
     """Write one GIF of all images (.gif), or one for each class into a folder (no suffix)."""
+    from pocketddpm.output import file_name
     from pocketddpm.pictures import save_gif
 
     if out.suffix == ".gif":
@@ -283,7 +284,7 @@ def write_gifs(
         save_gif(out / "all.gif", frames, columns)
         return
     for label in sorted(set(shown.tolist())):
-        name = classes[label].replace("/", "-") if label < len(classes) else "no-label"
+        name = file_name(classes[label]) if label < len(classes) else "no-label"
         save_gif(out / f"{name}.gif", [f[shown == label] for f in frames])
 
 

@@ -170,7 +170,7 @@ class Trainer:
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         if self.health.scale > 1:
             for parameter in parameters:
-                parameter.grad = parameter.grad / self.health.scale  # type: ignore[operator]
+                parameter.grad /= self.health.scale  # type: ignore[operator]
         grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
         taken = self.health.passes(loss, grad_norm)
         if taken:
