@@ -35,9 +35,9 @@ from pocketddpm.flops import count_flops, count_parameters
 from pocketddpm.forward import forward_panels
 from pocketddpm.model import Model, model_from
 from pocketddpm.objective import build_objective
-from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.output import refuse_existing, write_json
 from pocketddpm.pictures import save_grid
+from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.processes import agree_on_start, ending_together, rank
 from pocketddpm.run_folder import RunFolder
 from pocketddpm.run_log import RunLog
