@@ -100,7 +100,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"catalog", "data", "errors", "noise", "output"},
     "features": {"metrics"},
 }
-EDGES = {"api", "session", "comparison", "commands", "__init__", "__main__"}
+EDGES = {"api", "session", "sharded", "comparison", "commands", "__init__", "__main__"}
 
 
 def room_of(module: str) -> str:

@@ -128,7 +128,7 @@ def test_two_processes_resume_exactly(runs, tmp_path):
 def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path):
     out = tmp_path / "run"
     children = started(2, lambda rank: tiny_train(out, steps=5000, **PLAIN).run(), tmp_path)
-    while not (out / "last.safetensors").exists():
+    while not (out / "previous.safetensors").exists():
         time.sleep(0.01)
     children[1].kill(signal.SIGTERM)
     ended = [child.wait() for child in children]

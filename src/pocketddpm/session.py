@@ -198,12 +198,12 @@ class Session:
             mininterval=0.5,
         )
         saved = trainer.step
-        if not saved:
-            self.save()  # from here on, every instant can be resumed from
-            if self.sample_at_start:
-                self._sample(0)
         hint = f"{self.out} keeps its last checkpoint; go on with {self._resume_command()}"
         with self.stop.listening(), bar, ending_together(hint):
+            if not saved:
+                self.save()  # from here on, every instant can be resumed from
+                if self.sample_at_start:
+                    self._sample(0)
             for progress in trainer.steps():
                 self.log.add(progress)
                 bar.update(self.experiment.training.batch_size)

@@ -81,16 +81,22 @@ class Evaluate:
         """Draw or read the samples, score them, print and write the report."""
         import json
 
+        from pocketddpm.processes import rank
+
         report = self.measure()
+        if rank() > 0:
+            return
         print(json.dumps(report.to_json(), indent=2) if self.json else report.text())
         if self.out is not None:
             write_report(self.out, report)
 
     def measure(self, model: "Model | None" = None) -> "Report":
         """Return the report; on a model in memory, if one is given in place of `subject`'s."""
-        from pocketddpm.metrics.evaluate import evaluate
+        from pocketddpm.metrics.evaluate import evaluate, in_one_process
         from pocketddpm.metrics.training import Recipe
         from pocketddpm.output import refuse_existing
+        from pocketddpm.processes import rank
+        from pocketddpm.sharded import features_together
 
         if self.n < FEWEST or self.batch_size < 1:
             raise ConfigError(f"--n must be at least {FEWEST}, got {self.n}")
@@ -107,11 +113,18 @@ class Evaluate:
         subject, setting, real = self._from_files(path) if files else self._draw(model)
         if len(subject.images) < FEWEST:
             raise DataError(f"{path}: {len(subject.images)} images; give at least {FEWEST}")
-        if self.out is not None and not files:
+        if self.out is not None and not files and rank() == 0:
             write_samples(self.out / "samples.npz", subject)  # hours of work, perhaps
         recipe = Recipe(epochs=12) if self.tstr else None
         report = evaluate(
-            subject, real, setting.spaces, setting.judge, tstr=recipe, watch=progress_bar
+            subject,
+            real,
+            setting.spaces,
+            setting.judge,
+            tstr=recipe,
+            watch=progress_bar,
+            # A model in memory is one process's own.
+            extract=features_together if model is None else in_one_process,
         )
         report.facts |= {**subject.facts, **setting.facts(), **versions()}
         report.notes += caveats(subject.facts)
@@ -135,6 +148,8 @@ class Evaluate:
 
     def _draw(self, given: "Model | None") -> "tuple[Subject, Setting, Real]":
         """Return samples of a model, and the setting and real images to hold them to."""
+        from functools import partial
+
         import numpy as np
 
         from pocketddpm.build import pick_device
@@ -143,6 +158,7 @@ class Evaluate:
         from pocketddpm.metrics.setting import load_setting
         from pocketddpm.model import load_model
         from pocketddpm.plugins import ALL_KINDS, require
+        from pocketddpm.sharded import sample_together
 
         model = given or load_model(self.subject, pick_device(self.device), self.weights)
         require(model.meta, ALL_KINDS)
@@ -163,7 +179,8 @@ class Evaluate:
             if state.i == steps:
                 done(which.stop - which.start)
 
-        samples = model.sample(
+        draw = model.sample if given else partial(sample_together, model)
+        samples = draw(
             n,
             labels=labels,
             sampler=name,
@@ -239,11 +256,15 @@ def _file_sha256(model: str) -> str:
 
 def progress_bar(what: str, total: int) -> "Progress":
     """Return what is called with images done; draws a bar on stderr that closes when full."""
+    import os
     import sys
 
     from tqdm import tqdm
 
-    bar = tqdm(total=total, desc=what, unit="image", file=sys.stderr, dynamic_ncols=True)
+    others = int(os.environ.get("RANK", "0")) > 0
+    bar = tqdm(
+        total=total, desc=what, unit="image", file=sys.stderr, dynamic_ncols=True, disable=others
+    )
 
     def update(k: int) -> None:
         bar.update(k)
