@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from pocketddpm import __version__
 from pocketddpm.bound import Bins
 from pocketddpm.build import (
     build_network,
@@ -39,6 +38,7 @@ from pocketddpm.output import refuse_existing, write_json
 from pocketddpm.pictures import save_grid
 from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.processes import agree_on_start, ending_together, rank
+from pocketddpm.provenance import machine, versions
 from pocketddpm.run_folder import RunFolder
 from pocketddpm.run_log import RunLog
 from pocketddpm.stopping import Stop
@@ -116,8 +116,11 @@ class Session:
                 "source": images.source,
                 "fingerprint": fingerprint(images),
             },
-            "versions": {"pocketddpm": __version__, "torch": torch.__version__},
+            "versions": versions(),
+            "machine": machine(where),
         }
+        if begin_with is not None or (checkpoint and checkpoint.meta.get("begun_with")):
+            self.meta["begun_with"] = "another model's weights"
         if plugins := plugin_records(self.experiment):
             self.meta["plugins"] = plugins
         if checkpoint is not None:

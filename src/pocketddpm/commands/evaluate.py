@@ -96,6 +96,7 @@ class Evaluate:
         from pocketddpm.metrics.training import Recipe
         from pocketddpm.output import refuse_existing
         from pocketddpm.processes import rank
+        from pocketddpm.provenance import versions
         from pocketddpm.sharded import features_together
 
         if self.n < FEWEST or self.batch_size < 1:
@@ -272,27 +273,6 @@ def progress_bar(what: str, total: int) -> "Progress":
             bar.close()
 
     return update
-
-
-def versions() -> dict[str, Any]:
-    """Return the versions of what computes; of a checkout also its commit."""
-    import subprocess
-
-    import torch
-
-    import pocketddpm
-
-    root = Path(pocketddpm.__file__).parents[2]
-    commit = None
-    # Only of a checkout: an installed package may lie inside a stranger's repository.
-    if (root / ".git").exists() and (root / "src" / "pocketddpm").is_dir():
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-            commit = done.stdout.strip() or None
-        except (OSError, subprocess.TimeoutExpired):
-            commit = None
-    return {"commit": commit, "pocketddpm": pocketddpm.__version__, "torch": torch.__version__}
 
 
 def write_samples(path: Path, subject: "Subject") -> None:
