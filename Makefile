@@ -1,17 +1,21 @@
 # `make quickstart`: install, then train on MNIST for two minutes and draw digits.
 # `make test`: install with the test extra, then run the whole suite.
+# `make torture`: the long fault campaign and the long fuzzing (docs/reliability.md).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test torture lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/pocketddpm quickstart
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2
+
+torture: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 -m torture
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

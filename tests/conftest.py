@@ -49,3 +49,10 @@ def pytest_configure(config):
     # The suite runs in two processes: one thread each, for what they start as well.
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many faults the campaign injected, for docs/reliability.md."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid.split('::')[-1]}: {name}: {value}")

@@ -55,6 +55,11 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": {"errors", "output"},
     "training": {"checkpoint", "config", "data", "errors", "objective"},
     "pictures": {"errors", "output"},
+    "run_folder": {"checkpoint", "errors", "output"},
+    "processes": {"errors"},
+    "stopping": set(),
+    "provenance": {"__init__", "processes"},
+    "run_log": {"errors", "output", "pictures", "training"},
     "forward": {"data", "noise", "process", "schedule"},
     "plugins": {"catalog", "errors"},
     "labels": {"errors", "noise"},
@@ -75,7 +80,9 @@ ALLOWED: dict[str, set[str]] = {
         "prediction",
         "sampling",
         "schedule",
+        "trust",
     },
+    "trust": {"build", "config", "errors"},
     "editing": {
         "build",
         "config",
@@ -115,7 +122,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "features": {"data", "errors", "metrics"},
 }
-EDGES = {"api", "session", "comparison", "commands", "__init__", "__main__"}
+EDGES = {"api", "session", "sharded", "comparison", "commands", "__init__", "__main__"}
 
 
 def room_of(module: str) -> str:

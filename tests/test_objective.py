@@ -14,7 +14,7 @@ from conftest import with_training
 from oracle import points
 from pocketddpm.bound import Bins, bound_terms, pixel_decoder, term
 from pocketddpm.build import build_network, build_schedule
-from pocketddpm.checkpoint import load_checkpoint
+from pocketddpm.checkpoint import load_checkpoint, newest_checkpoint
 from pocketddpm.config import ObjectiveConfig, ScheduleConfig, from_dict
 from pocketddpm.denoiser import Denoiser
 from pocketddpm.errors import CheckpointError, ConfigError
@@ -24,7 +24,7 @@ from pocketddpm.objective import LOSSES, build_objective
 from pocketddpm.prediction import PREDICTIONS, ask, get_prediction
 from pocketddpm.samplers import ddim, ddpm
 from pocketddpm.schedule import shift_snr
-from pocketddpm.session import Session, newest_checkpoint
+from pocketddpm.session import Session
 from pocketddpm.times import TIMES, LossSecondMoment, build_times, progressive_times
 from pocketddpm.weighting import WEIGHTINGS, weight_table
 
@@ -527,10 +527,11 @@ def test_importance_sampling_resumes_exactly(tiny, tmp_path, accumulate):
 
     half = train(tiny, tmp_path / "halves", schedule, **how)
     for progress in half.trainer.steps():
-        half._pending.append(progress)
+        half.log.add(progress)
         if progress.step == 7:
             break
     half.save()
+    half.close()
     checkpoint = newest_checkpoint(tmp_path / "halves")
     assert checkpoint is not None
     rest = train(tiny, tmp_path / "halves", schedule, checkpoint, **how)

@@ -14,11 +14,13 @@ from pocketddpm.plugins import records
 from pocketddpm.sampling import Sampler
 from pocketddpm.schedule import Schedule, shift_snr, zero_terminal_snr
 
+MAX_T = 100_000
+
 
 def build_schedule(config: ScheduleConfig) -> Schedule:
-    """Return the schedule; ConfigError for an unknown name, an unknown option or T < 1."""
-    if config.T < 1:
-        raise ConfigError(f"T must be at least 1, got {config.T}")
+    """Return the schedule; ConfigError for an unknown name or option, or T out of range."""
+    if not 1 <= config.T <= MAX_T:
+        raise ConfigError(f"T must lie in 1..{MAX_T}, got {config.T}")
     module = SCHEDULES.load(config.name)
     options = from_dict(module.Config, config.options, f"schedule {config.name}: ")
     alpha_bar = module.build(options, config.T)

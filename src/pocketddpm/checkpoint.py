@@ -7,7 +7,9 @@ named `model.*` (the weights), `ema.*` (their average) and `optimizer.*`.
 
 import hashlib
 import json
+import os
 import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pocketddpm.errors import CheckpointError
-from pocketddpm.output import replacing
+from pocketddpm.output import replacing, writing
 
 FORMAT_VERSION = 1
 _KEY = "pocketddpm"
@@ -49,6 +51,22 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             save_file(tensors, temporary, metadata={_KEY: json.dumps(meta)})
         except SafetensorError as error:  # it wraps a full disk in an error of its own
             raise OSError(0, str(error)) from error
+
+
+def save_last(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write last.safetensors, keeping the one before as previous.safetensors.
+
+    At every instant one of the two is whole. OutputError when it cannot be written.
+    """
+    last, previous = folder / "last.safetensors", folder / "previous.safetensors"
+    with writing(previous):
+        if last.exists():
+            previous.unlink(missing_ok=True)
+            try:
+                os.link(last, previous)  # a second name for the old file
+            except OSError:
+                os.replace(last, previous)
+    save_checkpoint(last, checkpoint)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -84,6 +102,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def shipped() -> tuple[str, ...]:
     """Return the names of the models that come with the package."""
     return tuple(sorted(path.stem for path in _SHIPPED.glob("*.safetensors")))
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the newest whole checkpoint of a run, naming damaged ones; None without any.
+
+    Raises CheckpointError when there are some and all are damaged.
+    """
+    damaged = []
+    for path in (folder / "last.safetensors", folder / "previous.safetensors"):
+        if path.exists():
+            try:
+                return load_checkpoint(path)
+            except CheckpointError as error:
+                damaged.append(path.name)
+                print(f"pocketddpm: skipped: {error}", file=sys.stderr)
+    if damaged:
+        raise CheckpointError(
+            f"no whole checkpoint is left in {folder} ({', '.join(damaged)} damaged); "
+            "start again with --overwrite"
+        )
+    return None
 
 
 def find_checkpoint(path: Path) -> Path:

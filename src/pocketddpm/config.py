@@ -120,7 +120,7 @@ class TrainingConfig:
     minutes: float | None = None
     batches_per_epoch: int | None = None
     seed: int = 0
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,7 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pocketddpm.errors import ConfigError
 from pocketddpm.output import replacing
 
 Row = dict[str, float]
@@ -38,14 +36,3 @@ def append_log(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
     """Add rows to a log that exists."""
     with open(path, "a", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([row[name] for name in columns] for row in rows)
-
-
-def summary_writer(out: Path) -> Any:
-    """Return TensorBoard's writer into a run folder; ConfigError when it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError(
-            "--tensorboard needs the extra 'tensorboard': pip install 'pocketddpm[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(out / "tensorboard"))

@@ -23,7 +23,7 @@ from pocketddpm.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from pocketddpm.config import Experiment, Options, from_dict
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.denoiser import Denoiser
-from pocketddpm.errors import CheckpointError, ConfigError
+from pocketddpm.errors import CheckpointError, ConfigError, DDPMError
 from pocketddpm.grid import Grid, make_grid
 from pocketddpm.guidance import Guidance, as_guidance, dynamic_threshold
 from pocketddpm.labels import Labels, count_labels, label_numbers
@@ -32,6 +32,7 @@ from pocketddpm.plugins import require
 from pocketddpm.prediction import get_prediction
 from pocketddpm.sampling import State, sample
 from pocketddpm.schedule import Schedule
+from pocketddpm.trust import check_fit, check_sizes
 
 
 @dataclass(frozen=True)
@@ -251,21 +252,27 @@ def model_from(checkpoint: Checkpoint, device: torch.device, weights: str = "ema
         channels, height, width = (int(v) for v in meta["shape"])
         shape = (channels, height, width)
         classes = tuple(str(c) for c in meta["classes"])
-        network = build_network(experiment, shape, len(classes))
-        network.load_state_dict(checkpoint.part(weights) or checkpoint.part("model"))
-        scaling = Scaling.from_config(meta["scaling"], checkpoint.part("scaling"))
         counts = tuple(int(c) for c in meta["class_counts"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise CheckpointError(f"the checkpoint is incomplete or foreign: {error}") from error
+        check_sizes(shape, classes, counts)
+        stored = checkpoint.part(weights) or checkpoint.part("model")
+        if not meta.get("plugins"):  # which are somebody's own code, and were asked for
+            check_fit(experiment, shape, len(classes), stored)
+        network = build_network(experiment, shape, len(classes))
+        network.load_state_dict(stored)
+        scaling = Scaling.from_config(meta["scaling"], checkpoint.part("scaling"))
+        schedule = build_schedule(experiment.schedule)
+    except DDPMError:
+        raise
+    # What a stranger's file says of itself can make building fail in almost any way.
+    except Exception as error:
+        raise CheckpointError(f"the checkpoint is incomplete or foreign: {error!r:.300}") from error
     # torch's own annotations leave memory_format out.
     network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     network = network.eval().requires_grad_(False)
     return Model(
         experiment=experiment,
         network=network,
-        schedule=build_schedule(experiment.schedule),
+        schedule=schedule,
         scaling=scaling,
         shape=shape,
         classes=classes,

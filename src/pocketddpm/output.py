@@ -21,9 +21,19 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     parent = next(p for p in path.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise OutputError(f"cannot write {path}: {parent} is not a folder that you may write to")
-    taken = any(path.iterdir()) if path.is_dir() else path.exists()
+    hidden = (p.name.startswith(".") for p in path.iterdir()) if path.is_dir() else ()
+    taken = not all(hidden) if path.is_dir() else path.exists()
     if taken and not overwrite:
         raise OutputError(f"{path} exists; give --overwrite to replace it, or another --out")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says of a write to `path` into OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -35,20 +45,25 @@ def replacing(path: Path) -> Iterator[Path]:
     # The suffix stays, because libraries choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        # Some libraries write files that only their owner may read.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            # Some libraries write files that only their owner may read.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def file_name(text: str) -> str:
+    """Return text as the name of a file: what could lead to another folder becomes '-'."""
+    safe = "".join("-" if c in "/\\:" or not c.isprintable() else c for c in text)
+    return safe[:100].lstrip(".") or "-"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -119,13 +119,15 @@ def save_distance_curve(
 
 
 def save_loss_curve(path: Path, images_seen: Sequence[int], loss: Sequence[float]) -> None:
-    """Write the training loss against images seen, with its running mean."""
+    """Write the training loss against images seen, with its running mean; NaN leaves a gap."""
     fig = figure()
     axes = fig.subplots()
     axes.plot(images_seen, loss, linewidth=0.6, alpha=0.4, label="as logged")
     window = max(1, len(loss) // 20)
     if len(loss) > window:
-        mean = np.convolve(loss, np.ones(window) / window, mode="valid")
+        finite = np.isfinite(loss)
+        total = np.convolve(np.where(finite, loss, 0), np.ones(window), mode="valid")
+        mean = total / np.convolve(finite, np.ones(window), mode="valid").clip(min=1)
         axes.plot(images_seen[window - 1 :], mean, label=f"mean of {window}")
     axes.set(xlabel="images seen", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)

@@ -5,21 +5,15 @@ checkpoint. A run folder holds: config.json, log.csv, last/previous/best.safeten
 loss.png and samples/; with evaluation during training evaluation.csv and evaluation.png.
 """
 
-import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from pocketddpm import __version__
 from pocketddpm.bound import Bins
 from pocketddpm.build import (
     build_network,
@@ -30,28 +24,32 @@ from pocketddpm.build import (
     takes_labels,
 )
 from pocketddpm.catalog import DATASETS
-from pocketddpm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pocketddpm.checkpoint import Checkpoint, save_checkpoint, save_last
 from pocketddpm.config import Experiment
 from pocketddpm.data.load import class_counts, fingerprint, hold_out, load_images
 from pocketddpm.data.loader import Loader
 from pocketddpm.data.scaling import Scaling
-from pocketddpm.errors import CheckpointError, DataError
+from pocketddpm.errors import DataError
 from pocketddpm.flops import count_flops, count_parameters
 from pocketddpm.forward import forward_panels
-from pocketddpm.log import Row, append_log, read_log, summary_writer, write_log
 from pocketddpm.model import Model, model_from
 from pocketddpm.objective import build_objective
 from pocketddpm.output import refuse_existing, write_json
-from pocketddpm.pictures import save_grid, save_loss_curve
+from pocketddpm.pictures import save_grid
 from pocketddpm.plugins import ALL_KINDS, require
+from pocketddpm.processes import agree_on_start, ending_together, rank
+from pocketddpm.provenance import machine, versions
+from pocketddpm.run_folder import RunFolder
+from pocketddpm.run_log import RunLog
+from pocketddpm.stopping import Stop
+from pocketddpm.training.health import find_spikes, refuse_poisoned
 from pocketddpm.training.plan import check_budget
-from pocketddpm.training.trainer import Progress, Trainer
+from pocketddpm.training.trainer import Trainer
 from pocketddpm.validation import Validation, check_evaluation, held_out_images
 
-COLUMNS: list[str] = ["step", "images_seen", "epoch", "loss", "grad_norm", "lr", "seconds"]
 PREVIEW_ROWS, PREVIEW_STEPS = 6, 50
+SCORES = ("frechet", "ratio", "precision", "recall")
 FLUSH_EVERY = 50  # steps between reads of the losses from the device
-EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class Session:
@@ -83,7 +81,7 @@ class Session:
         check_evaluation(experiment)
         if checkpoint is not None:
             require(checkpoint.meta, ALL_KINDS)
-        self.main = int(os.environ.get("RANK", "0")) == 0
+        self.main = rank() == 0
         if checkpoint is None and self.main:
             refuse_existing(out, overwrite)
         self.out = out
@@ -127,8 +125,11 @@ class Session:
                 "source": images.source,
                 "fingerprint": print_of_all,
             },
-            "versions": {"pocketddpm": __version__, "torch": torch.__version__},
+            "versions": versions(),
+            "machine": machine(where),
         }
+        if begin_with is not None or (checkpoint and checkpoint.meta.get("begun_with")):
+            self.meta["begun_with"] = "another model's weights"
         if plugins := plugin_records(self.experiment):
             self.meta["plugins"] = plugins
         if checkpoint is not None:
@@ -163,40 +164,45 @@ class Session:
             self.experiment, network, objective, loader, scaling, self.accelerator
         )
         self.images = images
-        self.log: list[Row] = []
         self.validation: Validation | None = None
-        self._pending: list[Progress] = []
-        self._stop: signal.Signals | None = None
-        self._writer: Any = None
+        self.stop = Stop(self.accelerator, self._say)
         if begin_with is not None:
             self.trainer.begin_with(begin_with)
         if checkpoint is not None:
             self.trainer.restore(checkpoint)
             if experiment.training != _training(checkpoint):
                 self.trainer.plan = None  # another budget was asked for
+        agree_on_start(self.accelerator, self.trainer.step, out)
         if self.main:
-            out.mkdir(parents=True, exist_ok=True)
-            if checkpoint is None:
-                self._clear()
+            self.folder = RunFolder(out)
+            if checkpoint is not None:
+                self.folder.set_aside_damaged()
+            else:
+                # Asked again: another run may have come and gone since.
+                refuse_existing(out, overwrite)
+                self.folder.clear()
                 write_json(out / "config.json", self.meta)
                 first = loader.batch(0, min(64, training.batch_size)).images
                 save_grid(out / "data.png", first.cpu().numpy())
                 few = first[:8].cpu().numpy()
                 panels = forward_panels(few, schedule, scaling=scaling, seed=training.seed)
                 save_grid(out / "forward.png", panels, columns=5)
-            else:
-                self.log = read_log(out / "log.csv", COLUMNS, self.trainer.step)
-            write_log(out / "log.csv", COLUMNS, self.log)
             if held_out is not None and experiment.evaluation.every:
                 step = None if checkpoint is None else self.trainer.step
                 self.validation = Validation(
                     self.experiment, images, held_out, out, resumed_at=step
                 )
-            if tensorboard:
-                self._writer = summary_writer(out)
+        self.log = RunLog(out, until=self.trainer.step, writes=self.main, tensorboard=tensorboard)
 
     def run(self) -> None:
         """Train to the end; on Ctrl-C or SIGTERM save, say how to resume, and exit."""
+        try:
+            self._run()
+        finally:
+            if self.main:
+                self.folder.release()
+
+    def _run(self) -> None:
         trainer = self.trainer
         plan = trainer.plan or trainer.make_plan()
         self._say(self._describe(plan.total))
@@ -212,11 +218,14 @@ class Session:
             mininterval=0.5,
         )
         saved = trainer.step
-        if self.sample_at_start and not trainer.step:
-            self._sample(0)
-        with self._signals(), bar:
+        hint = f"{self.out} keeps its last checkpoint; go on with {self._resume_command()}"
+        with self.stop.listening(), bar, ending_together(hint):
+            if not saved:
+                self.save()  # from here on, every instant can be resumed from
+                if self.sample_at_start:
+                    self._sample(0)
             for progress in trainer.steps():
-                self._pending.append(progress)
+                self.log.add(progress)
                 bar.update(self.experiment.training.batch_size)
                 if progress.event:
                     self._say(progress.event)
@@ -228,41 +237,43 @@ class Session:
                 # Before the checkpoint: it then knows of every evaluation up to its step.
                 if self._due(self.experiment.evaluation.every, progress.step):
                     self._evaluate()
-                if self._due(self.checkpoint_every, progress.step):
-                    self.save()
-                    saved = progress.step
                 epoch_over = self.sample_each_epoch and progress.epoch_loss is not None
                 if epoch_over or self._due(self.sample_every, progress.step):
                     self._sample(progress.step)
-                if self._stop is not None:
+                # Last: a run that resumes from this step has nothing of it left to do.
+                if self._due(self.checkpoint_every, progress.step):
+                    self.save()
+                    saved = progress.step
+                if self.stop.after(progress.step):
                     break
-        if self._stop is None:
+        if self.stop.signal is None:
             self._evaluate()
-        if trainer.step != saved or not (self.out / "last.safetensors").exists():
+        if trainer.step != saved:
             self.save()
-        if self._stop is not None:
+        if self.stop.signal is not None:
+            self.log.close()
             self._say(
                 f"stopped at step {trainer.step}; saved {self.out / 'last.safetensors'}; go on "
-                f"with: pocketddpm train {self.experiment.preset} --resume {self.out}"
+                f"with: {self._resume_command()}"
             )
-            sys.exit(EXIT[self._stop])
+            sys.exit(self.stop.status)
         self._finish()
+        self.log.close()
 
     def save(self) -> None:
-        """Write last.safetensors, keeping the one before as previous.safetensors."""
+        """Write the log, then last.safetensors, keeping the one before."""
         self._flush()
         if self.main:
-            last, previous = self.out / "last.safetensors", self.out / "previous.safetensors"
             checkpoint = self._checkpoint()
-            if last.exists():
-                # A second name for the old file: at every instant one of the two is whole.
-                previous.unlink(missing_ok=True)
-                try:
-                    os.link(last, previous)
-                except OSError:
-                    os.replace(last, previous)
-            save_checkpoint(last, checkpoint)
+            refuse_poisoned(checkpoint.tensors)
+            save_last(self.out, checkpoint)
         self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Finish the log and release the folder."""
+        self.log.close()
+        if self.main:
+            self.folder.release()
 
     def model(self) -> Model:
         """Return the model as it is now, with averaged weights."""
@@ -310,41 +321,20 @@ class Session:
             self._say(validation.told())
             if self.experiment.evaluation.best_by == "evaluation" and validation.is_best():
                 self._save_best()
-            if self._writer is not None:
-                for key in ("frechet", "ratio", "precision", "recall"):
-                    self._writer.add_scalar(f"held-out {key}", row[key], row["images_seen"])
+            scores = {f"held-out {key}": row[key] for key in SCORES}
+            self.log.note(int(row["images_seen"]), scores)
         self.accelerator.wait_for_everyone()
 
     def _save_best(self) -> None:
         save_checkpoint(self.out / "best.safetensors", self._checkpoint(with_state=False))
 
     def _flush(self, bar: tqdm | None = None) -> None:
-        """Read the pending losses from the device and write the log."""
-        if not self._pending:
-            return
-        rows: list[Row] = [
-            {
-                "step": p.step,
-                "images_seen": p.images_seen,
-                "epoch": p.epoch,
-                "loss": float(p.loss),
-                "grad_norm": float(p.grad_norm),
-                "lr": p.lr,
-                "seconds": round(p.seconds, 3),
-            }
-            for p in self._pending
-        ]
-        self._pending.clear()
-        self.log += rows
-        if not self.main:
-            return
-        append_log(self.out / "log.csv", COLUMNS, rows)
-        if self._writer is not None:
-            for row in rows:
-                for key in ("loss", "grad_norm", "lr"):
-                    self._writer.add_scalar(key, row[key], row["images_seen"])
+        """Write the log, and say where the loss jumped."""
+        first = len(self.log.loss)
+        mean = self.log.flush()
+        for spike in find_spikes(self.log.loss, first):
+            self._say(str(spike))
         if bar is not None:
-            mean = sum(r["loss"] for r in rows) / len(rows)
             bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
 
     def _sample(self, step: int) -> None:
@@ -364,30 +354,17 @@ class Session:
                 seed=self.experiment.training.seed,
             ).images
             save_grid(self.out / "samples" / f"step-{step:07d}.png", images, columns)
-            self.save_loss_curve()
+            self.log.save_curve(self.out / "loss.png")
         self.accelerator.wait_for_everyone()
-
-    def save_loss_curve(self) -> None:
-        """Write loss.png."""
-        self._flush()
-        seen = [int(r["images_seen"]) for r in self.log]
-        save_loss_curve(self.out / "loss.png", seen, [r["loss"] for r in self.log])
-
-    def final_loss(self) -> float:
-        """Return the mean loss of the last tenth of the logged steps."""
-        tail = self.log[-max(1, len(self.log) // 10) :]
-        return sum(r["loss"] for r in tail) / len(tail)
 
     def _finish(self) -> None:
         trainer = self.trainer
         if self.sample_every or self.sample_each_epoch:
             self._sample(trainer.step)
-        if self._writer is not None:
-            self._writer.close()
         rate = trainer.images_seen / max(trainer.seconds, 1e-9)
         self._say(
             f"done: {trainer.images_seen} images in {trainer.seconds / 60:.1f} minutes "
-            f"({rate:.0f} images/s), loss {self.final_loss():.4f} -> {self.out}; "
+            f"({rate:.0f} images/s), loss {self.log.final_loss():.4f} -> {self.out}; "
             f"draw with: pocketddpm sample {self.out}"
         )
 
@@ -398,49 +375,8 @@ class Session:
         if self.main:
             tqdm.write(text, file=sys.stderr)
 
-    def _clear(self) -> None:
-        """Remove the files of an earlier run that --overwrite gave up."""
-        for pattern in ("*.safetensors", "*.csv", "*.png", "samples/*.png", "tensorboard/*"):
-            for path in self.out.glob(pattern):
-                path.unlink()
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Turn the first Ctrl-C or SIGTERM into a request to stop; a second one is immediate."""
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self._stop is not None:
-                raise KeyboardInterrupt
-            self._stop = signal.Signals(number)
-            self._say("stopping after this step; once more to stop at once")
-
-        old = {s: signal.signal(s, handle) for s in EXIT}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-
-def newest_checkpoint(out: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint of a run, naming damaged ones; None without any.
-
-    Raises CheckpointError when there are some and all are damaged.
-    """
-    damaged = []
-    for path in (out / "last.safetensors", out / "previous.safetensors"):
-        if path.exists():
-            try:
-                return load_checkpoint(path)
-            except CheckpointError as error:
-                damaged.append(path.name)
-                print(f"pocketddpm: skipped: {error}", file=sys.stderr)
-    if damaged:
-        raise CheckpointError(
-            f"no whole checkpoint is left in {out} ({', '.join(damaged)} damaged); "
-            "start again with --overwrite"
-        )
-    return None
+    def _resume_command(self) -> str:
+        return f"pocketddpm train {self.experiment.preset} --resume {self.out}"
 
 
 def _training(checkpoint: Checkpoint) -> Any:

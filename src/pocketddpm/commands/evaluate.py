@@ -82,7 +82,11 @@ class Evaluate:
         """Draw or read the samples, score them, print and write the report."""
         import json
 
+        from pocketddpm.processes import rank
+
         report = self.measure()
+        if rank() > 0:
+            return
         print(json.dumps(report.to_json(), indent=2) if self.json else report.text())
         if self.out is not None:
             write_report(self.out, report)
@@ -90,11 +94,14 @@ class Evaluate:
     def measure(self, model: "Model | None" = None) -> "Report":
         """Return the report; on a model in memory, if one is given in place of `subject`'s."""
         from pocketddpm.build import pick_device
-        from pocketddpm.metrics.evaluate import evaluate
+        from pocketddpm.metrics.evaluate import evaluate, in_one_process
         from pocketddpm.metrics.likelihood import add_bits
         from pocketddpm.metrics.training import Recipe
         from pocketddpm.model import load_model
         from pocketddpm.output import refuse_existing
+        from pocketddpm.processes import rank
+        from pocketddpm.provenance import versions
+        from pocketddpm.sharded import features_together
 
         if self.n < FEWEST or self.batch_size < 1:
             raise ConfigError(f"--n must be at least {FEWEST}, got {self.n}")
@@ -116,11 +123,18 @@ class Evaluate:
         )
         if len(subject.images) < FEWEST:
             raise DataError(f"{path}: {len(subject.images)} images; give at least {FEWEST}")
-        if self.out is not None and not files:
+        if self.out is not None and not files and rank() == 0:
             write_samples(self.out / "samples.npz", subject)  # hours of work, perhaps
         recipe = Recipe(epochs=12) if self.tstr else None
         report = evaluate(
-            subject, real, setting.spaces, setting.judge, tstr=recipe, watch=progress_bar
+            subject,
+            real,
+            setting.spaces,
+            setting.judge,
+            tstr=recipe,
+            watch=progress_bar,
+            # A model in memory is one process's own.
+            extract=features_together if model is None else in_one_process,
         )
         if model is not None:
             add_bits(report, model, self.n, self.data, self.seed, progress_bar)
@@ -146,6 +160,8 @@ class Evaluate:
 
     def _draw(self, model: "Model", given: bool) -> "tuple[Subject, Setting, Real]":
         """Return samples of a model, and the setting and real images to hold them to."""
+        from functools import partial
+
         import numpy as np
 
         from pocketddpm.checkpoint import file_sha256
@@ -153,6 +169,7 @@ class Evaluate:
         from pocketddpm.metrics.samples import Subject, brought_to
         from pocketddpm.metrics.setting import load_setting
         from pocketddpm.plugins import ALL_KINDS, require
+        from pocketddpm.sharded import sample_together
 
         require(model.meta, ALL_KINDS)
         trained_on = model.experiment.data
@@ -175,7 +192,8 @@ class Evaluate:
             if state.i == steps:
                 done(which.stop - which.start)
 
-        samples = model.sample(
+        draw = model.sample if given else partial(sample_together, model)
+        samples = draw(
             n,
             labels=labels,
             sampler=name,
@@ -238,27 +256,6 @@ def _journey(size: tuple[int, int], setting: "Setting", fit: "Fit") -> dict[str,
         return {}
     how = "the middle of" if fit == "pad" else "resized with antialiasing from"
     return {"size": f"{height}x{width}, {how} {size[0]}x{size[1]}"}
-
-
-def versions() -> dict[str, Any]:
-    """Return the versions of what computes; of a checkout also its commit."""
-    import subprocess
-
-    import torch
-
-    import pocketddpm
-
-    root = Path(pocketddpm.__file__).parents[2]
-    commit = None
-    # Only of a checkout: an installed package may lie inside a stranger's repository.
-    if (root / ".git").exists() and (root / "src" / "pocketddpm").is_dir():
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-            commit = done.stdout.strip() or None
-        except (OSError, subprocess.TimeoutExpired):
-            commit = None
-    return {"commit": commit, "pocketddpm": pocketddpm.__version__, "torch": torch.__version__}
 
 
 def write_samples(path: Path, subject: "Subject") -> None:

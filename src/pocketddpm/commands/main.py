@@ -17,6 +17,7 @@ from pocketddpm.commands.info import Info
 from pocketddpm.commands.likelihood import Likelihood
 from pocketddpm.commands.list import List
 from pocketddpm.commands.quickstart import Quickstart
+from pocketddpm.commands.reproduce import Reproduce
 from pocketddpm.commands.sample import Sample
 from pocketddpm.commands.show import Show
 from pocketddpm.commands.train import Train
@@ -34,6 +35,7 @@ Command = (
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[List, tyro.conf.subcommand("list")]

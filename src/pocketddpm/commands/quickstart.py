@@ -66,7 +66,7 @@ def quickstart(out: Path, *, minutes: float, seed: int, device: str) -> None:
         forward_panels(session.images.images[:8], model.schedule, seed=seed),
         columns=5,
     )
-    session.save_loss_curve()
+    session.log.save_curve(session.out / "loss.png")
     sample = Sample(
         model=str(out),
         n=100,
@@ -117,7 +117,7 @@ def _page(session: "Session", out: Path, *, shipped: bool) -> str:
 
 - {trainer.images_seen} training images, {trainer.images_seen / trainer.seconds:.0f} per second,
   {trainer.images_seen / trainer.loader.epoch_images:.2f} epochs of {meta["data"]["images"]}
-- final loss {session.final_loss():.4f}, seed {training.seed}, {training.precision}
+- final loss {session.log.final_loss():.4f}, seed {training.seed}, {training.precision}
 - {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {version}
 
 ## Samples

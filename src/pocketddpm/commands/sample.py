@@ -96,6 +96,8 @@ class Sample:
         from pocketddpm.build import build_sampler, pick_device
         from pocketddpm.model import load_model
         from pocketddpm.output import refuse_existing
+        from pocketddpm.processes import count, rank
+        from pocketddpm.sharded import sample_together
 
         if self.n < 1 or self.batch_size < 1:
             raise ConfigError(f"--n and --batch-size must be at least 1, got {self.n}")
@@ -103,6 +105,10 @@ class Sample:
             raise ConfigError(f"--weights is ema or model, got '{self.weights}'")
         if self.panels < 2:
             raise ConfigError(f"--panels must be at least 2, got {self.panels}")
+        if count() > 1 and (self.gif or self.strip or self.stretch):
+            raise ConfigError(
+                "--gif, --strip and --stretch are drawn by one process: leave torchrun out"
+            )
         device = pick_device(self.device)
         model = load_model(self.model, device, self.weights)
         guide = None if self.guide is None else load_model(self.guide, device, self.weights)
@@ -123,7 +129,9 @@ class Sample:
         recorder = Recorder(self.n, steps, wanted=bool(self.gif or self.strip))
         pixels = stretched if self.stretch else model.scaling.to_uint8
         shown = np.empty((self.n, *model.shape), np.uint8)
-        bar = tqdm(total=calls, unit="call", file=sys.stderr, dynamic_ncols=True)
+        bar = tqdm(
+            total=calls, unit="call", file=sys.stderr, dynamic_ncols=True, disable=rank() > 0
+        )
 
         def watch(which: slice, state: Any) -> None:
             before = (which.start // self.batch_size) * (calls // -(-self.n // self.batch_size))
@@ -134,7 +142,8 @@ class Sample:
 
         started = time.monotonic()
         with bar:
-            samples = model.sample(
+            samples = sample_together(
+                model,
                 self.n,
                 labels=labels,
                 sampler=name,
@@ -150,8 +159,10 @@ class Sample:
                 watch=watch,
             )
         seconds = time.monotonic() - started
+        if rank() > 0:
+            return
         columns = _columns(self.labels, self.n)
-        if out.suffix != ".npz":
+        if self.stretch and out.suffix != ".npz":
             samples = replace(samples, images=shown)
         write_samples(out, samples, columns)
         written = [out]
@@ -273,6 +284,7 @@ def write_gifs(
     columns: int | None,
 ) -> None:
     """Write one GIF of all images (.gif), or one for each class into a folder (no suffix)."""
+    from pocketddpm.output import file_name
     from pocketddpm.pictures import save_gif
 
     if out.suffix == ".gif":
@@ -283,7 +295,7 @@ def write_gifs(
         save_gif(out / "all.gif", frames, columns)
         return
     for label in sorted(set(shown.tolist())):
-        name = classes[label].replace("/", "-") if label < len(classes) else "no-label"
+        name = file_name(classes[label]) if label < len(classes) else "no-label"
         save_gif(out / f"{name}.gif", [f[shown == label] for f in frames])
 
 

@@ -97,7 +97,7 @@ class Train:
     """Half-life of the weight average, in images; 0 for none."""
     seed: int | None = None
     """Seed of weights, order, times and noise."""
-    precision: Literal["auto", "float32", "bf16"] | None = None
+    precision: Literal["auto", "float32", "bf16", "fp16"] | None = None
     """Arithmetic of the network; auto is bf16 where the hardware has it."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
@@ -128,18 +128,24 @@ class Train:
 
     def run(self) -> None:
         """Train, and say where everything is."""
-        from pocketddpm.session import Session, newest_checkpoint
+        from pocketddpm.checkpoint import newest_checkpoint
+        from pocketddpm.output import refuse_existing
+        from pocketddpm.run_folder import only_begun
+        from pocketddpm.session import Session
 
         out = self.out or Path("runs") / self.preset
-        checkpoint = None
+        checkpoint, overwrite = None, self.overwrite
         if self.resume == "auto":
             checkpoint = newest_checkpoint(out)
+            overwrite |= checkpoint is None and only_begun(out)
         elif self.resume is not None:
             from pocketddpm.checkpoint import find_checkpoint, load_checkpoint
 
             path = find_checkpoint(Path(self.resume))
             checkpoint = load_checkpoint(path)
             out = self.out or path.parent
+            if out.absolute() != path.parent.absolute():
+                refuse_existing(out, overwrite)  # the run that is there is another one
         if checkpoint is None:
             experiment = self.applied_to(get_preset(self.preset))
         else:
@@ -154,7 +160,7 @@ class Train:
             sample_at_start=self.sample_at_start,
             sample_each_epoch=self.sample_each_epoch,
             tensorboard=self.tensorboard,
-            overwrite=self.overwrite,
+            overwrite=overwrite,
         ).run()
 
     def applied_to(self, experiment: Experiment) -> Experiment:

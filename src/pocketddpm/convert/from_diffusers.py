@@ -3,8 +3,8 @@ google/ddpm-cifar10-32, flat or with `unet/` and `scheduler/`.
 """
 
 import json
-import pickle
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -198,7 +198,7 @@ def _read_weights(folder: Path, cos_first: bool) -> dict[str, Tensor]:
                 tensors = torch.load(path, map_location="cpu", weights_only=True)
             else:
                 tensors = load_file(path)
-        except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        except (SafetensorError, OSError, RuntimeError, UnpicklingError) as error:
             raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
         return _renamed(tensors, cos_first)
     raise CheckpointError(f"{folder} holds neither {WEIGHTS[0]} nor {WEIGHTS[1]}")

@@ -27,6 +27,7 @@ from pocketddpm.metrics.training import Recipe, run_length, train_classifier
 
 Progress = Callable[[int], object]
 Watch = Callable[[str, int], Progress]
+Extract = Callable[[Extractor, np.ndarray, Progress], Features]
 PAIRS = 20
 WIDE = 512  # features
 NAN = float("nan")
@@ -74,6 +75,11 @@ class Seen:
     train: Features
 
 
+def in_one_process(extractor: Extractor, images: np.ndarray, progress: Progress) -> Features:
+    """Return the features of images."""
+    return extractor(images, progress=progress)
+
+
 def evaluate(
     subject: Subject,
     real: Real,
@@ -82,12 +88,14 @@ def evaluate(
     *,
     tstr: Recipe | None = None,
     watch: Watch = lambda what, total: lambda k: None,
+    extract: Extract = in_one_process,
 ) -> Report:
     """Return the report on samples.
 
     subject: at most as many images as there are test images. spaces: the first is the headline's.
     judge: reads labels; None skips that. tstr: the recipe for training on the samples; None skips.
     watch(what, total): called when a part of the work starts; returns what is called with progress.
+    extract: computes features.
     """
     n = len(subject.images)
     report = Report(n, real.name)
@@ -95,7 +103,7 @@ def evaluate(
     main = spaces[0]
 
     def features(space: Extractor, images: np.ndarray, whose: str) -> Features:
-        return space(images, progress=watch(f"{space.name} of {whose}", len(images)))
+        return extract(space, images, watch(f"{space.name} of {whose}", len(images)))
 
     of_subject = [features(s.extractor, subject.images, "samples") for s in spaces]
     of_floor = (

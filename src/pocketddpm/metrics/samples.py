@@ -1,7 +1,6 @@
 """Samples to be scored: from an array file, from a folder of images, and at the data set's size."""
 
 import re
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketddpm.data.arrays import MissingArray, read_npz
 from pocketddpm.data.folder import list_images, load_folder
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import fit_size
@@ -50,16 +50,11 @@ def read_samples(path: Path, classes: tuple[str, ...]) -> Subject:
 
 
 def _read_npz(path: Path, classes: int) -> Subject:
+    images = next(iter(read_npz(path, ("images", "arr_0")).values()))
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names = list(arrays)
-            key = next((k for k in ("images", "arr_0") if k in names), None)
-            if key is None:
-                raise DataError(f"{path} holds {', '.join(names)}, but no array 'images'")
-            images = arrays[key]
-            stored = next((arrays[k] for k in ("labels", "arr_1") if k in names), None)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as an .npz file: {error}") from error
+        stored = next(iter(read_npz(path, ("labels", "arr_1")).values()))
+    except MissingArray:
+        stored = None
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
         raise DataError(
             f"{path}: images must be uint8 [N,H,W] or [N,H,W,C], got {images.dtype} "
@@ -69,6 +64,8 @@ def _read_npz(path: Path, classes: int) -> Subject:
         images = images[..., None]
     if images.shape[3] not in (1, 3):
         raise DataError(f"{path}: the last axis is the colour (1 or 3), got {list(images.shape)}")
+    if stored is not None and stored.dtype.kind not in "iu":
+        raise DataError(f"{path}: labels must be whole numbers, got {stored.dtype}")
     labels = None if stored is None else stored.astype(np.int64)
     if labels is not None and labels.shape != (len(images),):
         raise DataError(f"{path}: {len(images)} images but labels of shape {list(labels.shape)}")

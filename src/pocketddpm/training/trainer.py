@@ -1,8 +1,8 @@
 """The trainer: a generator of `Progress`. It knows nothing of sampling, pictures or logs.
 
 The state of a run is the weights, their average, the optimiser, what the objective remembers of its
-losses (if it does) and the number of images seen: data order, noise, times and learning rate are
-functions of these, which is what makes resuming exact.
+losses (if it does), its health and the number of images seen: data order, noise, times and learning
+rate are functions of these, which is what makes resuming exact.
 """
 
 import time
@@ -13,17 +13,20 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from pocketddpm.checkpoint import Checkpoint
 from pocketddpm.config import Experiment
 from pocketddpm.data.loader import Loader
 from pocketddpm.data.scaling import Scaling
-from pocketddpm.errors import CheckpointError, ConfigError, DDPMError
+from pocketddpm.errors import CheckpointError, ConfigError
 from pocketddpm.objective import Objective
+from pocketddpm.training.health import Health
 from pocketddpm.training.optimiser import build_optimisers, load_optimisers, optimiser_tensors
 from pocketddpm.training.plan import Plan, ema_decay, learning_rate, plan_for
 
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WARMUP_STEPS = 3  # timed before a budget in minutes is fixed, after one untimed step
 OFF = 1.1  # a run in minutes is planned anew, once, when it is this much too long or too short
 
@@ -35,7 +38,7 @@ class Progress:
     step, images_seen, epoch: where the run is now. loss: mean over the global batch, a scalar
     tensor on the device (reading it waits for the device). grad_norm: likewise, before clipping.
     lr: the rate used. seconds: spent on the run so far. epoch_loss: mean loss of the epoch that
-    this step completed, or None. event: one line when the plan was changed.
+    this step completed, or None. event: a line when a step was skipped or the plan changed.
     """
 
     step: int
@@ -79,6 +82,7 @@ class Trainer:
         self.ema = {k: v.detach().clone() for k, v in weights.items()}
         self.optimisers = build_optimisers(experiment.optimiser, self.network)
         self.wrapped: nn.Module = accelerator.prepare(self.network)
+        self.health = Health.start(config.precision)
         self.images_seen = 0
         self.seconds = 0.0
         self.plan: Plan | None = None
@@ -88,7 +92,7 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Optimiser steps taken."""
+        """Optimiser steps taken or skipped."""
         return self.images_seen // self.experiment.training.batch_size
 
     @property
@@ -110,7 +114,10 @@ class Trainer:
             self.seconds += time.monotonic() - started
             left = max(0, int((config.minutes * 60 - self.seconds) * rate))
             steps = max(1, (self.images_seen + left) // config.batch_size)
-            self.plan = Plan(steps * config.batch_size)
+            # Clocks differ: all processes follow the first one's.
+            total: Any = torch.tensor([steps * config.batch_size], device=self.accelerator.device)
+            shared: Any = broadcast(total)
+            self.plan = Plan(int(shared))
         return self.plan
 
     def steps(self) -> Iterator[Progress]:
@@ -121,9 +128,10 @@ class Trainer:
         while self.images_seen < plan.total:
             lr = learning_rate(self.images_seen, plan, self.experiment.optimiser)
             before = self.images_seen // epoch_images
-            loss, grad_norm = self._step(lr, plan.progress(self.images_seen))
-            self._epoch_sum = self._epoch_sum.to(loss.device) + loss.double()
-            self._epoch_steps += 1
+            loss, grad_norm, taken = self._step(lr, plan.progress(self.images_seen))
+            if taken:
+                self._epoch_sum = self._epoch_sum.to(loss.device) + loss.double()
+                self._epoch_steps += 1
             epoch_loss = None
             if self.images_seen // epoch_images > before or self.images_seen >= plan.total:
                 epoch_loss = self._end_epoch()
@@ -132,6 +140,8 @@ class Trainer:
             self.seconds += mark - last
             event = self._keep_to_minutes(plan)
             plan = self.plan or plan
+            if not taken:
+                event = self.health.event(self.step) or event
             yield Progress(
                 step=self.step,
                 images_seen=self.images_seen,
@@ -144,13 +154,13 @@ class Trainer:
                 event=event,
             )
 
-    def _end_epoch(self) -> float:
-        mean = float(self._epoch_sum) / self._epoch_steps
+    def _end_epoch(self) -> float | None:
+        mean = float(self._epoch_sum) / self._epoch_steps if self._epoch_steps else None
         self._epoch_sum, self._epoch_steps = torch.zeros((), dtype=torch.float64), 0
         return mean
 
-    def _step(self, lr: float, progress: float) -> tuple[Tensor, Tensor]:
-        """Take one optimiser step and return its loss and gradient norm."""
+    def _step(self, lr: float, progress: float) -> tuple[Tensor, Tensor, bool]:
+        """Take one optimiser step, or skip it: return its loss, gradient norm and which it was."""
         config, optimiser = self.experiment.training, self.experiment.optimiser
         for each in self.optimisers:
             for group in each.param_groups:
@@ -158,21 +168,26 @@ class Trainer:
         loss, positions, losses = self._gradient(progress)
         limit = optimiser.grad_clip or float("inf")
         parameters = [p for p in self.network.parameters() if p.grad is not None]
+        if self.health.scale > 1:
+            for parameter in parameters:
+                parameter.grad /= self.health.scale  # type: ignore[operator]
         grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
-        if not torch.isfinite(grad_norm):
-            raise DDPMError(
-                f"the gradient is not finite after {self.images_seen} images; the weights and the "
-                "last checkpoint are intact; try a smaller --lr or --precision float32"
+        taken = self.health.passes(loss, grad_norm)
+        if taken:
+            for each in self.optimisers:
+                each.step()
+            self.objective.observe(
+                positions, losses, config.seed, progress, self.accelerator.gather
             )
+        else:
+            self.health.check(self.step + 1)
         for each in self.optimisers:
-            each.step()
             each.zero_grad()
-        self.objective.observe(positions, losses, config.seed, progress, self.accelerator.gather)
         self.images_seen += config.batch_size
-        if self.ema:
+        if self.ema and taken:
             decay = ema_decay(self.images_seen, config.batch_size, optimiser)
             self._average(1 - decay)
-        return loss, grad_norm
+        return loss, grad_norm, taken
 
     def _gradient(self, progress: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
         """Accumulate the gradient of the next global batch.
@@ -201,7 +216,7 @@ class Trainer:
                 )
                 loss = losses.mean() / config.accumulate
             with self._no_sync(last):
-                self.accelerator.backward(loss)
+                self.accelerator.backward(loss * self.health.scale)
             total += loss.detach()
             seen.append((batch.positions, losses.detach()))
         mean: Any = self.accelerator.reduce(total, "mean") if ranks > 1 else total
@@ -213,8 +228,10 @@ class Trainer:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context that gives the run its precision."""
-        bf16 = self.experiment.training.precision == "bf16"
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=bf16)
+        dtype = AUTOCAST.get(self.experiment.training.precision)
+        return torch.autocast(
+            self.accelerator.device.type, dtype or torch.bfloat16, enabled=dtype is not None
+        )
 
     @torch.no_grad()
     def _average(self, weight: float) -> None:
@@ -271,6 +288,7 @@ class Trainer:
             "images_seen": self.images_seen,
             "seconds": self.seconds,
             "plan": self.plan.to_dict() if self.plan else None,
+            "health": self.health.to_dict(),
             "best_loss": self.best_loss,
             "epoch_sum": float(self._epoch_sum),
             "epoch_steps": self._epoch_steps,
@@ -290,24 +308,28 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same experiment; CheckpointError if it does not fit."""
+        try:
+            self._restore(checkpoint)
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"the checkpoint does not fit this run: {error}") from error
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
         run = checkpoint.meta["run"]
         states = checkpoint.part("optimizer")
-        if not states and run["step"]:
+        if not states and run["step"] > run.get("health", {}).get("skipped", 0):
             raise CheckpointError(
                 "this checkpoint holds weights only (a best or exported one) and cannot be "
                 "resumed; use last.safetensors"
             )
-        try:
-            self.network.load_state_dict(checkpoint.part("model"))
-            for k, v in checkpoint.part("ema").items():
-                self.ema[k].copy_(v)
-            load_optimisers(self.optimisers, states)
-            self.objective.load(checkpoint.part("objective"))
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint does not fit this network: {error}") from error
-        self.images_seen = run["images_seen"]
-        self.seconds = run["seconds"]
+        self.network.load_state_dict(checkpoint.part("model"))
+        for k, v in checkpoint.part("ema").items():
+            self.ema[k].copy_(v)
+        load_optimisers(self.optimisers, states)
+        self.objective.load(checkpoint.part("objective"))
+        self.health = Health.from_dict(run.get("health"), self.experiment.training.precision)
+        self.images_seen = int(run["images_seen"])
+        self.seconds = float(run["seconds"])
         self.plan = Plan.from_dict(run["plan"]) if run["plan"] else None
         self.best_loss = run["best_loss"]
         self._epoch_sum = torch.tensor(run["epoch_sum"], dtype=torch.float64)
-        self._epoch_steps = run["epoch_steps"]
+        self._epoch_steps = int(run["epoch_steps"])

@@ -1,0 +1,72 @@
+"""Several processes, started by torchrun: who am I, and joining what each of them has done."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import distributed
+
+from pocketddpm.errors import ConfigError, DDPMError
+
+NETWORK = ("gloo", "nccl", "connection", "peer", "socket", "timed out")
+
+
+def rank() -> int:
+    """Return this process's number among those that torchrun started; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def count() -> int:
+    """Return how many processes torchrun started; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def join() -> None:
+    """Meet the other processes, unless that was done before; the data then travel by gloo."""
+    if count() > 1 and not distributed.is_initialized():
+        distributed.init_process_group("gloo")
+
+
+def gathered(mine: Any) -> list[Any]:
+    """Return what every process has, in the order of their numbers; `join` comes first."""
+    if count() == 1:
+        return [mine]
+    everyone: list[Any] = [None] * count()
+    distributed.all_gather_object(everyone, mine)
+    return everyone
+
+
+def agree_on_start(accelerator: Accelerator, step: int, folder: Path) -> None:
+    """Raise ConfigError unless all processes of a run begin at the same step."""
+    everyone: Any = accelerator.gather(torch.tensor([step], device=accelerator.device))
+    steps = everyone.tolist()
+    if len(set(steps)) > 1:
+        raise ConfigError(
+            f"the processes begin at steps {', '.join(map(str, steps))}: all of them must see the "
+            f"same files in {folder}; put it on a disk that they share"
+        )
+
+
+@contextmanager
+def ending_together(hint: str) -> Iterator[None]:
+    """Turn the error that a lost process causes in the others into DDPMError.
+
+    hint: what is safe, and what to do next.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).strip().split("\n", 1)[0]
+        known = isinstance(error, torch.distributed.DistError) or any(
+            word in said.lower() for word in NETWORK
+        )
+        if count() == 1 or not known:
+            raise
+        raise DDPMError(
+            f"process {rank()} of {count()}: another process has ended, or cannot be reached "
+            f"({said[:200]}); {hint}"
+        ) from error

@@ -1,0 +1,61 @@
+"""How a run is asked to stop: Ctrl-C and SIGTERM, at the same step in every process."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
+ASK_EVERY = 10  # steps between which several processes ask each other
+
+
+class Stop:
+    """Whether, and by which signal, the run was asked to stop."""
+
+    def __init__(self, accelerator: Accelerator, say: Callable[[str], object]) -> None:
+        self.accelerator, self.say = accelerator, say
+        self.signal: signal.Signals | None = None
+
+    @property
+    def status(self) -> int:
+        """The exit status that tells of the signal."""
+        return EXIT[self.signal] if self.signal is not None else 0
+
+    def after(self, step: int) -> bool:
+        """Whether to stop after this step; several processes stop at the same one."""
+        if self.accelerator.num_processes > 1:
+            if step % ASK_EVERY:
+                return False
+            mine = torch.tensor([int(self.signal or 0)], device=self.accelerator.device)
+            everyone: Any = self.accelerator.gather(mine)
+            number = int(everyone.max())
+            self.signal = signal.Signals(number) if number else None
+        return self.signal is not None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the first signal as a request; a second one is immediate.
+
+        Within a second of the first it is the same one, passed on by torchrun or a job's shell.
+        """
+        asked = 0.0
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            nonlocal asked
+            if self.signal is not None and time.monotonic() > asked + 1:
+                raise KeyboardInterrupt
+            if self.signal is None:
+                self.signal, asked = signal.Signals(number), time.monotonic()
+                self.say("stopping soon; once more to stop at once")
+
+        old = {s: signal.signal(s, handle) for s in EXIT}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)

@@ -1,0 +1,50 @@
+"""What a stranger's checkpoint may claim of itself, before memory is spent on the claim."""
+
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from pocketddpm.build import build_network
+from pocketddpm.config import Experiment
+from pocketddpm.errors import CheckpointError
+
+MAX_VALUES = 2**26  # of one image
+
+
+def check_sizes(
+    shape: tuple[int, int, int], classes: tuple[str, ...], counts: tuple[int, ...]
+) -> None:
+    """Raise CheckpointError for images or classes that cannot be."""
+    if min(shape) < 1 or prod(shape) > MAX_VALUES:
+        raise CheckpointError(f"the checkpoint states images of {'x'.join(map(str, shape))}")
+    wrong = len(counts) != len(classes) or min(counts, default=0) < 0 or sum(counts) > 2**62
+    if wrong or (classes and sum(counts) < 1):
+        raise CheckpointError(f"the checkpoint states {len(classes)} classes, but no such counts")
+
+
+def check_fit(
+    experiment: Experiment, shape: tuple[int, int, int], classes: int, weights: dict[str, Tensor]
+) -> None:
+    """Raise CheckpointError when a network is larger than the weights that are there for it.
+
+    It is built without memory (on torch's meta device), and no further than the weights reach: a
+    forged size costs nothing.
+    """
+    room = sum(tensor.numel() for tensor in weights.values())
+
+    def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        nonlocal room
+        room -= 0 if parameter is None else parameter.numel()
+        if room < 0:
+            raise CheckpointError(
+                "the checkpoint states a network larger than the weights that it holds"
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            build_network(experiment, shape, classes)
+    finally:
+        hook.remove()
