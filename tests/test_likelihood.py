@@ -18,6 +18,7 @@ from pocketddpm.bound import Bins, bound_terms, gaussian_log_density, pixel_deco
 from pocketddpm.build import build_schedule
 from pocketddpm.catalog import SCHEDULES
 from pocketddpm.config import DataConfig, ScheduleConfig
+from pocketddpm.data.load import load_images
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.denoiser import Denoiser, Estimate
 from pocketddpm.errors import ConfigError
@@ -564,6 +565,20 @@ def test_images_are_the_same_whatever_n_and_train_is_said():
     assert any("not a test likelihood" in note for note in train.notes)
     with pytest.raises(ConfigError, match="has images 1x8x8"):
         choose_images(digits_model((3, 8, 8), None), 5)
+
+
+def test_held_out_images_are_neither_trained_on_nor_test_images():
+    plain = digits_model((1, 8, 8), None)
+    with pytest.raises(ConfigError, match="held no images out"):
+        choose_images(plain, 5, split="held-out")
+    data = replace(plain.experiment.data, subset=100, held_out=30)
+    model = replace(plain, experiment=replace(plain.experiment, data=data))
+    held, train = (choose_images(model, 10**6, split=s) for s in ("held-out", "train"))
+    first = load_images("digits", subset=100)
+    assert (train.images == first.images[:70]).all()
+    assert (held.images == first.images[70:]).all()
+    assert held.labels.tolist() == first.labels[70:].tolist()
+    assert len(choose_images(model, 10**6).images) == 297
 
 
 def test_intervals_hold_the_spread():

@@ -28,8 +28,8 @@ class Likelihood:
     """Steps of the bound that are drawn for each image; T takes every step."""
     flow_steps: int = 64
     """Steps of the flow's finer solve; an even number."""
-    split: Literal["test", "train"] = "test"
-    """Which images."""
+    split: Literal["test", "train", "held-out"] = "test"
+    """Which images; held-out ones are those of a run with --evaluate-every."""
     data: str | None = None
     """Another data set or folder than the model's own."""
     labels: Literal["data", "none"] = "data"

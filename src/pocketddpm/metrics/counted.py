@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from pocketddpm.catalog import DATASETS
 from pocketddpm.data.image_set import ImageSet
-from pocketddpm.data.load import fingerprint, load_images
+from pocketddpm.data.load import fingerprint, hold_out, load_images
 from pocketddpm.errors import ConfigError
 from pocketddpm.metrics.halves import draw
 from pocketddpm.model import Model
 
-Split = Literal["test", "train"]
+Split = Literal["test", "train", "held-out"]
 Labels = Literal["data", "none"]
 
 
@@ -50,7 +50,8 @@ def choose_images(
 ) -> Counted:
     """Return n images of a split, drawn at random with a fixed seed, in the form the model takes.
 
-    data: None means what the model was trained on. labels: 'data' conditions on the true labels
+    data: None means what the model was trained on. split: 'train' is what the run trained on,
+    'held-out' what it held out. labels: 'data' conditions on the true labels
     where the model has any, 'none' asks for p(x). Raises ConfigError for labels that cannot be,
     and what loading raises.
     """
@@ -64,8 +65,18 @@ def choose_images(
     name = trained_on.name if data is None else data
     entry = DATASETS.load(name if name in DATASETS.names() else "folder")
     fit = trained_on.fit or entry.FIT
-    classes = trained_on.classes if own else None
-    chosen = load_images(name, split, image_size=model.shape[1:], fit=fit, classes=classes)
+    if split == "held-out" and not (own and trained_on.held_out):
+        raise ConfigError("this model's run held no images out; use --split test")
+    chosen = load_images(
+        name,
+        "test" if split == "test" else "train",
+        image_size=model.shape[1:],
+        fit=fit,
+        subset=trained_on.subset if own and split != "test" else None,
+        classes=trained_on.classes if own else None,
+    )
+    if own and split != "test" and trained_on.held_out:
+        chosen = hold_out(chosen, trained_on.held_out)[split == "held-out"]
     if chosen.shape != model.shape:
         raise ConfigError(
             f"{name} has images {_size(chosen.shape)}, and the model is of {_size(model.shape)}; "
@@ -73,7 +84,7 @@ def choose_images(
         )
     dims, resized = prod(chosen.shape), False
     if fit == "pad":
-        dims = prod(load_images(name, split, fit=fit).shape)
+        dims = prod(load_images(name, "test" if split == "test" else "train", fit=fit).shape)
     else:
         # Folders resize while they are decoded, and do not say which of their files needed it.
         decoded = name not in DATASETS.names() and not (own and trained_on.image_size is None)
