@@ -97,6 +97,7 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
         "model",
         "networks",
+        "noise",
         "output",
         "schedule",
         "__init__",
