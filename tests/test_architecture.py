@@ -104,6 +104,7 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
         "model",
         "networks",
+        "noise",
         "output",
         "schedule",
         "__init__",

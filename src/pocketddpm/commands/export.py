@@ -2,30 +2,40 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
 from pocketddpm.commands.options import Plugins
 from pocketddpm.errors import ConfigError, unknown
 
-FORMATS = ("diffusers",)
+if TYPE_CHECKING:
+    from pocketddpm.model import Model
+
+FORMATS = ("diffusers", "onnx", "web")
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write a model for other tools.
+    """Write a model for other tools, or as a page that draws in the browser.
 
-    Example: pocketddpm export runs/mnist --to diffusers --out mnist-diffusers
+    Example: pocketddpm export runs/mnist --to web --out page --serve
     """
 
     model: Positional[str]
     """A run folder or a checkpoint."""
     to: str
-    """diffusers (a folder)."""
+    """diffusers (a folder), onnx (a file) or web (a static page)."""
     out: Path | None = None
     """Where to write it; MODEL-FORMAT beside the model by default."""
     weights: str = "ema"
     """ema (the average) or model (the last step's)."""
+    runtime: Path | None = None
+    """For web: a folder with onnxruntime-web's files, in place of npm."""
+    serve: bool = False
+    """For web: serve the page on 127.0.0.1 until Ctrl-C."""
+    port: int = 8000
+    """Port of --serve; 0 takes a free one."""
     overwrite: bool = False
     """Replace files that exist."""
     plugin: Plugins = ()
@@ -33,7 +43,6 @@ class Export:
 
     def run(self) -> None:
         """Convert, write, and say what was written where."""
-        from pocketddpm.convert.to_diffusers import write_diffusers
         from pocketddpm.model import load_model
         from pocketddpm.output import refuse_existing
 
@@ -41,9 +50,43 @@ class Export:
             raise unknown("format", self.to, FORMATS)
         if self.weights not in ("ema", "model"):
             raise ConfigError(f"--weights is ema or model, got '{self.weights}'")
+        if self.to != "web" and (self.runtime is not None or self.serve):
+            raise ConfigError(f"--runtime and --serve are for --to web, not {self.to}")
         path = Path(self.model)
-        out = self.out or path.with_name(f"{path.stem}-{self.to}")
+        out = self.out or path.with_name(f"{path.stem}{'.' if self.to == 'onnx' else '-'}{self.to}")
         refuse_existing(out, self.overwrite)
         model = load_model(self.model, weights=self.weights)
+        {"diffusers": self._diffusers, "onnx": self._onnx, "web": self._web}[self.to](model, out)
+
+    def _diffusers(self, model: "Model", out: Path) -> None:
+        from pocketddpm.convert.to_diffusers import write_diffusers
+
         write_diffusers(model, out)
         print(f"wrote {out}; its README.md has the lines that draw from it")
+
+    def _onnx(self, model: "Model", out: Path) -> None:
+        from pocketddpm.convert.to_onnx import write_onnx
+
+        _announce()
+        difference = write_onnx(model, out)
+        print(
+            f"wrote {out}; onnxruntime agrees with torch to {difference:.1e} of the largest value"
+        )
+
+    def _web(self, model: "Model", out: Path) -> None:
+        from pocketddpm.convert.to_web import serve, write_web
+
+        _announce()
+        difference = write_web(model, out, self.runtime)
+        print(
+            f"wrote {out}; its network agrees with torch to {difference:.1e} of the largest value; "
+            "any web server can send it"
+        )
+        if self.serve:
+            serve(out, self.port, lambda url: print(f"serving {url}, Ctrl-C ends it", flush=True))
+
+
+def _announce() -> None:
+    import sys
+
+    print("tracing the network: this takes up to a minute or two ...", file=sys.stderr)

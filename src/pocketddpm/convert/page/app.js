@@ -1,0 +1,122 @@
+// The page: reads the form, asks the worker, paints what comes back.
+"use strict";
+
+const at = (id) => document.getElementById(id);
+let facts = null, worker = null, canvases = [], settings = null, busy = false;
+
+function say(text) { at("status").textContent = text; }
+
+function setBusy(now) {
+  busy = now;
+  for (const id of ["draw", "again"]) at(id).disabled = now || !facts;
+  at("stop").disabled = !now;
+  at("save").disabled = now || !canvases.length;
+}
+
+function begin(told) {
+  facts = told;
+  const [c, h, w] = facts.shape;
+  at("about").textContent =
+    `A denoising diffusion model for images of ${c}x${h}x${w}, trained on ${facts.name}. ` +
+    "DDIM turns noise into images, a step at a time.";
+  at("steps").max = facts.alpha_bar.length - 1;
+  at("steps").value = Math.min(20, facts.steps);
+  at("guidance").value = facts.guidance;
+  at("guide").hidden = !facts.guidable;
+  at("labels").hidden = !facts.classes.length;
+  facts.classes.forEach((name, k) => {
+    const label = document.createElement("label"), box = document.createElement("input");
+    const span = document.createElement("span");
+    Object.assign(box, { type: "checkbox", value: k, checked: true });
+    span.textContent = name;
+    label.append(box, span);
+    at("classes").append(label);
+  });
+  setBusy(false);
+  say("Ready.");
+}
+
+function labelsFor(count) {
+  if (!facts.classes.length) return null;
+  const chosen = [...document.querySelectorAll("#classes input:checked")].map((b) => +b.value);
+  return chosen.length ? Array.from({ length: count }, (_, k) => chosen[k % chosen.length]) : [];
+}
+
+function draw() {
+  if (busy || !facts || !at("form").reportValidity()) return;
+  const count = +at("count").value, labels = labelsFor(count);
+  if (labels && !labels.length) return say("Choose at least one class to draw.");
+  settings = {
+    seed: +at("seed").value, count, labels, steps: +at("steps").value,
+    guidance: facts.guidable ? +at("guidance").value : 1,
+  };
+  const [, h, w] = facts.shape;
+  canvases = Array.from({ length: count }, (_, k) => {
+    const canvas = document.createElement("canvas");
+    Object.assign(canvas, { width: w, height: h });
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", labels ? facts.classes[labels[k]] : `image ${k + 1}`);
+    return canvas;
+  });
+  at("grid").replaceChildren(...canvases);
+  at("progress").value = 0;
+  setBusy(true);
+  say("Drawing …");
+  worker.postMessage({ kind: "draw", settings });
+}
+
+function paint(bytes) {
+  const [c, h, w] = facts.shape, plane = h * w;
+  canvases.forEach((canvas, k) => {
+    const pixels = new ImageData(w, h);
+    for (let p = 0; p < plane; p++) {
+      for (let channel = 0; channel < 3; channel++) {
+        pixels.data[4 * p + channel] = bytes[k * c * plane + (c === 3 ? channel : 0) * plane + p];
+      }
+      pixels.data[4 * p + 3] = 255;
+    }
+    canvas.getContext("2d").putImageData(pixels, 0, 0);
+  });
+}
+
+function save() {
+  const [, h, w] = facts.shape, columns = Math.ceil(Math.sqrt(canvases.length));
+  const board = document.createElement("canvas");
+  Object.assign(board, { width: columns * w, height: Math.ceil(canvases.length / columns) * h });
+  const context = board.getContext("2d");
+  canvases.forEach((canvas, k) =>
+    context.drawImage(canvas, (k % columns) * w, Math.floor(k / columns) * h));
+  const link = document.createElement("a");
+  Object.assign(link, { href: board.toDataURL(), download: `seed-${settings.seed}.png` });
+  link.click();
+}
+
+function heard({ data }) {
+  if (data.kind === "ready") return begin(data.facts);
+  if (data.kind === "frame") {
+    paint(data.bytes);
+    at("progress").value = data.step / settings.steps;
+    return;
+  }
+  setBusy(false);
+  if (data.kind === "error") return say(`That did not work: ${data.text}`);
+  const { count, steps, seed } = settings, seconds = data.seconds;
+  say(data.kind === "stopped" ? "Stopped." :
+    `${count} images in ${seconds.toFixed(1)} s: ${(count / seconds).toFixed(1)} images per second ` +
+    `(${steps} steps, seed ${seed}, one thread).`);
+}
+
+at("form").addEventListener("submit", (event) => { event.preventDefault(); draw(); });
+at("again").addEventListener("click", () => { at("seed").value = +at("seed").value + 1; draw(); });
+at("stop").addEventListener("click", () => worker.postMessage({ kind: "stop" }));
+at("save").addEventListener("click", save);
+
+if (location.protocol === "file:") {
+  at("about").textContent =
+    "Browsers run no model from a file. Serve this folder instead, for instance with " +
+    "“python -m http.server” in it, and open the address that it prints.";
+} else {
+  worker = new Worker("worker.js");
+  worker.onmessage = heard;
+  worker.onerror = (event) => say(`That did not work: ${event.message || "worker.js"}`);
+}

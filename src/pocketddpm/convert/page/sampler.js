@@ -1,0 +1,109 @@
+// The sampler, as pocketddpm has it in Python: the same noise, the same times, the same steps.
+// Image k depends on (seed, k), its label and the settings alone.
+"use strict";
+
+// The 64-bit product of two 32-bit words, as [high, low].
+function multiply(a, b) {
+  const al = a & 0xffff, ah = a >>> 16, bl = b & 0xffff, bh = b >>> 16;
+  const low = al * bl, m1 = ah * bl + (low >>> 16), m2 = al * bh + (m1 & 0xffff);
+  return [(ah * bh + Math.floor(m1 / 65536) + Math.floor(m2 / 65536)) >>> 0, Math.imul(a, b) >>> 0];
+}
+
+// Philox4x32-10 (Salmon et al. 2011): four words from four of counter and two of key.
+function philox(counter, key) {
+  let [c0, c1, c2, c3] = counter, [k0, k1] = key;
+  for (let round = 0; round < 10; round++) {
+    const [h0, l0] = multiply(0xd2511f53, c0), [h1, l1] = multiply(0xcd9e8d57, c2);
+    [c0, c1, c2, c3] = [(h1 ^ c1 ^ k0) >>> 0, l1, (h0 ^ c3 ^ k1) >>> 0, l0];
+    k0 = (k0 + 0x9e3779b9) >>> 0;
+    k1 = (k1 + 0xbb67ae85) >>> 0;
+  }
+  return [c0, c1, c2, c3];
+}
+
+// Standard normal noise of `size` numbers for image `index`: pocketddpm.noise.normal, role START.
+function startNoise(seed, index, size) {
+  const blocks = Math.ceil(size / 4), half = 2 * blocks, words = new Float32Array(4 * blocks);
+  const key = [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0];
+  for (let block = 0; block < blocks; block++) {
+    words.set(philox([block, index >>> 0, 0, 0], key), 4 * block);
+  }
+  const noise = new Float32Array(size);
+  for (let i = 0; i < half; i++) {
+    const radius = Math.sqrt(-2 * Math.log(Math.min(1, (words[i] + 0.5) / 2 ** 32)));
+    const angle = words[half + i] * ((2 * Math.PI) / 2 ** 32);
+    if (i < size) noise[i] = radius * Math.cos(angle);
+    if (half + i < size) noise[half + i] = radius * Math.sin(angle);
+  }
+  return noise;
+}
+
+// Times from T down to 0, evenly spaced; halves go to the even number, as in Python.
+function trailing(T, steps) {
+  const times = [];
+  for (let i = 0; i < steps; i++) {
+    const exact = T - (i * T) / steps, whole = Math.floor(exact);
+    const up = exact - whole > 0.5 || (exact - whole === 0.5 && whole % 2 === 1);
+    times.push(up ? whole + 1 : whole);
+  }
+  return [...times, 0];
+}
+
+// The clean image that the network's answer means, at x = a x0 + b eps.
+function cleanImage(facts, output, x, a, b) {
+  switch (facts.prediction) {
+    case "eps": return (x - b * output) / a;
+    case "x0": return output;
+    case "v": return a * x - b * output;
+  }
+  const s = facts.sigma_data, n = Math.sqrt(b * b + a * a * s * s); // edm, arXiv 2206.00364
+  return ((a * s * s) / (n * n)) * x + ((b * s) / n) * output;
+}
+
+function inputScale(facts, a, b) {
+  return facts.prediction === "edm" ? 1 / Math.sqrt(b * b + (a * facts.sigma_data) ** 2) : 1;
+}
+
+// DDIM, eta = 0 (arXiv 2010.02502). ask(x, t, labels) -> the network's answers, both [n C H W] in
+// rows. Calls show(step, x) after every step; stops when it returns false.
+async function sample(facts, ask, show, { seed, labels, count, steps, guidance, first = 0 }) {
+  const size = facts.shape.reduce((p, v) => p * v, 1), T = facts.alpha_bar.length - 1;
+  let x = new Float32Array(count * size);
+  for (let k = 0; k < count; k++) x.set(startNoise(seed, first + k, size), k * size);
+  if (!(await show(0, x))) return null;
+  const guided = facts.null !== null && labels !== null && guidance !== 1;
+  const none = guided ? labels.map(() => facts.null) : null;
+  const times = trailing(T, steps);
+  for (let i = 0; i < steps; i++) {
+    const from = facts.alpha_bar[times[i]], to = facts.alpha_bar[times[i + 1]];
+    const a = Math.sqrt(from), b = Math.sqrt(1 - from), a2 = Math.sqrt(to), b2 = Math.sqrt(1 - to);
+    const scaled = x.map((v) => v * inputScale(facts, a, b));
+    const strong = await ask(scaled, times[i], labels);
+    const weak = guided ? await ask(scaled, times[i], none) : null;
+    const next = new Float32Array(x.length);
+    for (let j = 0; j < x.length; j++) {
+      const output = weak ? weak[j] + guidance * (strong[j] - weak[j]) : strong[j];
+      let x0 = cleanImage(facts, output, x[j], a, b);
+      if (facts.clip) {
+        const mean = facts.mean ? facts.mean[j % size] : 0;
+        x0 = Math.min(facts.high - mean, Math.max(facts.low - mean, x0));
+      }
+      next[j] = a2 * x0 + b2 * ((x[j] - a * x0) / b);
+    }
+    x = next;
+    if (!(await show(i + 1, x))) return null;
+  }
+  return x;
+}
+
+// Numbers of the model as bytes 0..255.
+function toBytes(facts, x) {
+  const size = facts.shape.reduce((p, v) => p * v, 1), bytes = new Uint8ClampedArray(x.length);
+  for (let j = 0; j < x.length; j++) {
+    const value = x[j] + (facts.mean ? facts.mean[j % size] : 0);
+    bytes[j] = ((value - facts.low) * 255) / (facts.high - facts.low); // rounds and clamps
+  }
+  return bytes;
+}
+
+if (typeof module !== "undefined") module.exports = { philox, startNoise, trailing, sample, toBytes };

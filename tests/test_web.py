@@ -1,0 +1,333 @@
+"""ONNX and the page in the browser: the same answers, the same images, and no request elsewhere."""
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models import model_around
+from pocketddpm.convert import to_web
+from pocketddpm.convert.to_onnx import facts, write_onnx
+from pocketddpm.convert.to_web import PAGE, RUNTIME, SHA256, find_runtime, serve, write_web
+from pocketddpm.data.scaling import Scaling
+from pocketddpm.errors import ConfigError, DataError
+from pocketddpm.noise import Role, normal
+from pocketddpm.prediction import PREDICTIONS
+from test_diffusers_format import a_model
+
+JAVASCRIPT = Path(to_web.__file__).parent / "page" / "sampler.js"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SMALL = {"widths": (8, 16), "head_width": 8, "groups": 4}
+
+
+# The sampler in JavaScript, without a browser ----------------------------------------------------
+
+
+def javascript(code: str):
+    """Run JavaScript with the sampler in `s`; return what it prints as JSON."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs Node.js: install node")
+    done = subprocess.run(
+        [node, "-e", f"const s = require({json.dumps(str(JAVASCRIPT))});\n{code}"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_generator_gives_the_published_answers():
+    words = javascript(
+        "const f = 0xffffffff; console.log(JSON.stringify([s.philox([0,0,0,0],[0,0]),"
+        "s.philox([f,f,f,f],[f,f]),"
+        "s.philox([0x243f6a88,0x85a308d3,0x13198a2e,0x03707344],[0xa4093822,0x299f31d0])]))"
+    )
+    assert [[f"{w:08x}" for w in row] for row in words] == [
+        ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"],
+        ["408f276d", "41c83b0e", "a20bc7c6", "6d5451fd"],
+        ["d16cfe09", "94fdcceb", "5001e420", "24126ea1"],
+    ]
+
+
+@pytest.mark.parametrize(("seed", "index"), [(0, 0), (7, 3), (2**32 - 1, 99)])
+def test_the_noise_is_pythons(seed, index):
+    got = javascript(f"console.log(JSON.stringify([...s.startNoise({seed},{index},786)]))")
+    wanted = normal(seed, Role.START, torch.tensor([index]), (786,))[0].numpy()
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_times_are_pythons():
+    pairs = [(1000, n) for n in (1, 2, 3, 7, 20, 333, 1000)] + [(5, 2), (10, 4), (1, 1)]
+    got = javascript(f"console.log(JSON.stringify({json.dumps(pairs)}.map(p => s.trailing(...p))))")
+    for (T, steps), times in zip(pairs, got, strict=True):
+        assert times == [round(T - i * T / steps) for i in range(steps)] + [0]
+
+
+class Toy(nn.Module):
+    """A network that JavaScript can repeat: tanh(x + y / 4) cos(t / 500)."""
+
+    def forward(self, x, t, y=None):
+        label = torch.full_like(t, 10) if y is None else y.float()
+        return torch.tanh(x + label[:, None, None, None] / 4) * (t[:, None, None, None] / 500).cos()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("prediction", list(PREDICTIONS))
+def test_the_sampler_is_pythons(prediction, clip, guidance):
+    mean = torch.linspace(-0.5, 0.5, 16).view(1, 4, 4)
+    model = model_around(
+        Toy(), prediction=prediction, clip=clip, scaling=Scaling(0.0, 2.0, mean), schedule="linear"
+    )
+    labels = [3, 0, 9]
+    wanted = model.sample(labels=labels, steps=8, guidance=guidance, seed=5).images
+    told = json.dumps({**facts(model), "guidable": True})
+    got = javascript(
+        f"""const facts = {told};
+        const ask = async (x, t, y) => x.map((v, j) =>
+          Math.tanh(v + (y ? y[Math.floor(j / 16)] : 10) / 4) * Math.cos(t / 500));
+        const settings = {{ seed: 5, labels: {labels}, count: 3, steps: 8, guidance: {guidance} }};
+        s.sample(facts, ask, async () => true, settings).then(
+          (x) => console.log(JSON.stringify([...s.toBytes(facts, x)])));"""
+    )
+    difference = np.abs(np.array(got).reshape(wanted.shape) - wanted.astype(int))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.05
+    assert wanted.std() > 10
+
+
+# ONNX --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", ["unet", "lean", "small-unet"])
+def test_onnx_gives_torchs_answers_for_any_batch(tmp_path, network):
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    classes = 0 if network == "small-unet" else 3
+    sizes = SMALL if network == "unet" else {"patch": 1} if network == "lean" else {}
+    shape = (1, 16, 8) if network != "small-unet" else (1, 8, 8)
+    model = a_model(sizes, network=network, classes=classes, shape=shape)
+    assert write_onnx(model, tmp_path / "m.onnx") < 1e-4
+    session = runtime.InferenceSession(str(tmp_path / "m.onnx"))
+    assert [i.name for i in session.get_inputs()] == ["x", "t", "y"][: 3 if classes else 2]
+    for batch in (1, 3, 7):
+        x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
+        t, y = torch.linspace(1, 1000, batch), torch.arange(batch) % 4
+        inputs = {"x": x.numpy(), "t": t.numpy()} | ({"y": y.numpy()} if classes else {})
+        with torch.no_grad():
+            wanted = model.network(x, t, y if classes else None).numpy()
+        np.testing.assert_allclose(session.run(None, inputs)[0], wanted, rtol=1e-4, atol=1e-5)
+    (prop,) = onnx.load(tmp_path / "m.onnx").metadata_props
+    assert prop.key == "pocketddpm"
+    assert json.loads(prop.value)["alpha_bar"] == model.schedule.alpha_bar.tolist()
+
+
+def test_a_network_that_onnx_cannot_hold_is_refused(tmp_path):
+    class Reads(nn.Module):
+        def forward(self, x, t, y=None):
+            return x if t[0] > 5 else -x
+
+    with pytest.raises(ConfigError, match="torch cannot write the network 'unet' as ONNX"):
+        write_onnx(model_around(Reads()), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_answer_that_differs_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("pocketddpm.convert.to_onnx._export", lambda model, path: path.touch())
+    monkeypatch.setattr("pocketddpm.convert.to_onnx._difference", lambda *_: 0.01)
+    pytest.importorskip("onnx")
+    with pytest.raises(ConfigError, match=r"differ from torch's by 1\.0e-02"):
+        write_onnx(model_around(Toy()), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+# The folder --------------------------------------------------------------------------------------
+
+
+def test_without_a_runtime_one_line_says_what_to_do(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=f"POCKETDDPM_OFFLINE is set; run 'npm pack {RUNTIME}'"):
+        find_runtime()
+    with pytest.raises(DataError, match="does not hold"):
+        find_runtime(tmp_path)
+    for name in SHA256:
+        (tmp_path / name).write_text("something else")
+    with pytest.raises(DataError, match=f"is not that of {RUNTIME}"):
+        find_runtime(tmp_path)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(DataError, match="npm is not installed"):
+        find_runtime()
+    with pytest.raises(ConfigError, match="this model has 2 channels"):
+        write_web(model_around(Toy(), (2, 4, 4)), tmp_path / "out")
+
+
+def test_the_page_asks_nobody_else():
+    page = JAVASCRIPT.parent
+    assert sorted(p.name for p in page.iterdir()) == sorted(PAGE)
+    for path in page.iterdir():
+        text = path.read_text()
+        assert "http:" not in text and "https:" not in text and "//cdn" not in text
+    assert "default-src 'none'" in (page / "index.html").read_text()
+
+
+def test_serve_sends_the_folder_to_this_machine_only(tmp_path, monkeypatch):
+    servers = []
+
+    class Kept(ThreadingHTTPServer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            servers.append(self)
+
+    monkeypatch.setattr(to_web, "ThreadingHTTPServer", Kept)
+    (tmp_path / "a.wasm").write_bytes(b"x")
+    urls, told = [], threading.Event()
+    thread = threading.Thread(
+        target=serve, args=(tmp_path, 0, lambda url: (urls.append(url), told.set()))
+    )
+    thread.start()
+    try:
+        assert told.wait(10)
+        assert urls[0].startswith("http://127.0.0.1:")
+        with urlopen(urls[0] + "a.wasm") as answer:
+            assert answer.headers["Content-Type"] == "application/wasm"
+        with pytest.raises(ConfigError, match="give another --port"):
+            serve(tmp_path, servers[0].server_address[1], print)
+    finally:
+        servers[0].shutdown()
+        thread.join()
+
+
+# The page in a real browser ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A page of a small model with labels, served; (url, model)."""
+    pytest.importorskip("onnx")
+    folder = os.environ.get("POCKETDDPM_RUNTIME")
+    if not folder:
+        pytest.skip(f"needs {RUNTIME}: set POCKETDDPM_RUNTIME to a folder that holds its dist/")
+    out = tmp_path_factory.mktemp("site")
+    model = a_model(SMALL, classes=3, shape=(1, 16, 16), steps=10)
+    write_web(model, out, Path(folder))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), lambda *a: to_web._Handler(*a, directory=str(out))
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/", model
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("needs a browser: install Debian's package chromium")
+    with playwright.sync_playwright() as p:
+        opened = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser, site):
+    """A loaded page of a phone's width that records every request and complaint."""
+    context = browser.new_context(viewport={"width": 375, "height": 740})
+    page = context.new_page()
+    page.requests, page.complaints = [], []
+    page.on("request", lambda r: page.requests.append(r.url))
+    page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: page.complaints.append(str(e)))
+    page.goto(site[0])
+    page.locator("#draw:enabled").wait_for(timeout=60_000)
+    yield page
+    assert not page.complaints
+    assert all(url.startswith((site[0], "data:", "blob:")) for url in page.requests)
+    context.close()
+
+
+def pixels(page, width=16):
+    """Return what the canvases show, int [n,H,W]."""
+    code = """() => [...document.querySelectorAll('#grid canvas')].map(c => [...c.getContext('2d')
+        .getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 0))"""
+    return np.array(page.evaluate(code)).reshape(-1, width, width)
+
+
+def finished(page):
+    page.locator("#draw:enabled").wait_for(timeout=60_000)
+    return page.locator("#status").inner_text()
+
+
+def test_the_page_draws_pythons_images(page, site):
+    page.fill("#count", "4")
+    page.fill("#steps", "7")
+    page.fill("#guidance", "2")
+    page.fill("#seed", "11")
+    page.click("#draw")
+    told = finished(page)
+    assert "4 images in" in told and "images per second (7 steps, seed 11, one thread)" in told
+    samples = site[1].sample(4, labels=[0, 1, 2], steps=7, guidance=2.0, seed=11)
+    difference = np.abs(pixels(page) - samples.images[:, 0].astype(int))
+    assert difference.max() <= 1
+    assert samples.images.std() > 5
+    names = page.locator("#grid canvas").evaluate_all("all => all.map(c => c.ariaLabel)")
+    assert names == ["a", "b", "c", "a"]
+
+
+def test_the_page_by_keyboard(page):
+    page.fill("#count", "2")
+    page.fill("#steps", "3")
+    page.locator("#classes input").first.focus()
+    page.keyboard.press("Space")  # not "a"
+    page.locator("#seed").focus()
+    page.keyboard.press("Enter")
+    assert "2 images" in finished(page)
+    names = page.locator("#grid canvas").evaluate_all("all => all.map(c => c.ariaLabel)")
+    assert names == ["b", "c"]
+    before = pixels(page)
+    page.locator("#again").focus()
+    page.keyboard.press("Enter")
+    assert "seed 1" in finished(page)
+    assert (pixels(page) != before).any()
+    with page.expect_download() as download:
+        page.click("#save")
+    assert download.value.suggested_filename == "seed-1.png"
+
+
+def test_the_page_stops_and_refuses_bad_values(page):
+    page.fill("#count", "50")
+    page.fill("#steps", "1000")
+    page.click("#draw")
+    page.click("#stop")
+    assert finished(page) == "Stopped."
+    page.fill("#steps", "0")
+    page.click("#draw")
+    assert page.locator("#steps").evaluate("e => e.validity.rangeUnderflow")
+    assert page.locator("#status").inner_text() == "Stopped."
+    page.fill("#steps", "5")
+    for box in page.locator("#classes input").all():
+        box.uncheck(force=True)
+    page.click("#draw")
+    assert "Choose at least one class" in page.locator("#status").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone_in_light_and_dark(page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    code = "() => document.documentElement.scrollWidth <= innerWidth"
+    assert page.evaluate(code)
+    shade = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    (first, *_) = [int(v) for v in shade.removeprefix("rgb(").removesuffix(")").split(",")]
+    assert first > 200 if scheme == "light" else first < 60
