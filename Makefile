@@ -11,7 +11,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/pocketddpm quickstart
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

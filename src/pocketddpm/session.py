@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from pocketddpm import __version__
 from pocketddpm.bound import Bins
@@ -44,6 +43,8 @@ from pocketddpm.objective import build_objective
 from pocketddpm.output import refuse_existing, write_json
 from pocketddpm.pictures import save_grid, save_loss_curve
 from pocketddpm.plugins import ALL_KINDS, require
+from pocketddpm.progress import bar as progress_bar
+from pocketddpm.progress import say
 from pocketddpm.training.plan import check_budget
 from pocketddpm.training.trainer import Progress, Trainer
 from pocketddpm.validation import Validation, check_evaluation, held_out_images
@@ -202,13 +203,12 @@ class Session:
         self._say(self._describe(plan.total))
         if self.validation is not None:
             self._say(self.validation.describe())
-        bar = tqdm(
+        bar = progress_bar(
             total=plan.total,
             initial=trainer.images_seen,
             unit="img",
             unit_scale=True,
             disable=not self.main,
-            dynamic_ncols=True,
             mininterval=0.5,
         )
         saved = trainer.step
@@ -222,7 +222,7 @@ class Session:
                     self._say(progress.event)
                     bar.total = trainer.plan.total if trainer.plan else bar.total
                 if progress.epoch_loss is not None:
-                    self._end_epoch(progress.epoch_loss, bar)
+                    self._end_epoch(progress.epoch_loss)
                 if progress.step % FLUSH_EVERY == 0:
                     self._flush(bar)
                 # Before the checkpoint: it then knows of every evaluation up to its step.
@@ -292,7 +292,7 @@ class Session:
             f"({total / self.trainer.loader.epoch_images:.1f} epochs) -> {self.out}"
         )
 
-    def _end_epoch(self, loss: float, bar: tqdm) -> None:
+    def _end_epoch(self, loss: float) -> None:
         best = self.trainer.best_loss
         if best is None or loss < best:
             self.trainer.best_loss = loss
@@ -300,7 +300,7 @@ class Session:
                 self._save_best()
         if self.main:
             epoch = self.trainer.images_seen / self.trainer.loader.epoch_images
-            bar.write(f"epoch {epoch:.2f}: mean loss {loss:.5f}", file=sys.stderr)
+            say(f"epoch {epoch:.2f}: mean loss {loss:.5f}")
 
     def _evaluate(self) -> None:
         """Measure the model of now, unless that is done; the other processes wait."""
@@ -318,7 +318,7 @@ class Session:
     def _save_best(self) -> None:
         save_checkpoint(self.out / "best.safetensors", self._checkpoint(with_state=False))
 
-    def _flush(self, bar: tqdm | None = None) -> None:
+    def _flush(self, bar: Any = None) -> None:
         """Read the pending losses from the device and write the log."""
         if not self._pending:
             return
@@ -396,7 +396,7 @@ class Session:
 
     def _say(self, text: str) -> None:
         if self.main:
-            tqdm.write(text, file=sys.stderr)
+            say(text)
 
     def _clear(self) -> None:
         """Remove the files of an earlier run that --overwrite gave up."""

@@ -262,12 +262,10 @@ def checkpoint_sha256(model: str) -> str:
 
 def progress_bar(what: str, total: int) -> "Progress":
     """Return what is called with images done; draws a bar on stderr that closes when full."""
-    import sys
-
-    from tqdm import tqdm
+    from pocketddpm.progress import bar as new_bar
 
     # Delayed, so that what is refused at once leaves one line and no empty bar.
-    bar = tqdm(total=total, desc=what, unit="image", file=sys.stderr, dynamic_ncols=True, delay=0.5)
+    bar = new_bar(total=total, desc=what, unit="image", delay=0.5)
 
     def update(k: int) -> None:
         bar.update(k)

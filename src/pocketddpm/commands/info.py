@@ -9,7 +9,10 @@ from tyro.conf import Positional
 
 @dataclass(frozen=True)
 class Info:
-    """Say what a model is, what it was trained on, and for how long."""
+    """Say what a model is, what it was trained on, and for how long.
+
+    Example: pocketddpm info runs/mnist
+    """
 
     model: Positional[str]
     """A run folder or a checkpoint."""
