@@ -23,9 +23,7 @@ from pocketddpm.progress import Lines, bar, say
 
 PACKAGE = Path(entry.__file__).parent.parent
 # name on the command line -> class
-VERBS = {
-    info.name: kind for kind, info in (c.__args__ + c.__metadata__ for c in entry.Command.__args__)
-}
+VERBS = {c.__metadata__[0].name: c.__origin__ for c in entry.Command.__args__}
 
 
 @pytest.mark.parametrize("verb", VERBS)

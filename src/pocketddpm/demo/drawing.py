@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pocketddpm.demo.shelf import guidable
 from pocketddpm.demo.streaming import stream
 from pocketddpm.errors import ConfigError
-from pocketddpm.model import Model, class_number
+from pocketddpm.labels import class_number
+from pocketddpm.model import Model
 from pocketddpm.sampling import State
 
 MOST_IMAGES = 40
