@@ -12,7 +12,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/pocketddpm quickstart
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 torture: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 -m torture

@@ -19,12 +19,12 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from pocketddpm.commands.evaluate import versions
 from pocketddpm.metrics.classified import class_score
 from pocketddpm.metrics.halves import draw, halves
 from pocketddpm.metrics.kernel import kernel_distance
 from pocketddpm.metrics.moments import Moments, frechet_distance
 from pocketddpm.metrics.setting import load_setting
+from pocketddpm.provenance import versions
 
 
 class Given(nn.Module):

@@ -22,7 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     "prediction": {"errors"},
     "grid": {"schedule", "errors"},
     "networks": {"errors"},
-    "data": {"catalog", "errors", "noise"},
+    "progress": set(),
+    "data": {"catalog", "errors", "noise", "progress"},
     "datasets": {"data", "errors"},
     "bound": {"process", "prediction", "schedule", "errors"},
     "times": {"config", "errors", "noise", "schedule"},
@@ -119,11 +120,12 @@ ALLOWED: dict[str, set[str]] = {
         "metrics",
         "model",
         "pictures",
+        "progress",
         "sampling",
     },
     "features": {"data", "errors", "metrics"},
 }
-EDGES = {"api", "session", "sharded", "comparison", "commands", "__init__", "__main__"}
+EDGES = {"api", "session", "sharded", "comparison", "commands", "demo", "__init__", "__main__"}
 
 
 def room_of(module: str) -> str:

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import platform
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -84,9 +83,7 @@ def _measure(
     if model.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated() / 1e6
     else:
-        # Linux counts in kilobytes, macOS in bytes.
-        unit = 1e6 if sys.platform == "darwin" else 1e3
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        memory = _peak_memory()
     run = model.meta["run"]
     row = Measured(
         name=path.name if path.suffix else path.resolve().name,
@@ -102,6 +99,19 @@ def _measure(
         loss=run["best_loss"],
     )
     return row, samples.images
+
+
+def _peak_memory() -> float:
+    """Return the peak resident memory of this process in MB."""
+    if sys.platform == "win32":
+        import psutil  # accelerate brings it
+
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource
+
+    # Linux counts in kilobytes, macOS in bytes.
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _train_rate(model: Model) -> float:

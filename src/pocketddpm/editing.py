@@ -67,11 +67,16 @@ def encode(
 
 
 def decode(
-    model: Model, noise: Tensor, *, labels: Labels | None = None, settings: Settings = DEFAULT
+    model: Model,
+    noise: Tensor,
+    *,
+    labels: Labels | None = None,
+    settings: Settings = DEFAULT,
+    watch: Watch | None = None,
 ) -> Samples:
     """Return the images of noise [N,C,H,W] from `encode`. The sampler is ddim unless named.
 
-    Raises ConfigError for a sampler that adds noise of its own.
+    watch(state) is called after every step. Raises ConfigError for a sampler that adds noise.
     """
     choice = model.sampler(settings.sampler or "ddim", settings.options or {})
     if choice.stochastic:
@@ -80,7 +85,8 @@ def decode(
         )
     denoiser = _denoiser(model, labels, settings, choice.name, len(noise))
     grid = model.grid(settings.steps, settings.spacing)
-    return _samples(model, _walk(denoiser, noise, grid, choice, _no_noise), labels, denoiser)
+    x = _walk(denoiser, noise, grid, choice, _no_noise, watch)
+    return _samples(model, x, labels, denoiser)
 
 
 def interpolate(

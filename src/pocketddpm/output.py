@@ -48,7 +48,8 @@ def replacing(path: Path) -> Iterator[Path]:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            with open(temporary, "rb") as file:
+            # Windows flushes only what it may write.
+            with open(temporary, "r+b") as file:
                 os.fsync(file.fileno())
             # Some libraries write files that only their owner may read.
             umask = os.umask(0)

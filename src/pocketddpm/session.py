@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from pocketddpm.bound import Bins
 from pocketddpm.build import (
@@ -38,6 +37,8 @@ from pocketddpm.output import refuse_existing, write_json
 from pocketddpm.pictures import save_grid
 from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.processes import agree_on_start, ending_together, rank
+from pocketddpm.progress import bar as progress_bar
+from pocketddpm.progress import say
 from pocketddpm.provenance import machine, versions
 from pocketddpm.run_folder import RunFolder
 from pocketddpm.run_log import RunLog
@@ -208,13 +209,12 @@ class Session:
         self._say(self._describe(plan.total))
         if self.validation is not None:
             self._say(self.validation.describe())
-        bar = tqdm(
+        bar = progress_bar(
             total=plan.total,
             initial=trainer.images_seen,
             unit="img",
             unit_scale=True,
             disable=not self.main,
-            dynamic_ncols=True,
             mininterval=0.5,
         )
         saved = trainer.step
@@ -231,7 +231,7 @@ class Session:
                     self._say(progress.event)
                     bar.total = trainer.plan.total if trainer.plan else bar.total
                 if progress.epoch_loss is not None:
-                    self._end_epoch(progress.epoch_loss, bar)
+                    self._end_epoch(progress.epoch_loss)
                 if progress.step % FLUSH_EVERY == 0:
                     self._flush(bar)
                 # Before the checkpoint: it then knows of every evaluation up to its step.
@@ -303,7 +303,7 @@ class Session:
             f"({total / self.trainer.loader.epoch_images:.1f} epochs) -> {self.out}"
         )
 
-    def _end_epoch(self, loss: float, bar: tqdm) -> None:
+    def _end_epoch(self, loss: float) -> None:
         best = self.trainer.best_loss
         if best is None or loss < best:
             self.trainer.best_loss = loss
@@ -311,7 +311,7 @@ class Session:
                 self._save_best()
         if self.main:
             epoch = self.trainer.images_seen / self.trainer.loader.epoch_images
-            bar.write(f"epoch {epoch:.2f}: mean loss {loss:.5f}", file=sys.stderr)
+            say(f"epoch {epoch:.2f}: mean loss {loss:.5f}")
 
     def _evaluate(self) -> None:
         """Measure the model of now, unless that is done; the other processes wait."""
@@ -328,7 +328,7 @@ class Session:
     def _save_best(self) -> None:
         save_checkpoint(self.out / "best.safetensors", self._checkpoint(with_state=False))
 
-    def _flush(self, bar: tqdm | None = None) -> None:
+    def _flush(self, bar: Any = None) -> None:
         """Write the log, and say where the loss jumped."""
         first = len(self.log.loss)
         mean = self.log.flush()
@@ -373,7 +373,7 @@ class Session:
 
     def _say(self, text: str) -> None:
         if self.main:
-            tqdm.write(text, file=sys.stderr)
+            say(text)
 
     def _resume_command(self) -> str:
         return f"pocketddpm train {self.experiment.preset} --resume {self.out}"

@@ -5,7 +5,6 @@ test set is not touched. The floor is the distance of as many training images. T
 within a run: n is small, the sampler is short, the reference is not that of `evaluate`.
 """
 
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from pocketddpm.config import Experiment
 from pocketddpm.data.image_set import ImageSet
@@ -28,6 +26,7 @@ from pocketddpm.metrics.samples import Fit, brought_to
 from pocketddpm.metrics.setting import own_extractor, usual_fit
 from pocketddpm.model import Model
 from pocketddpm.pictures import save_distance_curve
+from pocketddpm.progress import bar as progress_bar
 from pocketddpm.sampling import State
 
 COLUMNS = ["step", "images_seen", "frechet", "ratio", "precision", "recall", "seconds"]
@@ -142,7 +141,7 @@ class Validation:
         return bool(self.rows) and self.rows[-1]["step"] == step
 
     def _draw(self, model: Model) -> NDArray[np.uint8]:
-        bar = tqdm(total=self.n, desc="evaluating", unit="image", leave=False, file=sys.stderr)
+        bar = progress_bar(total=self.n, desc="evaluating", unit="image", leave=False)
 
         def watch(which: slice, state: State) -> None:
             if state.i == self.steps:

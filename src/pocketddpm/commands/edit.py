@@ -245,12 +245,10 @@ class Film:
     """Shows the steps of an edit as a progress bar, and keeps their images for an animation."""
 
     def __init__(self, model: "Model") -> None:
-        import sys
-
-        from tqdm import tqdm
+        from pocketddpm.progress import bar
 
         self.to_uint8 = model.scaling.to_uint8
-        self.bar = tqdm(unit="step", file=sys.stderr, dynamic_ncols=True)
+        self.bar = bar(unit="step")
         self.kept: list[Images] = []
 
     def __enter__(self) -> "Film":

@@ -72,7 +72,7 @@ class ExtractorCommand:
 
     def _train(self, images):
         from pocketddpm.build import pick_device, pick_precision
-        from pocketddpm.commands.evaluate import progress_bar
+        from pocketddpm.commands.progress import progress_bar
         from pocketddpm.metrics.making import METRIC, train_extractor
         from pocketddpm.metrics.training import run_length
 

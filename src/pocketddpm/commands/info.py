@@ -12,7 +12,10 @@ from pocketddpm.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Info:
-    """Say what a model is, what it was trained on, and for how long."""
+    """Say what a model is, what it was trained on, and for how long.
+
+    Example: pocketddpm info runs/mnist
+    """
 
     model: Positional[str]
     """A run folder or a checkpoint."""

@@ -7,6 +7,8 @@ from typing import Annotated
 import tyro
 
 from pocketddpm.commands.compare import Compare
+from pocketddpm.commands.completion import Completion
+from pocketddpm.commands.demo import Demo
 from pocketddpm.commands.distill import Distill
 from pocketddpm.commands.edit import Edit
 from pocketddpm.commands.evaluate import Evaluate
@@ -36,9 +38,11 @@ Command = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Completion, tyro.conf.subcommand("completion")]
 )
 
 MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
@@ -54,8 +58,9 @@ def main(args: list[str] | None = None) -> None:
         command = tyro.cli(
             Command,  # type: ignore[arg-type]
             prog="pocketddpm",
-            description="Denoising diffusion for small images: train, sample, look, measure.",
-            args=args,
+            description="Denoising diffusion for small images: train, sample, look, measure. "
+            "With --quiet any verb prints errors and results only.",
+            args=_without_quiet(sys.argv[1:] if args is None else args),
             config=MARKERS,
         )
         if plugins := getattr(command, "plugin", ()):
@@ -74,6 +79,13 @@ def main(args: list[str] | None = None) -> None:
         # The reader (`| head`) has gone: say nothing more, not even at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _without_quiet(args: list[str]) -> list[str]:
+    """Return the arguments without --quiet, which holds for any verb, having obeyed it."""
+    if "--quiet" in args:
+        os.environ["POCKETDDPM_QUIET"] = "1"  # the processes that we start are quiet as well
+    return [arg for arg in args if arg != "--quiet"]
 
 
 if __name__ == "__main__":

@@ -25,7 +25,10 @@ The model that comes with the package, without guidance (`pocketddpm sample {nam
 
 @dataclass(frozen=True)
 class Quickstart:
-    """Train for about two minutes, draw every class, and write a short report with pictures."""
+    """Train for about two minutes, draw every class, and write a short report with pictures.
+
+    Example: pocketddpm quickstart --minutes 1 --out quickstart
+    """
 
     out: Path = Path("quickstart")
     """The folder, which is refreshed."""

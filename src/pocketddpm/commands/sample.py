@@ -82,21 +82,23 @@ class Sample:
     """Panels of the strip."""
     overwrite: bool = False
     """Replace files that exist."""
+    json: bool = False
+    """Print what was done and written as one line of JSON."""
     plugin: Plugins = ()
     """Your own network, sampler, schedule or data set: FILE.py (docs/plugins.md)."""
 
     def run(self) -> None:
         """Draw, write, and say what was written where."""
-        import sys
+        import json
         import time
 
         import numpy as np
-        from tqdm import tqdm
 
         from pocketddpm.build import build_sampler, pick_device
         from pocketddpm.model import load_model
         from pocketddpm.output import refuse_existing
         from pocketddpm.processes import count, rank
+        from pocketddpm.progress import bar as progress_bar
         from pocketddpm.sharded import sample_together
 
         if self.n < 1 or self.batch_size < 1:
@@ -129,9 +131,7 @@ class Sample:
         recorder = Recorder(self.n, steps, wanted=bool(self.gif or self.strip))
         pixels = stretched if self.stretch else model.scaling.to_uint8
         shown = np.empty((self.n, *model.shape), np.uint8)
-        bar = tqdm(
-            total=calls, unit="call", file=sys.stderr, dynamic_ncols=True, disable=rank() > 0
-        )
+        bar = progress_bar(total=calls, unit="call", disable=rank() > 0)
 
         def watch(which: slice, state: Any) -> None:
             before = (which.start // self.batch_size) * (calls // -(-self.n // self.batch_size))
@@ -174,6 +174,11 @@ class Sample:
 
             save_grid(self.strip, recorder.strip(self.panels), self.panels)
             written.append(self.strip)
+        if self.json:
+            facts = {"sampler": name, "steps": steps, "nfe": samples.nfe, "seed": self.seed}
+            facts |= {"guidance": guidance.scale, "images": self.n, "seconds": round(seconds, 3)}
+            print(json.dumps({**facts, "wrote": [str(p) for p in written]}))
+            return
         print(
             f"{self.n} images with {name}, {steps} steps, {samples.nfe} evaluations each, "
             f"guidance {guidance.scale:g}, seed {self.seed}, in {seconds:.1f} s "

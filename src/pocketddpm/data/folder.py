@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pocketddpm.data.decode import GREY_MODES, decode, opened, times, turned_size
 from pocketddpm.data.find import cache_root
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import DataError
+from pocketddpm.progress import bar
 
 if TYPE_CHECKING:
     pass
@@ -247,7 +246,7 @@ def _decode_all(
 
 def _progress(paths: Sequence[Path], what: str) -> Iterator[Path]:
     quiet = len(paths) <= PROGRESS_FROM
-    yield from tqdm(paths, desc=what, disable=quiet, file=sys.stderr, leave=False)
+    yield from bar(iterable=paths, desc=what, disable=quiet, leave=False)
 
 
 def _reason(folder: Path, path: Path, error: Exception) -> str:

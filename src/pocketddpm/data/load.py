@@ -47,7 +47,7 @@ def load_images(
     """
     if name_or_path in DATASETS.names():
         entry, path = DATASETS.load(name_or_path), None
-    elif os.sep in name_or_path or Path(name_or_path).expanduser().exists():
+    elif {os.sep, os.altsep} & set(name_or_path) or Path(name_or_path).expanduser().exists():
         entry, path = DATASETS.load("folder"), Path(name_or_path).expanduser()
     else:
         hint = unknown(DATASETS.kind, name_or_path, DATASETS.names())

@@ -1,0 +1,174 @@
+"""Drawing from noise, frame by frame: what a person wishes, and the film of how it came about."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketddpm.demo.shelf import guidable
+from pocketddpm.demo.streaming import stream
+from pocketddpm.errors import ConfigError
+from pocketddpm.labels import class_number
+from pocketddpm.model import Model
+from pocketddpm.sampling import State
+
+MOST_IMAGES = 40
+ROW = 10  # images in a row, at most
+MOST_STEPS = 250
+MOST_FRAMES = 100
+GUIDANCE = (0.0, 10.0)
+LARGEST_SEED = 2**53 - 1  # what a browser holds exactly
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to draw. labels: class names, cycled; none means all classes in turn."""
+
+    labels: tuple[str, ...] = ()
+    n: int = 10
+    sampler: str = "ddim"
+    steps: int = 20
+    spacing: str = "trailing"
+    guidance: float = 1.0
+    seed: int = 0
+
+    def numbers(self, model: Model) -> NDArray[np.int64] | None:
+        """Return the labels, int64 [n]; None for a model without classes."""
+        if not model.classes:
+            return None
+        chosen = [class_number(name, model.classes) for name in self.labels]
+        return np.resize(np.array(chosen or range(len(model.classes)), np.int64), self.n)
+
+    @property
+    def branches(self) -> int:
+        """Network evaluations that guidance makes of one: 2, or 1 where it is none or all."""
+        return 1 if self.guidance in (0, 1) else 2
+
+    def columns(self, model: Model) -> int:
+        """Return how many columns show it best: one for each class, where that works out."""
+        classes = len(self.labels) or len(model.classes)
+        return classes if 1 < classes <= ROW and self.n >= classes else min(self.n, ROW)
+
+
+def wish(
+    model: Model,
+    *,
+    labels: list[str] | None = None,
+    n: float | None = 10,
+    sampler: str = "ddim",
+    steps: float | None = 20,
+    spacing: str = "trailing",
+    guidance: float | None = 1.0,
+    seed: float | None = 0,
+) -> Wish:
+    """Return the wish that a page's fields stand for.
+
+    Raises ConfigError, in words for the person at the page, for a value that cannot be.
+    """
+    if guidance is None or not GUIDANCE[0] <= guidance <= GUIDANCE[1]:
+        low, high = GUIDANCE
+        raise ConfigError(f"Guidance must lie between {low:g} and {high:g}; 1 is none.")
+    return Wish(
+        labels=tuple(labels or ()) if model.classes else (),
+        n=whole(n, "The number of images", 1, MOST_IMAGES),
+        sampler=sampler,
+        steps=whole(steps, "Steps", 1, min(MOST_STEPS, model.schedule.T)),
+        spacing=spacing,
+        guidance=float(guidance) if guidable(model) else 1.0,
+        seed=whole(seed, "The seed", 0, LARGEST_SEED),
+    )
+
+
+def whole(value: float | None, what: str, low: int, high: int) -> int:
+    """Return value as an int; ConfigError when it is none, or outside of low..high."""
+    if value is None or not low <= value <= high or value != int(value):
+        given = "nothing" if value is None else f"{value:g}"
+        raise ConfigError(f"{what} must be a whole number from {low} to {high}; got {given}.")
+    return int(value)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One step. x: the images at time t, x0: what the network takes them for; uint8 [N,C,H,W]."""
+
+    i: int
+    t: float
+    nfe: int
+    x: NDArray[np.uint8]
+    x0: NDArray[np.uint8]
+
+
+@dataclass
+class Film:
+    """All frames of a run so far. steps: how many there will be. name: for files."""
+
+    name: str
+    steps: int
+    labels: NDArray[np.int64] | None
+    classes: tuple[str, ...]
+    columns: int
+    frames: list[Frame] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def done(self) -> bool:
+        """Whether the last step has been taken."""
+        return bool(self.frames) and self.frames[-1].i >= self.steps
+
+
+Run = Callable[[Callable[[State], None]], Any]
+
+
+def record(model: Model, film: Film, run: Run, branches: int = 1) -> Iterator[Film]:
+    """Yield the film as it grows while `run(watch)` samples; close the generator to stop it.
+
+    branches: network evaluations of an image for each call that a state has counted. At most
+    `MOST_FRAMES` frames are kept, evenly, the first and the last always.
+    """
+    every = -(-film.steps // MOST_FRAMES)
+    started = time.monotonic()
+
+    def work(report: Callable[[Film], None]) -> None:
+        def watch(state: State) -> None:
+            film.seconds = time.monotonic() - started
+            if state.i % every == 0 or state.i >= film.steps:
+                x = model.scaling.to_uint8(state.x).cpu().numpy()
+                # Before the first step there is no estimate: the network has not been asked.
+                x0 = model.scaling.to_uint8(state.x0).cpu().numpy() if state.i else x
+                film.frames.append(Frame(state.i, state.t, state.nfe * branches, x, x0))
+            report(film)
+
+        run(watch)
+
+    return stream(work)
+
+
+def draw(model: Model, wanted: Wish) -> Iterator[Film]:
+    """Yield the film of drawing from noise as it grows. Raises ConfigError like `Model.sample`."""
+    labels = wanted.numbers(model)
+    film = Film(
+        name=f"{wanted.sampler}-{wanted.steps}-seed{wanted.seed}",
+        steps=wanted.steps,
+        labels=labels,
+        classes=model.classes,
+        columns=wanted.columns(model),
+    )
+
+    def run(watch: Callable[[State], None]) -> None:
+        sample = partial(
+            model.sample,
+            wanted.n,
+            labels=labels,
+            sampler=wanted.sampler,
+            steps=wanted.steps,
+            spacing=wanted.spacing,
+            guidance=wanted.guidance,
+            seed=wanted.seed,
+        )
+        sample(watch=lambda which, state: watch(state))
+
+    return record(model, film, run, wanted.branches if model.classes else 1)

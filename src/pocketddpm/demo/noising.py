@@ -1,0 +1,63 @@
+"""The forward process under a slider: images at a time t, and what the network makes of them."""
+
+from dataclasses import dataclass
+from math import inf, log10
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pocketddpm.model import Model
+from pocketddpm.noise import Role, normal
+from pocketddpm.process import add_noise
+
+
+@dataclass(frozen=True)
+class Noised:
+    """x_t: images at time t. guess: the network's x0 estimate from them; both uint8 [N,C,H,W].
+
+    error: root mean squared error of the guess, in grey levels of 255.
+    """
+
+    t: int
+    alpha_bar: float
+    x_t: NDArray[np.uint8]
+    guess: NDArray[np.uint8]
+    error: float
+
+    @property
+    def signal(self) -> float:
+        """What x0 is multiplied by, sqrt(alpha_bar)."""
+        return self.alpha_bar**0.5
+
+    @property
+    def noise(self) -> float:
+        """What eps is multiplied by, sqrt(1 - alpha_bar)."""
+        return (1 - self.alpha_bar) ** 0.5
+
+    @property
+    def decibels(self) -> float:
+        """The signal-to-noise ratio in dB; infinite at t = 0."""
+        if self.alpha_bar in (0, 1):
+            return inf if self.alpha_bar else -inf
+        return 10 * log10(self.alpha_bar / (1 - self.alpha_bar))
+
+
+@torch.no_grad()
+def noised(model: Model, images: NDArray[np.uint8], t: int, *, seed: int = 0) -> Noised:
+    """Return images, uint8 [N,C,H,W], at time t in 0..T under a noise that the seed fixes.
+
+    The network is told no label. At t = 0 it is not asked: the image is there.
+    """
+    alpha_bar = float(model.schedule.alpha_bar[t])
+    x0 = model.scaling.to_model(torch.tensor(images, device=model.device))
+    index = torch.arange(len(x0), device=model.device)
+    eps = normal(seed, Role.START, index, model.shape)
+    x_t = add_noise(x0, eps, model.schedule.at(torch.full((len(x0),), t)))
+    to_uint8 = model.scaling.to_uint8
+    seen = to_uint8(x_t).cpu().numpy()
+    if t == 0:
+        return Noised(t, alpha_bar, seen, seen, 0.0)
+    guess = to_uint8(model.denoiser()(x_t, float(t), alpha_bar).x0).cpu().numpy()
+    error = float(np.sqrt(np.mean((guess.astype(np.float64) - images) ** 2)))
+    return Noised(t, alpha_bar, seen, guess, error)

@@ -1,0 +1,185 @@
+"""Editing by hand: masks and sketches out of an image editor, and the films of what follows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pocketddpm.data.decode import crop_resize
+from pocketddpm.demo.drawing import ROW, Film, Wish, record, whole
+from pocketddpm.editing import Settings, decode, img2img, inpaint, resampling_path, slerp
+from pocketddpm.editing import start_time as time_of
+from pocketddpm.errors import ConfigError
+from pocketddpm.model import Model
+from pocketddpm.sampling import State, start_noise
+
+Images = NDArray[np.uint8]
+Shape = tuple[int, int, int]
+BRUSH = "what I brushed over"
+REGIONS = (BRUSH, "left half", "right half", "upper half", "lower half", "middle")
+COVERED = 0.3  # share of a pixel that a brush must cover
+
+
+def region(name: str, shape: Shape) -> NDArray[np.bool_]:
+    """Return the mask of a named part of the image, bool [H,W]; for those who cannot brush."""
+    _, height, width = shape
+    y, x = np.mgrid[:height, :width]
+    masks = {
+        "left half": x < width // 2,
+        "right half": x >= width // 2,
+        "upper half": y < height // 2,
+        "lower half": y >= height // 2,
+        "middle": (abs(2 * y + 1 - height) < height / 2) & (abs(2 * x + 1 - width) < width / 2),
+    }
+    return masks[name]
+
+
+def mask_of(value: dict[str, Any] | None, shape: Shape) -> NDArray[np.bool_]:
+    """Return where an editor's layers were brushed, bool [H,W].
+
+    value: an editor's {'layers': [RGBA arrays [h,w,4], ...]}. Raises ConfigError for no stroke.
+    """
+    height, width = shape[1:]
+    covered = np.zeros((height, width), np.float64)
+    for layer in (value or {}).get("layers") or []:
+        covered = np.maximum(covered, _resized(layer[..., 3], (height, width)) / 255)
+    mask = covered >= COVERED
+    if not mask.any():
+        raise ConfigError("Nothing is marked: brush over a part of the picture, or choose a half.")
+    return mask
+
+
+def sketch_of(value: dict[str, Any] | None, shape: Shape) -> Images:
+    """Return an editor's picture in the model's shape, uint8 [C,H,W], over black.
+
+    Raises ConfigError when it is empty.
+    """
+    from PIL import Image
+
+    composite = (value or {}).get("composite")
+    if composite is None or not composite[..., 3].any() or not composite[..., :3].any():
+        raise ConfigError("The sheet is empty: draw something on it first.")
+    ground = Image.new("RGBA", (composite.shape[1], composite.shape[0]), "black")
+    ground.alpha_composite(Image.fromarray(composite, "RGBA"))
+    flat = crop_resize(ground.convert("L" if shape[0] == 1 else "RGB"), shape[1:])
+    array = np.asarray(flat)
+    return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+
+
+def enlarged(image: Images, size: int) -> Images:
+    """Return an image [C,H,W] for an editor's canvas: RGBA [h,w,4], its pixels as plain squares."""
+    from PIL import Image
+
+    pixels = np.moveaxis(image if image.shape[0] == 3 else image[:1].repeat(3, 0), 0, -1)
+    scale = size / max(pixels.shape[:2])
+    wide, high = round(pixels.shape[1] * scale), round(pixels.shape[0] * scale)
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(picture.resize((wide, high), Image.Resampling.NEAREST).convert("RGBA"))
+
+
+def blank(size: int) -> Any:
+    """Return an editor's value: a black sheet of size x size."""
+    sheet = np.zeros((size, size, 4), np.uint8)
+    sheet[..., 3] = 255
+    return {"background": sheet, "layers": [], "composite": sheet}
+
+
+def _resized(plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float64]:
+    """Return a plane [h,w] at another size, averaged over areas."""
+    from PIL import Image
+
+    small = Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BOX)
+    return np.asarray(small, np.float64)
+
+
+def inpainted(
+    model: Model, image: Images, mask: NDArray[np.bool_], wanted: Wish, repeats: float | None
+) -> Iterator[Film]:
+    """Yield the film of n ways to paint the masked part of an image, uint8 [C,H,W], anew."""
+    count = whole(repeats, "Repeats", 1, 10)
+    jump = max(1, min(10, wanted.steps // 4))
+    steps = sum(b > a for a, b in pairwise(resampling_path(wanted.steps, jump, count)))
+    film = _film(model, f"inpaint-seed{wanted.seed}", steps, wanted)
+    seen = 0
+
+    def run(watch: Callable[[State], None]) -> None:
+        def counted(state: State) -> None:
+            nonlocal seen
+            seen += 1  # the state's own number counts the jumps back as well
+            watch(replace(state, i=seen))
+
+        inpaint(
+            model,
+            np.repeat(image[None], wanted.n, 0),
+            mask,
+            jump_length=jump,
+            jump_count=count,
+            labels=film.labels,
+            settings=_settings(wanted, film),
+            watch=counted,
+        )
+
+    return record(model, film, run)
+
+
+def finished(model: Model, sketch: Images, strength: float, wanted: Wish) -> Iterator[Film]:
+    """Yield the film of n images that grow from a sketch, uint8 [C,H,W], noised to strength * T."""
+    t = time_of(model, strength)
+    if t == 0:
+        raise ConfigError("A strength of 0 returns the sketch as it is; choose more.")
+    steps = model.grid(wanted.steps, wanted.spacing, t).steps
+    film = _film(model, f"sketch-seed{wanted.seed}", steps, wanted)
+    images = np.repeat(sketch[None], wanted.n, 0)
+
+    def run(watch: Callable[[State], None]) -> None:
+        img2img(
+            model,
+            images,
+            strength=strength,
+            labels=film.labels,
+            settings=_settings(wanted, film),
+            watch=watch,
+        )
+
+    return record(model, film, run, 1 if film.labels is None else wanted.branches)
+
+
+def between(model: Model, other_seed: float | None, wanted: Wish) -> Iterator[Film]:
+    """Yield the film of n images on the way from the noise of one seed to that of another.
+
+    Along the great circle between both noises, drawn by DDIM, which adds none of its own.
+    """
+    other = whole(other_seed, "The other seed", 0, 2**53 - 1)
+    if wanted.n < 2:
+        raise ConfigError("A way has at least 2 pictures: its ends.")
+    film = _film(model, f"between-{wanted.seed}-{other}", wanted.steps, wanted)
+    index = torch.zeros(1, dtype=torch.int64, device=model.device)
+
+    def run(watch: Callable[[State], None]) -> None:
+        start, end = (start_noise(seed, index, model.shape) for seed in (wanted.seed, other))
+        share = torch.linspace(0, 1, wanted.n, device=model.device)
+        noise = slerp(start, end, share).flatten(0, 1)
+        settings = replace(_settings(wanted, film), sampler="ddim")
+        decode(model, noise, labels=film.labels, settings=settings, watch=watch)
+
+    return record(model, film, run, 1 if film.labels is None else wanted.branches)
+
+
+def _film(model: Model, name: str, steps: int, wanted: Wish) -> Film:
+    labels = wanted.numbers(model) if wanted.labels else None
+    return Film(name, steps, labels, model.classes, min(wanted.n, ROW))
+
+
+def _settings(wanted: Wish, film: Film) -> Settings:
+    return Settings(
+        sampler=wanted.sampler,
+        steps=wanted.steps,
+        spacing=wanted.spacing,
+        # Without a label there is nothing to guide towards.
+        guidance=1.0 if film.labels is None else wanted.guidance,
+        seed=wanted.seed,
+    )

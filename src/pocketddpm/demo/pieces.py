@@ -1,0 +1,109 @@
+"""Pieces of the page as HTML: boards of images, progress, facts, tables, curves as SVG.
+
+Images travel inside the page (data: addresses): a frame is a few kilobytes and one request less.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketddpm.pictures import figure, tile
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TILE = 84  # the largest width of one image on the screen, in CSS pixels
+# Legible on white and on black; told apart without seeing red or green (Okabe and Ito, darkened).
+COLOURS = ("#d97706", "#2b8cc4", "#1a9e77", "#c05c9a")
+INK = "#8a8a8a"
+
+
+def board(images: NDArray[np.uint8], columns: int | None = None, *, alt: str) -> str:
+    """Return an <img> of a grid of images, uint8 [N,C,H,W], with see-through gaps."""
+    from PIL import Image
+
+    grid = tile(images, columns)
+    inside = tile(np.zeros_like(images[:, :1]), columns)[..., 0] == 0
+    inside &= (tile(np.full_like(images[:, :1], 255), columns) == 255)[..., 0]
+    colours = grid if grid.shape[2] == 3 else grid[..., :1].repeat(3, 2)
+    alpha = np.where(inside, 255, 0).astype(np.uint8)[..., None]
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate([colours, alpha], 2), "RGBA").save(file, "PNG", compress_level=1)
+    data = base64.b64encode(file.getvalue()).decode()
+    wide = max(1, grid.shape[1] // images.shape[3])  # about as many images as lie in a row
+    return (
+        f'<img class="pixels" alt="{escape(alt, quote=True)}" width="{grid.shape[1]}" '
+        f'height="{grid.shape[0]}" style="max-width:{wide * TILE}px" '
+        f'src="data:image/png;base64,{data}">'
+    )
+
+
+def panel(title: str, content: str) -> str:
+    """Return a titled part of the page."""
+    return f'<figure class="panel"><figcaption>{escape(title)}</figcaption>{content}</figure>'
+
+
+def empty(text: str) -> str:
+    """Return a placeholder that says what will be here."""
+    return f'<div class="empty">{escape(text)}</div>'
+
+
+def progress(share: float, words: Sequence[str], *, busy: bool = True) -> str:
+    """Return a bar, 0..1 full, with facts under it."""
+    percent = round(100 * min(max(share, 0), 1))
+    facts = "".join(f"<span>{escape(word)}</span>" for word in words)
+    state = "busy" if busy else "still"
+    return (
+        f'<div class="progress {state}" role="progressbar" aria-valuenow="{percent}" '
+        f'aria-valuemin="0" aria-valuemax="100" aria-label="progress of the run">'
+        f'<div style="width:{percent}%"></div></div><p class="facts">{facts}</p>'
+    )
+
+
+def facts(words: Sequence[str]) -> str:
+    """Return a line of short facts."""
+    return '<p class="facts">' + "".join(f"<span>{escape(w)}</span>" for w in words) + "</p>"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table; cells are HTML, and escaped by the caller where they must be."""
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        '<div class="scroll"><table class="results">'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def curves(width: float = 6.4, height: float = 3.0) -> "tuple[Figure, Axes]":
+    """Return an empty figure with axes in colours that suit a light and a dark page."""
+    fig = figure(width, height)
+    fig.patch.set_alpha(0)
+    axes = fig.subplots()
+    axes.patch.set_alpha(0)
+    axes.tick_params(colors=INK, which="both")
+    for spine in axes.spines.values():
+        spine.set_color(INK)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    axes.grid(alpha=0.25, color=INK)
+    return fig, axes
+
+
+def svg(fig: "Figure", alt: str) -> str:
+    """Return a figure as an inline <img> of SVG."""
+    file = io.BytesIO()
+    fig.savefig(file, format="svg", transparent=True)
+    data = base64.b64encode(file.getvalue()).decode()
+    return (
+        f'<img class="curve" alt="{escape(alt, quote=True)}" '
+        f'src="data:image/svg+xml;base64,{data}">'
+    )

@@ -1,0 +1,117 @@
+"""Serving the page on this machine, and to nobody else."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pocketddpm.demo.shelf import Shelf
+from pocketddpm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOST = "127.0.0.1"
+# The browser itself refuses what is not from here, whatever a library would like to load.
+POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; worker-src 'self' blob:"
+)
+QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "POCKETDDPM_OFFLINE": "1",
+}
+
+
+class OnlyHere:
+    """ASGI middleware: every page carries the policy, and other hosts' names are refused.
+
+    The second half stops a foreign page that points its own name at this machine.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on; answer 403 to one that was meant for another host."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").rsplit(":", 1)[0]
+        if host not in (HOST, "localhost"):
+            await send({"type": "http.response.start", "status": 403, "headers": []})
+            await send({"type": "http.response.body", "body": b"this page is local\n"})
+            return
+
+        async def with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = [
+                    *message.get("headers", []),
+                    (b"content-security-policy", POLICY.encode()),
+                ]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await self.app(scope, receive, with_policy)
+
+
+@contextmanager
+def serving(shelf: Shelf, port: int | None = None) -> "Iterator[str]":
+    """Serve the page in the background; yields its address, and ends with the block.
+
+    port: None takes the first free one from 7860. Raises ConfigError when Gradio is missing or the
+    port is taken.
+    """
+    os.environ.update(QUIET)  # before Gradio is imported: it reads them then
+    with tempfile.TemporaryDirectory(prefix="pocketddpm-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        build = _import_page()
+        blocks = build(shelf, Path(folder))
+        try:
+            _, address, _ = blocks.queue().launch(**_settings(port))
+        except OSError as error:
+            raise ConfigError(f"the page cannot be served: {error}; try another --port") from None
+        try:
+            yield address
+        finally:
+            blocks.close(verbose=False)
+
+
+def _import_page() -> "Callable[..., Any]":
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            "the demo needs the extra 'demo': pip install 'pocketddpm[demo]'"
+        ) from None
+    from pocketddpm.demo.page import build
+
+    return build
+
+
+def _settings(port: int | None) -> dict[str, Any]:
+    from starlette.middleware import Middleware
+
+    from pocketddpm.demo import look
+
+    return {
+        "server_name": HOST,
+        "server_port": port,
+        "prevent_thread_lock": True,
+        "quiet": True,
+        "share": False,
+        "show_error": True,
+        "ssr_mode": False,
+        "pwa": False,
+        "mcp_server": False,
+        "run_history": False,
+        "enable_monitoring": False,
+        "footer_links": [],
+        "theme": look.theme(),
+        "css": look.CSS,
+        "app_kwargs": {"middleware": [Middleware(OnlyHere)]},
+    }
