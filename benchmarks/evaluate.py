@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pocketddpm.commands.evaluate import versions
 from pocketddpm.data.load import load_images
 from pocketddpm.metrics.halves import draw
 from pocketddpm.metrics.sensitivity import pick, with_noise
+from pocketddpm.provenance import versions
 
 N = 10_000
 

@@ -28,7 +28,7 @@ from pocketddpm.checkpoint import load_checkpoint
 from pocketddpm.commands.train import Train
 from pocketddpm.pictures import figure, save_figure
 from pocketddpm.provenance import versions
-from pocketddpm.run_log import COLUMNS, read_log
+from pocketddpm.run_log import COLUMNS, logged
 from pocketddpm.session import Session
 
 __all__ = ["Session"]  # imported here so that no child has to
@@ -137,7 +137,7 @@ def differences(a: Path, b: Path) -> list[str]:
         for key in one.tensors.keys() | two.tensors.keys():
             if not torch.equal(one.tensors[key], two.tensors[key]):
                 found.append(f"{name} {key}")
-    rows = [[[r[c] for c in COLUMNS if c != "seconds"] for r in read_log(run)] for run in (a, b)]
+    rows = [[[r[c] for c in COLUMNS if c != "seconds"] for r in logged(run)] for run in (a, b)]
     if rows[0] != rows[1]:
         found.append("log.csv")
     pictures = [{p.name: p.read_bytes() for p in (run / "samples").iterdir()} for run in (a, b)]

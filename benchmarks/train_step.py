@@ -21,7 +21,7 @@ from peers import installed
 from pocketddpm.build import build_network
 from pocketddpm.flops import count_flops, count_parameters
 from pocketddpm.presets import get_preset
-from pocketddpm.train.optimiser import build_optimisers
+from pocketddpm.training.optimiser import build_optimisers
 
 BATCH = 128
 

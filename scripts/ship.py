@@ -15,8 +15,8 @@ import torch
 
 import pocketddpm
 from pocketddpm.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
-from pocketddpm.commands.evaluate import versions
 from pocketddpm.output import refuse_existing, write_text
+from pocketddpm.provenance import versions
 
 WEIGHTS = Path(pocketddpm.__file__).parent / "weights"
 

@@ -343,6 +343,8 @@ def test_a_model_is_evaluated(trained, own, tmp_path, capsys):
         "guidance 1.0",
         "fewer than 10,000",
         "weights ema",
+        "bits/dim (bound, given the label)",
+        "40 test images, 10 of 1000 steps each",
     ):
         assert part in printed
     assert sorted(p.name for p in out.iterdir()) == [
@@ -425,7 +427,16 @@ def test_the_yardstick_orders_what_it_must(real_data):
         first = 1 if space else ratio("1 % of pixels random")
         assert 1 <= first < ratio("5 % of pixels random", space)
         assert ratio("5 % of pixels random", space) < ratio("20 % of pixels random", space)
+    # A class that is missing is worse than one that is doubled; copies are nearer than new images.
+    assert ratio("class 4 missing") > ratio("class 4 doubled") > 1
+    assert ratio("training images, half B") < ratio("training images, half A") < 1
     for change, (_, columns) in sensitivity.CHANGES.items():
         for column in columns:
             row = sensitivity.row_of(reports[change], column)
             assert sensitivity.differs(row), (change, column, row)
+            same = 1 if row.by == "ratio" else 0
+            assert (row.against.value > same) == (column in RISES), (change, column, row)
+
+
+# The rest falls when something is wrong.
+RISES = ("frechet", "frechet pixels-pca", "kernel distance", "copies pixels")

@@ -99,6 +99,29 @@ def test_frechet_distance_is_torchmetrics():
     assert mine == pytest.approx(fid.compute().item(), rel=1e-6)
 
 
+def test_torch_fidelity_agrees_on_the_same_features():
+    pytest.importorskip("torch_fidelity")
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import calculate_precision_recall_full
+
+    real, fake = normal(200, 8, 1).double(), normal(200, 8, 2, shift=0.5).double()
+    theirs = fid_statistics_to_metric(*map(fid_features_to_statistics, (fake, real)), False)
+    mine = frechet_distance(Moments.of(fake), Moments.of(real))
+    assert mine == pytest.approx(theirs["frechet_inception_distance"], rel=1e-9)
+    # One subset of all images is no subset.
+    theirs = kid_features_to_metric(fake, real, kid_subsets=1, kid_subset_size=200, verbose=False)
+    mine = kernel_distance(fake, real).value
+    assert mine == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
+    theirs = isc_features_to_metric(fake, splits=1)
+    assert class_score(fake).value == pytest.approx(theirs["inception_score_mean"], rel=1e-9)
+    found = neighbourhoods(real, fake)
+    mine = [terms.double().mean().item() for terms in (found.precision, found.recall)]
+    assert mine == pytest.approx(calculate_precision_recall_full(fake, real))
+    assert mine[0] != mine[1]
+
+
 def test_frechet_distance_of_gaussians_in_closed_form():
     # Commuting covariances: |m1 - m2|^2 + sum (sqrt(l1) - sqrt(l2))^2.
     a = exact([1.0, 2.0], [[4.0, 0.0], [0.0, 9.0]])

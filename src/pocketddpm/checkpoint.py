@@ -166,3 +166,8 @@ def _digest(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256, in hex digits, of a run folder's checkpoint or of a checkpoint file."""
+    return hashlib.sha256(find_checkpoint(path).read_bytes()).hexdigest()

@@ -22,7 +22,8 @@ class DataConfig:
     name: a built-in data set or the path of a folder. image_size: (height, width); None keeps the
     files' own. fit: how another size is reached. subset: the first N images. classes: names to
     keep. flip: random horizontal flips (None: the data set's own habit). low, high: where the
-    bytes 0 and 255 go in the network's range. center: subtract the mean training image.
+    bytes 0 and 255 go in the network's range. center: subtract the mean training image. held_out:
+    how many images, the last of those that are left, are never trained on but evaluated against.
     """
 
     name: str
@@ -34,6 +35,7 @@ class DataConfig:
     low: float = -1.0
     high: float = 1.0
     center: bool = False
+    held_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,19 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """How a run is measured while it trains, against training images held out from it.
+
+    every: steps between evaluations; 0 is none, and nothing is held out. n: samples of each.
+    best_by: what makes the best checkpoint: an epoch's mean loss, or the Frechet distance.
+    """
+
+    every: int = 0
+    n: int = 1000
+    best_by: Literal["loss", "evaluation"] = "loss"
+
+
+@dataclass(frozen=True)
 class SamplingConfig:
     """How `sample` draws from this model unless told otherwise."""
 
@@ -144,6 +159,7 @@ class Experiment:
     objective: ObjectiveConfig = ObjectiveConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     sampling: SamplingConfig = SamplingConfig()
 
     def to_dict(self) -> dict[str, Any]:

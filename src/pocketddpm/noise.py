@@ -29,6 +29,8 @@ class Role(IntEnum):
     EDIT = 6
     EVALUATE = 7
     FLIP = 8
+    BOUND = 9  # times and noise of the variational bound
+    FLOW = 10  # dequantisation and probe of the probability flow's likelihood
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """Pictures: grids, strips, GIFs (pillow) and curves (matplotlib), all written in one piece."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,6 +104,20 @@ def save_figure(path: Path, fig: "Figure") -> None:
         fig.savefig(temporary, dpi=120)
 
 
+def save_distance_curve(
+    path: Path, images_seen: Sequence[int], distance: Sequence[float], floor: float
+) -> None:
+    """Write the Frechet distance of samples against images seen, above that of real images."""
+    fig = figure()
+    axes = fig.subplots()
+    axes.plot(images_seen, distance, marker="o", markersize=3, label="samples")
+    axes.axhline(floor, color="grey", linestyle="--", linewidth=1, label="as many training images")
+    axes.set(xlabel="images seen", ylabel="Frechet distance to held-out images", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(path, fig)
+
+
 def save_loss_curve(path: Path, images_seen: Sequence[int], loss: Sequence[float]) -> None:
     """Write the training loss against images seen, with its running mean; NaN leaves a gap."""
     fig = figure()
@@ -118,4 +132,22 @@ def save_loss_curve(path: Path, images_seen: Sequence[int], loss: Sequence[float
     axes.set(xlabel="images seen", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend()
+    save_figure(path, fig)
+
+
+def save_bound_curve(path: Path, curve: Sequence[Mapping[str, float]]) -> None:
+    """Write what each step of the variational bound costs, and its rate against its distortion.
+
+    curve: rows of `metrics.likelihood.Likelihood.curve`.
+    """
+    fig = figure(9.0, 3.6)
+    left, right = fig.subplots(1, 2)
+    t = [(row["first"] + row["last"]) / 2 for row in curve]
+    bits, error = ([row[key] for row in curve] for key in ("bits_per_step", "error_per_step"))
+    left.errorbar(t, bits, yerr=error, fmt=".-", linewidth=0.8, markersize=4)
+    left.set(xlabel="t", ylabel="bits/dim of the step t to t - 1", xscale="log", yscale="log")
+    right.plot([row["rate"] for row in curve], [row["rmse"] for row in curve], ".-", markersize=4)
+    right.set(xlabel="rate, bits/dim of the steps above t", ylabel="error of x0_hat, grey levels")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
     save_figure(path, fig)

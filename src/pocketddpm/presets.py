@@ -43,6 +43,13 @@ def fashion_mnist() -> Experiment:
     return replace(mnist(), preset="fashion-mnist", data=DataConfig("fashion-mnist"))
 
 
+def unet_mnist() -> Experiment:
+    """MNIST with the plain U-Net, v prediction and the cosine schedule; diffusers can hold it."""
+    return Experiment(
+        preset="unet-mnist", data=DataConfig("mnist"), training=TrainingConfig(minutes=20)
+    )
+
+
 def digits() -> Experiment:
     """scikit-learn's 8x8 handwritten digits: needs no download, a minute on two cores."""
     return Experiment(
@@ -155,6 +162,7 @@ def _plain_adam(lr: float) -> OptimiserConfig:
 PRESETS: dict[str, Callable[[], Experiment]] = {
     "mnist": mnist,
     "fashion-mnist": fashion_mnist,
+    "unet-mnist": unet_mnist,
     "digits": digits,
     "cifar10": cifar10,
     "folder": folder,

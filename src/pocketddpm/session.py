@@ -2,7 +2,7 @@
 
 The trainer only trains; here its `Progress` is turned into files, and Ctrl-C or SIGTERM into a
 checkpoint. A run folder holds: config.json, log.csv, last/previous/best.safetensors, data.png,
-loss.png and samples/.
+loss.png and samples/; with evaluation during training evaluation.csv and evaluation.png.
 """
 
 import sys
@@ -26,7 +26,7 @@ from pocketddpm.build import (
 from pocketddpm.catalog import DATASETS
 from pocketddpm.checkpoint import Checkpoint, save_checkpoint, save_last
 from pocketddpm.config import Experiment
-from pocketddpm.data.load import class_counts, fingerprint, load_images
+from pocketddpm.data.load import class_counts, fingerprint, hold_out, load_images
 from pocketddpm.data.loader import Loader
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.errors import DataError
@@ -45,6 +45,7 @@ from pocketddpm.stopping import Stop
 from pocketddpm.training.health import find_spikes, refuse_poisoned
 from pocketddpm.training.plan import check_budget
 from pocketddpm.training.trainer import Trainer
+from pocketddpm.validation import Validation, check_evaluation, held_out_images
 
 PREVIEW_ROWS, PREVIEW_STEPS = 6, 50
 FLUSH_EVERY = 50  # steps between reads of the losses from the device
@@ -76,6 +77,7 @@ class Session:
         0 means none at all, at the end neither, unless one of the other two is set.
         """
         check_budget(experiment.training)
+        check_evaluation(experiment)
         if checkpoint is not None:
             require(checkpoint.meta, ALL_KINDS)
         self.main = rank() == 0
@@ -95,6 +97,11 @@ class Session:
             subset=data.subset,
             classes=data.classes,
         )
+        print_of_all, held_out = fingerprint(images), None
+        if experiment.evaluation.every and not data.held_out:
+            data = replace(data, held_out=held_out_images(len(images)))
+        if data.held_out:
+            images, held_out = hold_out(images, data.held_out)
         if data.flip is None:
             name = data.name if data.name in DATASETS.names() else "folder"
             data = replace(data, flip=bool(DATASETS.load(name).FLIP))
@@ -113,8 +120,9 @@ class Session:
             "data": {
                 "name": images.name,
                 "images": len(images),
+                "held_out": data.held_out,
                 "source": images.source,
-                "fingerprint": fingerprint(images),
+                "fingerprint": print_of_all,
             },
             "versions": versions(),
             "machine": machine(where),
@@ -155,6 +163,7 @@ class Session:
             self.experiment, network, objective, loader, scaling, self.accelerator
         )
         self.images = images
+        self.validation: Validation | None = None
         self.stop = Stop(self.accelerator, self._say)
         if begin_with is not None:
             self.trainer.begin_with(begin_with)
@@ -177,6 +186,11 @@ class Session:
                 few = first[:8].cpu().numpy()
                 panels = forward_panels(few, schedule, scaling=scaling, seed=training.seed)
                 save_grid(out / "forward.png", panels, columns=5)
+            if held_out is not None and experiment.evaluation.every:
+                step = None if checkpoint is None else self.trainer.step
+                self.validation = Validation(
+                    self.experiment, images, held_out, out, resumed_at=step
+                )
         self.log = RunLog(out, until=self.trainer.step, writes=self.main, tensorboard=tensorboard)
 
     def run(self) -> None:
@@ -191,6 +205,8 @@ class Session:
         trainer = self.trainer
         plan = trainer.plan or trainer.make_plan()
         self._say(self._describe(plan.total))
+        if self.validation is not None:
+            self._say(self.validation.describe())
         bar = tqdm(
             total=plan.total,
             initial=trainer.images_seen,
@@ -217,6 +233,8 @@ class Session:
                     self._end_epoch(progress.epoch_loss, bar)
                 if progress.step % FLUSH_EVERY == 0:
                     self._flush(bar)
+                if self._due(self.experiment.evaluation.every, progress.step):
+                    self._evaluate()
                 epoch_over = self.sample_each_epoch and progress.epoch_loss is not None
                 if epoch_over or self._due(self.sample_every, progress.step):
                     self._sample(progress.step)
@@ -226,6 +244,8 @@ class Session:
                     saved = progress.step
                 if self.stop.after(progress.step):
                     break
+        if self.stop.signal is None:
+            self._evaluate()
         if trainer.step != saved:
             self.save()
         if self.stop.signal is not None:
@@ -242,7 +262,7 @@ class Session:
         """Write the log, then last.safetensors, keeping the one before."""
         self._flush()
         if self.main:
-            checkpoint = self.trainer.checkpoint(self.meta)
+            checkpoint = self._checkpoint()
             refuse_poisoned(checkpoint.tensors)
             save_last(self.out, checkpoint)
         self.accelerator.wait_for_everyone()
@@ -255,9 +275,12 @@ class Session:
 
     def model(self) -> Model:
         """Return the model as it is now, with averaged weights."""
-        return model_from(
-            self.trainer.checkpoint(self.meta, with_state=False), self.accelerator.device
-        )
+        return model_from(self._checkpoint(with_state=False), self.accelerator.device)
+
+    def _checkpoint(self, *, with_state: bool = True) -> Checkpoint:
+        rows = self.validation.rows if self.validation else []
+        meta = {**self.meta, "evaluation": rows[-1]} if rows else self.meta
+        return self.trainer.checkpoint(meta, with_state=with_state)
 
     def _describe(self, total: int) -> str:
         data, training = self.meta["data"], self.experiment.training
@@ -282,12 +305,26 @@ class Session:
         best = self.trainer.best_loss
         if best is None or loss < best:
             self.trainer.best_loss = loss
-            if self.main:
-                best_one = self.trainer.checkpoint(self.meta, with_state=False)
-                save_checkpoint(self.out / "best.safetensors", best_one)
+            if self.main and self.experiment.evaluation.best_by == "loss":
+                self._save_best()
         if self.main:
             epoch = self.trainer.images_seen / self.trainer.loader.epoch_images
             bar.write(f"epoch {epoch:.2f}: mean loss {loss:.5f}", file=sys.stderr)
+
+    def _evaluate(self) -> None:
+        """Measure the model of now, unless that is done; the other processes wait."""
+        trainer, validation = self.trainer, self.validation
+        if validation is not None and not validation.evaluated(trainer.step):
+            row = validation(self.model(), trainer.step, trainer.images_seen)
+            self._say(validation.told())
+            if self.experiment.evaluation.best_by == "evaluation" and validation.is_best():
+                self._save_best()
+            keys = ("frechet", "ratio", "precision", "recall")
+            self.log.chart({f"held-out {key}": row[key] for key in keys}, trainer.images_seen)
+        self.accelerator.wait_for_everyone()
+
+    def _save_best(self) -> None:
+        save_checkpoint(self.out / "best.safetensors", self._checkpoint(with_state=False))
 
     def _flush(self, bar: tqdm | None = None) -> None:
         """Write the log, and say where the loss jumped."""

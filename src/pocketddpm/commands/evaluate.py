@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from pocketddpm.commands.options import Plugins
+from pocketddpm.commands.progress import progress_bar
 from pocketddpm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from pocketddpm.metrics.evaluate import Progress, Real
+    from pocketddpm.metrics.evaluate import Real
     from pocketddpm.metrics.report import Report
     from pocketddpm.metrics.samples import Fit, Subject
     from pocketddpm.metrics.setting import Setting
@@ -92,8 +93,11 @@ class Evaluate:
 
     def measure(self, model: "Model | None" = None) -> "Report":
         """Return the report; on a model in memory, if one is given in place of `subject`'s."""
+        from pocketddpm.build import pick_device
         from pocketddpm.metrics.evaluate import evaluate, in_one_process
+        from pocketddpm.metrics.likelihood import add_bits
         from pocketddpm.metrics.training import Recipe
+        from pocketddpm.model import load_model
         from pocketddpm.output import refuse_existing
         from pocketddpm.processes import rank
         from pocketddpm.provenance import versions
@@ -111,7 +115,12 @@ class Evaluate:
                 raise ConfigError(f"--{name} is for models; {path} holds samples already")
         if self.out is not None:
             refuse_existing(self.out, self.overwrite)
-        subject, setting, real = self._from_files(path) if files else self._draw(model)
+        given = model is not None
+        if model is None and not files:
+            model = load_model(self.subject, pick_device(self.device), self.weights)
+        subject, setting, real = (
+            self._from_files(path) if model is None else self._draw(model, given)
+        )
         if len(subject.images) < FEWEST:
             raise DataError(f"{path}: {len(subject.images)} images; give at least {FEWEST}")
         if self.out is not None and not files and rank() == 0:
@@ -125,8 +134,10 @@ class Evaluate:
             tstr=recipe,
             watch=progress_bar,
             # A model in memory is one process's own.
-            extract=features_together if model is None else in_one_process,
+            extract=in_one_process if given else features_together,
         )
+        if model is not None:
+            add_bits(report, model, self.n, self.data, self.seed, progress_bar)
         report.facts |= {**subject.facts, **setting.facts(), **versions()}
         report.notes += caveats(subject.facts)
         return report
@@ -138,7 +149,7 @@ class Evaluate:
 
         if self.data is None:
             raise ConfigError(f"{path} does not say what it should look like: give --data")
-        setting = load_setting(self.data, self.extractor)
+        setting = load_setting(self.data, self.extractor, watch=progress_bar)
         found = read_samples(path, setting.classes)
         drawn = found.drawn(min(self.n, setting.most))
         fit = self.fit or setting.fit
@@ -147,24 +158,25 @@ class Evaluate:
         images = brought_to(drawn.images, setting.shape, fit, str(path))
         return replace(drawn, images=images, facts=facts), setting, setting.real(size, fit)
 
-    def _draw(self, given: "Model | None") -> "tuple[Subject, Setting, Real]":
+    def _draw(self, model: "Model", given: bool) -> "tuple[Subject, Setting, Real]":
         """Return samples of a model, and the setting and real images to hold them to."""
         from functools import partial
 
         import numpy as np
 
-        from pocketddpm.build import pick_device
+        from pocketddpm.checkpoint import file_sha256
         from pocketddpm.config import parse_options
         from pocketddpm.metrics.samples import Subject, brought_to
         from pocketddpm.metrics.setting import load_setting
-        from pocketddpm.model import load_model
         from pocketddpm.plugins import ALL_KINDS, require
         from pocketddpm.sharded import sample_together
 
-        model = given or load_model(self.subject, pick_device(self.device), self.weights)
         require(model.meta, ALL_KINDS)
         trained_on = model.experiment.data
-        setting = load_setting(self.data or trained_on.name, self.extractor)
+        size = (model.shape[1], model.shape[2])
+        setting = load_setting(
+            self.data or trained_on.name, self.extractor, size=size, watch=progress_bar
+        )
         fit = self.fit or trained_on.fit or setting.fit
         n = min(self.n, setting.most)
         labels = model.label_numbers(self.labels, n, self.seed)
@@ -197,10 +209,9 @@ class Evaluate:
         if samples.labels is not None and set(model.classes) <= set(setting.classes):
             order = np.array([setting.classes.index(c) for c in model.classes], np.int64)
             numbers = order[samples.labels]
-        size = model.shape[1:]
         facts = {
             "model": self.subject,
-            "checkpoint": None if given else _file_sha256(self.subject),
+            "checkpoint": None if given else file_sha256(Path(self.subject)),
             "images seen": model.meta["run"]["images_seen"],
             "trained on": {"data": trained_on.name, "classes": trained_on.classes},
             "weights": "as in memory" if given else self.weights,
@@ -245,34 +256,6 @@ def _journey(size: tuple[int, int], setting: "Setting", fit: "Fit") -> dict[str,
         return {}
     how = "the middle of" if fit == "pad" else "resized with antialiasing from"
     return {"size": f"{height}x{width}, {how} {size[0]}x{size[1]}"}
-
-
-def _file_sha256(model: str) -> str:
-    import hashlib
-
-    from pocketddpm.checkpoint import find_checkpoint
-
-    return hashlib.sha256(find_checkpoint(Path(model)).read_bytes()).hexdigest()
-
-
-def progress_bar(what: str, total: int) -> "Progress":
-    """Return what is called with images done; draws a bar on stderr that closes when full."""
-    import os
-    import sys
-
-    from tqdm import tqdm
-
-    others = int(os.environ.get("RANK", "0")) > 0
-    bar = tqdm(
-        total=total, desc=what, unit="image", file=sys.stderr, dynamic_ncols=True, disable=others
-    )
-
-    def update(k: int) -> None:
-        bar.update(k)
-        if bar.n >= total:
-            bar.close()
-
-    return update
 
 
 def write_samples(path: Path, subject: "Subject") -> None:

@@ -53,7 +53,9 @@ def described(meta: dict[str, Any], parameters: int) -> dict[str, str]:
     planned = f" = {run['plan']['total']} images" if run["plan"] else ""
     rows = {
         "preset": str(experiment["preset"]),
-        "data": f"{data['name']}, {data['images']} images, fingerprint {data['fingerprint']}",
+        "data": f"{data['name']}, {data['images']} images"
+        + (f" and {held_out} held out" if (held_out := data.get("held_out")) else "")
+        + f", fingerprint {data['fingerprint']}",
         "chosen": _told(experiment["data"]),
         "images": "x".join(map(str, meta["shape"]))
         + (f" ({data['source']})" if data["source"] else ""),
@@ -68,6 +70,8 @@ def described(meta: dict[str, Any], parameters: int) -> dict[str, str]:
         "trained": f"{run['images_seen']} images, {run['step']} steps "
         f"({health.get('skipped', 0)} skipped), {run['seconds'] / 60:.1f} minutes",
         "best loss": "none yet" if run["best_loss"] is None else f"{run['best_loss']:.5f}",
+        "evaluation": ", ".join(f"{k} {v:.4g}" for k, v in meta.get("evaluation", {}).items())
+        or "none",
         "versions": _told(meta["versions"]),
         "machine": _told(meta.get("machine") or {}) or "not recorded",
     }

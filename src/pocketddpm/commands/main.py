@@ -11,8 +11,10 @@ from pocketddpm.commands.distill import Distill
 from pocketddpm.commands.edit import Edit
 from pocketddpm.commands.evaluate import Evaluate
 from pocketddpm.commands.export import Export
+from pocketddpm.commands.extractor import ExtractorCommand
 from pocketddpm.commands.import_model import Import
 from pocketddpm.commands.info import Info
+from pocketddpm.commands.likelihood import Likelihood
 from pocketddpm.commands.list import List
 from pocketddpm.commands.quickstart import Quickstart
 from pocketddpm.commands.reproduce import Reproduce
@@ -27,6 +29,8 @@ Command = (
     | Annotated[Distill, tyro.conf.subcommand("distill")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Likelihood, tyro.conf.subcommand("likelihood")]
+    | Annotated[ExtractorCommand, tyro.conf.subcommand("extractor")]
     | Annotated[Edit, tyro.conf.subcommand("edit")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Export, tyro.conf.subcommand("export")]

@@ -7,12 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pocketddpm.config import Experiment, NetworkConfig
+from pocketddpm.config import Experiment
 from pocketddpm.errors import DataError
 from pocketddpm.presets import get_preset
 
 if TYPE_CHECKING:
     from pocketddpm.session import Session
+
+LONGER = """## What longer training gives
+
+The model that comes with the package, without guidance (`pocketddpm sample {name}`):
+
+![samples of the shipped model](shipped.png)
+
+"""
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ def quickstart(out: Path, *, minutes: float, seed: int, device: str) -> None:
 
     The folder is this command's own and is refreshed; one that holds anything else is refused.
     """
+    from pocketddpm.checkpoint import shipped
     from pocketddpm.commands.sample import Sample
     from pocketddpm.forward import forward_panels
     from pocketddpm.output import refuse_existing, write_text
@@ -70,7 +79,11 @@ def quickstart(out: Path, *, minutes: float, seed: int, device: str) -> None:
         overwrite=True,
     )
     sample.run()
-    write_text(out / "README.md", _page(session, out))
+    name = session.meta["data"]["name"]
+    if name in shipped():
+        shown = replace(sample, model=name, out=out / "shipped.png", gif=None, strip=None)
+        replace(shown, guidance=1.0).run()
+    write_text(out / "README.md", _page(session, out, shipped=name in shipped()))
     print(f"done: open {out / 'README.md'}, or look at {out / 'samples.png'}")
 
 
@@ -84,16 +97,13 @@ def _experiment(minutes: float, seed: int) -> Experiment:
         print(f"MNIST cannot be had here ({error}); using the built-in 8x8 digits", file=sys.stderr)
         preset = "digits"
     experiment = get_preset(preset)
+    # Two minutes want many small steps, and the samples a little guidance.
     training = replace(experiment.training, minutes=minutes, batch_size=64, seed=seed)
-    if preset == "mnist":
-        # Two minutes want many small steps of a small network, and a little guidance.
-        sizes = {"widths": (48, 96), "head_width": 48, "patch": 2}
-        experiment = replace(experiment, network=NetworkConfig("unet", sizes))
-    sampling = replace(experiment.sampling, steps=30, guidance=2.0)
+    sampling = replace(experiment.sampling, steps=20, guidance=2.0)
     return replace(experiment, training=training, sampling=sampling)
 
 
-def _page(session: "Session", out: Path) -> str:
+def _page(session: "Session", out: Path, *, shipped: bool) -> str:
     import torch
 
     trainer, meta = session.trainer, session.meta
@@ -102,6 +112,7 @@ def _page(session: "Session", out: Path) -> str:
     folder = shlex.quote(str(out))
     labels = ",".join(meta["classes"])
     version = torch.__version__
+    longer = LONGER.format(name=meta["data"]["name"]) if shipped else ""
     return f"""# {meta["data"]["name"]} in {trainer.seconds / 60:.1f} minutes
 
 - {trainer.images_seen} training images, {trainer.images_seen / trainer.seconds:.0f} per second,
@@ -115,7 +126,7 @@ Ten of each class, {sampling.sampler} with {sampling.steps} steps, guidance {sam
 
 ![samples](samples.png)
 
-## How they came about
+{longer}## How they came about
 
 ![denoising](denoising.gif)
 

@@ -113,6 +113,12 @@ class Train:
     """Also a preview before training."""
     sample_each_epoch: bool = False
     """Also a preview after every epoch."""
+    evaluate_every: int | None = None
+    """Steps between evaluations on held-out training images (the last 5000, at most a tenth)."""
+    evaluate_n: int | None = None
+    """Samples of each evaluation; 1000 by default."""
+    best_by: Literal["loss", "evaluation"] | None = None
+    """What best.safetensors is the best by: mean loss of an epoch, or Frechet distance."""
     tensorboard: bool = False
     """Also write TensorBoard logs."""
     overwrite: bool = False
@@ -227,6 +233,12 @@ class Train:
                 batches_per_epoch=self.batches_per_epoch,
                 seed=self.seed,
                 precision=self.precision,
+            ),
+            evaluation=_set(
+                experiment.evaluation,
+                every=self.evaluate_every,
+                n=self.evaluate_n,
+                best_by=self.best_by,
             ),
         )
 

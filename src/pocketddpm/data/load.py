@@ -107,6 +107,16 @@ def keep_first(images: ImageSet, count: int) -> ImageSet:
     return replace(images, images=images.images[:count], labels=labels)
 
 
+def hold_out(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
+    """Return all images but the last `count`, and these.
+
+    Raises ConfigError when nothing would be left.
+    """
+    first = keep_first(images, len(images) - count)
+    labels = None if images.labels is None else images.labels[-count:]
+    return first, replace(images, images=images.images[-count:], labels=labels)
+
+
 def fit_size(images: ImageSet, size: tuple[int, int], fit: Literal["pad", "resize"]) -> ImageSet:
     """Return the images at another size (height, width); unchanged where they have it already.
 

@@ -23,12 +23,13 @@ from pocketddpm.metrics.neighbours import neighbourhoods
 from pocketddpm.metrics.reference import Reference
 from pocketddpm.metrics.report import Report, Row
 from pocketddpm.metrics.samples import Subject
-from pocketddpm.metrics.training import Recipe, train_classifier
+from pocketddpm.metrics.training import Recipe, run_length, train_classifier
 
 Progress = Callable[[int], object]
 Watch = Callable[[str, int], Progress]
 Extract = Callable[[Extractor, np.ndarray, Progress], Features]
 PAIRS = 20
+WIDE = 512  # features
 NAN = float("nan")
 
 
@@ -132,8 +133,13 @@ def evaluate(
 
 
 def frechet(features: Features, reference: Moments) -> Estimate:
-    """Return the Frechet distance to the reference, with a bootstrap interval."""
-    values = features.values
+    """Return the Frechet distance to the reference, with a bootstrap interval.
+
+    Of more than 512 features there is no interval: a hundred roots of their covariances take hours.
+    """
+    values = features.values.double()
+    if values.shape[1] > WIDE:
+        return Estimate(frechet_distance(Moments.of(values), reference), NAN, NAN)
 
     def statistic(counts: Tensor) -> float:
         return frechet_distance(Moments.of(values, counts), reference)
@@ -265,7 +271,7 @@ def _train_on_synthetic(
         ("samples", subject.images, subject.labels),
         ("training images", train.images[which], train.labels[which]),
     ):
-        done = watch(f"training on {whose}", recipe.epochs * len(images))
+        done = watch(f"training on {whose}", run_length(len(images), recipe))
         network = train_classifier(images, labels, len(train.classes), recipe, progress=done)
         trained = Extractor("tstr", "", network, test.shape, train.classes, {})
         logits = trained(test.images).logits

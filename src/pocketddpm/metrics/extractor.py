@@ -77,22 +77,40 @@ class Extractor:
 
         Raises DataError when the images are of another shape than the extractor's.
         """
-        if images.shape[1:] != self.shape:
-            raise DataError(
-                f"extractor {self.name} takes images of {'x'.join(map(str, self.shape))} "
-                f"(channels x height x width), got {'x'.join(map(str, images.shape[1:]))}"
-            )
-        values, logits = [], []
+        self.check(images)
+        values = logits = None
         for start in range(0, len(images), batch_size):
             part = torch.from_numpy(images[start : start + batch_size].copy())
             x = (part.float() / 255).contiguous(memory_format=torch.channels_last)
             features, classified = self.network(x)
-            values.append(features)
+            values = _filled(values, features, start, len(images))
             if classified is not None:
-                logits.append(classified)
+                logits = _filled(logits, classified, start, len(images))
             if progress is not None:
                 progress(len(part))
-        return Features(torch.cat(values), torch.cat(logits) if logits else None)
+        assert values is not None
+        return Features(values, logits)
+
+    def check(self, images: NDArray[np.uint8]) -> None:
+        """Raise DataError when there are no images, or of another shape than the extractor's."""
+        if images.shape[1:] != self.shape or not len(images):
+            raise DataError(
+                f"extractor {self.name} takes images of {'x'.join(map(str, self.shape))} "
+                f"(channels x height x width), got {len(images)} of "
+                f"{'x'.join(map(str, images.shape[1:]))}"
+            )
+
+
+def _filled(whole: Tensor | None, part: Tensor, start: int, total: int) -> Tensor:
+    """Return the tensor of all rows with a part written to it from row `start` on.
+
+    A list of parts would lie scattered among the network's large buffers, whose memory could then
+    not be given back: half a gigabyte for MNIST.
+    """
+    if whole is None:
+        whole = part.new_empty(total, *part.shape[1:])
+    whole[start : start + len(part)] = part
+    return whole
 
 
 class Linear(nn.Module):

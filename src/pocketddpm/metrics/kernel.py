@@ -33,11 +33,6 @@ def kernel_distance(x: Tensor, y: Tensor) -> Estimate:
     return of_error(value, variance**0.5)
 
 
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    k = (x @ y.T).div_(x.shape[1]).add_(1)
-    return k.square().mul_(k)
-
-
 def _others(x: Tensor) -> Tensor:
     """Return the mean of k(x_i, x_j) over j != i, as [N]."""
     own = ((x * x).sum(1) / x.shape[1] + 1) ** 3
@@ -46,9 +41,15 @@ def _others(x: Tensor) -> Tensor:
 
 def _means(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean of k(x_i, y_j) over j as [N], and over i as [M]."""
-    rows, columns = [], torch.zeros(len(y), dtype=x.dtype, device=x.device)
-    for part in x.split(BLOCK):
-        k = _kernel(part, y)
-        rows.append(k.mean(1))
-        columns += k.sum(0)
-    return torch.cat(rows), columns / len(x)
+    rows, columns = x.new_empty(len(x)), x.new_zeros(len(y))
+    # Two buffers for all blocks: freed ones would leave holes between the results.
+    products, cubes = x.new_empty(2, min(BLOCK, len(x)), len(y))
+    for start in range(0, len(x), BLOCK):
+        part = x[start : start + BLOCK]
+        k, cube = products[: len(part)], cubes[: len(part)]
+        torch.mm(part, y.T, out=k)
+        k.div_(x.shape[1]).add_(1)
+        torch.square(k, out=cube).mul_(k)
+        rows[start : start + len(part)] = cube.mean(1)
+        columns += cube.sum(0)
+    return rows, columns / len(x)

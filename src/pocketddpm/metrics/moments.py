@@ -5,6 +5,7 @@ d^2 = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2). All in float64.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -53,6 +54,16 @@ class Moments:
         mean = self.mean
         return (self.outer - self.n * torch.outer(mean, mean)) / (self.n - 1)
 
+    @cached_property
+    def root(self) -> Tensor:
+        """The symmetric root of the covariance, float64 [D,D]; rounded eigenvalues below 0 are 0.
+
+        Kept, because a bootstrap asks for that of the reference a hundred times.
+        """
+        covariance = self.covariance
+        values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+        return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
 
 def over_processes(moments: Moments) -> Moments:
     """Return the sums over all processes of torch.distributed; the moments themselves with one."""
@@ -77,13 +88,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """
     shift = a.mean - b.mean
     first, second = a.covariance, b.covariance
-    cross = torch.linalg.svdvals(_root(first) @ _root(second)).sum()
+    cross = torch.linalg.svdvals(a.root @ b.root).sum()
     return max(0.0, float(shift @ shift + first.trace() + second.trace() - 2 * cross))
-
-
-def _root(covariance: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
 def predicted_bias(reference: Moments, n: int) -> float:
@@ -91,8 +97,8 @@ def predicted_bias(reference: Moments, n: int) -> float:
 
     To second order, with covariance eigenvalues l and m reference images:
     (1/n + 1/m) (5/4 sum_i l_i + 1/2 sum_ij l_i l_j / (l_i + l_j)).
-    Real features have heavier tails than a Gaussian, and a test set is not a draw from the training
-    set: a floor lies above this.
+    A floor lies near this and on either side of it: features that fall into classes vary less in
+    their squares than a Gaussian's, and a test set is not a draw from the training set.
     """
     values = torch.linalg.eigvalsh(reference.covariance).clamp(min=0)
     pairs = values[:, None] * values / (values[:, None] + values).clamp(min=1e-300)

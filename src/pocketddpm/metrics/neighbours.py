@@ -29,12 +29,16 @@ class Neighbourhoods:
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (rows, |x_i - y_j|^2 [rows,M]) block by block; x [N,D], y [M,D], both float64."""
+    """Yield (rows, |x_i - y_j|^2 [rows,M]) block by block; x [N,D], y [M,D], both float64.
+
+    The next block overwrites the last: freed ones would leave holes between what is kept of them.
+    """
     norms = (y * y).sum(1)
+    buffer = x.new_empty(min(BLOCK, len(x)), len(y))
     for start in range(0, len(x), BLOCK):
         rows = slice(start, min(start + BLOCK, len(x)))
         part = x[rows]
-        squares = torch.addmm(norms[None], part, y.T, alpha=-2)
+        squares = torch.addmm(norms[None], part, y.T, alpha=-2, out=buffer[: len(part)])
         yield rows, squares.add_((part * part).sum(1)[:, None]).clamp_(min=0)
 
 

@@ -41,14 +41,14 @@ class Row:
         """Return the row as text, one cell per column."""
         against = ""
         if self.against is not None:
-            against = _number(self.against, False, sign=self.by == "difference")
+            against = number(self.against, False, sign=self.by == "difference")
             if self.by == "ratio":
-                against = f"x {_number(self.against, False)}"
+                against = f"x {number(self.against, False)}"
             elif self.percent:
-                against = _number(self.against, True, sign=True).replace("%", " pp")
-        floor = "" if self.floor is None else _number(self.floor, self.percent)
+                against = number(self.against, True, sign=True).replace("%", " pp")
+        floor = "" if self.floor is None else number(self.floor, self.percent)
         bias = "" if self.bias is None else f"{self.bias:.4f}"
-        return [self.name, _number(self.value, self.percent), floor, against, bias]
+        return [self.name, number(self.value, self.percent), floor, against, bias]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -165,7 +165,8 @@ def flatten(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _number(estimate: Estimate, percent: bool, *, sign: bool = False) -> str:
+def number(estimate: Estimate, percent: bool, *, sign: bool = False) -> str:
+    """Return a number with its interval, as shown in tables."""
     factor = 100 if percent else 1
     plus = "+" if sign else ""
     places = 2 if percent else _places(estimate.value)

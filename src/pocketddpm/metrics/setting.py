@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pocketddpm.catalog import DATASETS, EXTRACTORS
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import fingerprint, load_images
 from pocketddpm.errors import DataError
-from pocketddpm.metrics.evaluate import Real, Space
+from pocketddpm.metrics.evaluate import Real, Space, Watch
 from pocketddpm.metrics.extractor import ASSETS, Asset, Extractor, load_extractor
 from pocketddpm.metrics.halves import halves
 from pocketddpm.metrics.principal import NAME as PIXELS
 from pocketddpm.metrics.principal import fit_pixels_pca
-from pocketddpm.metrics.reference import Reference, load_reference, make_reference
+from pocketddpm.metrics.reference import load_reference, make_reference
 from pocketddpm.metrics.samples import Fit, round_trip
 
 SUFFIX = ".safetensors"
@@ -62,31 +64,60 @@ class Setting:
             f"{self.spaces[0].reference.half_b.n} images",
             "fingerprints": {k: fingerprint(v) for k, v in sets.items() if v is not None},
             "extractors": {s.extractor.name: s.extractor.sha256 for s in self.spaces},
+            "real images": self.train.source or None if self.train is not None else None,
             "judge": None if self.judge is None else f"{self.judge.name} {self.judge.sha256}",
         }
 
 
-def load_setting(data: str, extractor: str | None = None) -> Setting:
+def load_setting(
+    data: str,
+    extractor: str | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    watch: Watch = lambda what, total: lambda k: None,
+) -> Setting:
     """Return the setting for a data set or a folder with train/ and test/.
 
     extractor: a name, or a .safetensors file, that comes before the data set's own; None for these.
+    size: that of the samples. Folders, and sets whose images are usually resized, have no size of
+    their own: they are measured at the extractor file's size, else at this one, else as they are.
+    watch: as for `evaluate`.
     Raises ConfigError for unknown names; DataError when images are needed that are not there.
     """
     train = test = None
     missing = ""
+    files = [Path(extractor)] if extractor is not None and extractor.endswith(SUFFIX) else []
+    own = [load_extractor(path.stem, path) for path in files]
+    at = None
+    if usual_fit(data) == "resize" and data not in _shipped():
+        at = own[0].shape[1:] if own else size
     try:
-        train, test = load_images(data), load_images(data, "test")
+        train, test = (load_images(data, split, image_size=at) for split in ("train", "test"))
     except DataError as error:
         if data not in _shipped():
             raise
         missing = str(error)
-    names = _extractor_names(data, extractor)
-    spaces = [_space(name, data, train, test) for name in names]
+    first = extractor if not own else None
+    extractors = [*own, *(_extractor(name, data, train) for name in _extractor_names(data, first))]
+    spaces = [_space(found, data, train, test, watch) for found in extractors]
     judges = [n for n in EXTRACTORS.names() if _entry(n).ROLE == "judge" and data in _weights(n)]
     judge = _named(judges[0], data) if judges else None
     known = train.classes if train is not None else DATASETS.load(data).CLASSES
-    fit = DATASETS.load(data if data in DATASETS.names() else "folder").FIT
-    return Setting(data, train, test, missing, spaces, judge, known, fit)
+    return Setting(data, train, test, missing, spaces, judge, known, usual_fit(data))
+
+
+def own_extractor(data: str) -> Extractor | None:
+    """Return the network that is shipped for a data set; None where there is none."""
+    for name in EXTRACTORS.names():
+        if name != PIXELS and _entry(name).ROLE == "metric" and data in _weights(name):
+            return _named(name, data)
+    return None
+
+
+def usual_fit(data: str) -> Fit:
+    """Return how a data set's images, or a folder's, usually reach another size."""
+    fit: Fit = DATASETS.load(data if data in DATASETS.names() else "folder").FIT
+    return fit
 
 
 def _entry(name: str) -> Any:
@@ -115,23 +146,33 @@ def _named(name: str, data: str) -> Extractor:
     return load_extractor(name, ASSETS / asset.file, asset.sha256)
 
 
-def _space(name: str, data: str, train: ImageSet | None, test: ImageSet | None) -> Space:
-    if name.endswith(SUFFIX):
-        extractor = load_extractor(Path(name).stem, Path(name))
-    elif name == PIXELS and data not in _weights(name):
-        assert train is not None
-        extractor = fit_pixels_pca(train.images[halves(len(train))[0]], data)
-    else:
-        extractor = _named(name, data)
-    return Space(extractor, _reference(name, data, extractor, train, test))
+def _extractor(name: str, data: str, train: ImageSet | None) -> Extractor:
+    """Return the extractor of the catalogue for these data."""
+    weights = _weights(name)
+    if data in weights or (weights and name != PIXELS):
+        return _named(name, data)
+    if train is None:
+        raise DataError(f"{name} needs the images of {data}, which are not there")
+    if name == PIXELS:
+        return fit_pixels_pca(train.images[halves(len(train))[0]], data)
+    extractor: Extractor = _entry(name).load(train.shape)
+    return extractor
 
 
-def _reference(
-    name: str, data: str, extractor: Extractor, train: ImageSet | None, test: ImageSet | None
-) -> Reference:
-    if not name.endswith(SUFFIX) and (asset := _entry(name).MOMENTS.get(data)) is not None:
-        return load_reference(asset, extractor)
+def _space(
+    extractor: Extractor, data: str, train: ImageSet | None, test: ImageSet | None, watch: Watch
+) -> Space:
+    """Return the space with its reference: shipped, or made of all images, which are then kept."""
+    name = extractor.name
+    asset = _entry(name).MOMENTS.get(data) if name in EXTRACTORS.names() else None
+    if asset is not None and extractor.sha256 == _weights(name)[data].sha256:
+        return Space(extractor, load_reference(asset, extractor))
     if train is None or test is None:
         raise DataError(f"{data} has no shipped moments for {name}: its images are needed")
-    half_b = train.images[halves(len(train))[1]]
-    return make_reference(extractor(half_b), extractor(test.images))
+    extractor.check(train.images)  # before a progress bar is drawn
+    of_train, of_test = (
+        extractor(images.images, progress=watch(f"{name} of {whose} images", len(images)))
+        for whose, images in (("training", train), ("test", test))
+    )
+    half_b = torch.from_numpy(halves(len(train))[1])
+    return Space(extractor, make_reference(of_train[half_b], of_test), of_train)

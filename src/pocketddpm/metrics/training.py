@@ -74,6 +74,12 @@ def train_classifier(
     return round_to_half(network)
 
 
+def run_length(total: int, recipe: Recipe) -> int:
+    """Return how many images a run on `total` of them goes through, for progress bars."""
+    size = min(recipe.batch_size, total)
+    return recipe.epochs * max(1, total // recipe.batch_size) * size
+
+
 def round_to_half(network: nn.Module) -> nn.Module:
     """Round the weights to float16 and keep them in float32: what is used is what is stored."""
     return network.half().float()

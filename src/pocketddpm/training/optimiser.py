@@ -44,7 +44,7 @@ def build_optimisers(
 def hidden_matrices(network: nn.Module) -> list[nn.Parameter]:
     """Return the weights that Muon is for: of linear and convolution layers inside the network."""
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    weights = [m.weight for m in network.modules() if isinstance(m, layers)]
+    weights: list[Any] = [m.weight for m in network.modules() if isinstance(m, layers)]
     return [p for p in weights if p.requires_grad and min(p.shape[:2]) >= FEWEST]
 
 

@@ -1,0 +1,187 @@
+"""Evaluation during training: on held-out training images, without a trace in the training."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from conftest import with_training
+from pocketddpm.catalog import DATASETS
+from pocketddpm.checkpoint import load_checkpoint, newest_checkpoint
+from pocketddpm.config import EvaluationConfig
+from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.load import load_images
+from pocketddpm.errors import ConfigError
+from pocketddpm.session import Session
+from pocketddpm.validation import Validation, held_out_images
+from test_cli import TINY_NET, refused, run
+
+
+def session(experiment, out, **options):
+    defaults = {"device": "cpu", "sample_every": 0, "checkpoint_every": 0}
+    return Session(experiment, out=out, **(defaults | options))
+
+
+def evaluated(experiment, every=4, n=30, **values):
+    return replace(experiment, evaluation=EvaluationConfig(every, n, **values))
+
+
+def rows_of(out, name="evaluation.csv"):
+    """The log without its last column, the seconds."""
+    return [line.rsplit(",", 1)[0] for line in (out / name).read_text().splitlines()]
+
+
+def test_how_many_are_held_out():
+    assert [held_out_images(n) for n in (60_000, 50_000, 1500, 200)] == [5000, 5000, 150, 20]
+    with pytest.raises(ConfigError, match="199 images are too few"):
+        held_out_images(199)
+
+
+def test_the_held_out_images_are_never_trained_on_nor_the_test_set_read(
+    tiny, tmp_path, monkeypatch
+):
+    digits = DATASETS.load("digits")
+    load = digits.load
+    monkeypatch.setattr(digits, "load", lambda split, **k: load({"train": "train"}[split], **k))
+    whole = load_images("digits")
+    trained = session(evaluated(with_training(tiny, steps=4)), tmp_path / "run")
+    trained.run()
+    np.testing.assert_array_equal(trained.trainer.loader.images, whole.images[:1350])
+    assert trained.validation.held_out == 150
+    meta = load_checkpoint(tmp_path / "run" / "last.safetensors").meta
+    assert meta["data"]["images"] == sum(meta["class_counts"]) == 1350
+    assert meta["data"]["held_out"] == meta["experiment"]["data"]["held_out"] == 150
+    assert meta["evaluation"]["step"] == 4
+    assert rows_of(tmp_path / "run")[0] == "step,images_seen,frechet,ratio,precision,recall"
+    assert (tmp_path / "run" / "evaluation.png").stat().st_size > 1000
+
+
+def test_resuming_is_exact_and_the_log_goes_on(tiny, tmp_path):
+    """10 steps equal 5, save, load, 5, with evaluations at 4, 8 and 10; and 10 without any."""
+    held_out = replace(tiny, data=replace(tiny.data, held_out=150))
+    session(held_out, tmp_path / "silent").run()
+    tiny = evaluated(tiny)
+    session(tiny, tmp_path / "whole").run()
+    half = session(tiny, tmp_path / "halves")
+    for progress in half.trainer.steps():
+        half.log.add(progress)
+        if progress.step == 4:
+            half._evaluate()
+        if progress.step == 5:
+            half.save()
+        if progress.step == 6:
+            half._evaluate()  # after the checkpoint: forgotten
+            break
+    half.log.flush()
+    half.close()
+    assert [row.split(",")[0] for row in rows_of(tmp_path / "halves")[1:]] == ["4", "6"]
+    checkpoint = newest_checkpoint(tmp_path / "halves")
+    assert checkpoint is not None
+    session(tiny, tmp_path / "halves", checkpoint=checkpoint).run()
+
+    tensors = [
+        load_checkpoint(tmp_path / name / "last.safetensors").tensors
+        for name in ("silent", "whole", "halves")
+    ]
+    for name, tensor in tensors[0].items():
+        for other in tensors[1:]:
+            assert_close(other[name], tensor, rtol=0, atol=0, msg=name)
+    logs = [rows_of(tmp_path / name, "log.csv") for name in ("silent", "whole", "halves")]
+    assert logs[0] == logs[1] == logs[2]
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "halves")
+    assert [row.split(",")[0] for row in rows_of(tmp_path / "whole")[1:]] == ["4", "8", "10"]
+
+
+@pytest.mark.parametrize(("best_by", "step"), [("evaluation", 4), ("loss", 10)])
+def test_the_best_is_what_was_asked_for(tiny, tmp_path, monkeypatch, best_by, step):
+    distances = iter([1.0, 7.0, 3.0, 3.0, 5.0, 4.0])  # the floor's, then at steps 2, 4, 6, 8, 10
+    monkeypatch.setattr("pocketddpm.validation.frechet_distance", lambda a, b: next(distances))
+    session(evaluated(tiny, 2, best_by=best_by), tmp_path / "run").run()
+    best = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    assert best.meta["run"]["step"] == step
+    if best_by == "evaluation":
+        assert best.meta["evaluation"]["frechet"] == 3.0
+        assert not best.part("optimizer")
+
+
+def test_a_resumed_run_remembers_its_best(tiny, tmp_path, monkeypatch):
+    tiny = evaluated(tiny, 5, best_by="evaluation")
+    distances = iter([1.0, 2.0, 1.0, 3.0])
+    monkeypatch.setattr("pocketddpm.validation.frechet_distance", lambda a, b: next(distances))
+    session(with_training(tiny, steps=5), tmp_path).run()
+    session(tiny, tmp_path, checkpoint=newest_checkpoint(tmp_path)).run()
+    assert load_checkpoint(tmp_path / "best.safetensors").meta["run"]["step"] == 5
+    assert [row.split(",")[2] for row in rows_of(tmp_path)] == ["frechet", "2.0", "3.0"]
+
+
+def drawn(images):
+    """A model that 'draws' these images."""
+    return SimpleNamespace(
+        label_numbers=lambda *a: None, sample=lambda n, **k: SimpleNamespace(images=images)
+    )
+
+
+def test_real_images_score_one_and_noise_does_not(tiny, tmp_path):
+    whole = load_images("digits")
+    kept, rest = (
+        replace(whole, images=whole.images[part], labels=whole.labels[part])
+        for part in (slice(0, 1000), slice(1000, 1300))
+    )
+    validation = Validation(evaluated(tiny, n=200), kept, rest, tmp_path)
+    assert validation.extractor.name == "pixels-pca"
+    row = validation(drawn(whole.images[1300:]), 1, 16)
+    assert 0.5 < row["ratio"] < 2
+    assert row["precision"] > 0.7
+    noise = np.random.default_rng(0).integers(0, 256, (200, 1, 8, 8), dtype=np.uint8)
+    worse = validation(drawn(noise), 2, 32)
+    assert worse["ratio"] > 10 * row["ratio"]
+    assert not validation.is_best()
+    assert validation.evaluated(2)
+    assert "held out: the last 300 training images" in validation.describe()
+
+
+@pytest.mark.parametrize("fit", ["pad", "resize"])
+def test_other_sizes_are_brought_to_the_shipped_extractor(tiny, tmp_path, fit):
+    rng = np.random.default_rng(0)
+    images = ImageSet(rng.integers(0, 256, (90, 1, 32, 32), dtype=np.uint8), None, (), "mnist")
+    tiny = replace(tiny, data=replace(tiny.data, name="mnist", image_size=(32, 32), fit=fit))
+    validation = Validation(evaluated(tiny), images, images, tmp_path)
+    assert validation.extractor.name == "digits-cnn"
+    assert np.isfinite(validation(drawn(images.images[:30]), 1, 16)["ratio"])
+
+
+def test_the_command_and_its_refusals(tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["train", "digits", "--net", TINY_NET, "--batch-size", "16", "--device", "cpu",
+               "--sample-every", "0", "--precision", "float32", "--out", out]  # fmt: skip
+    for more, message in (
+        (["--best-by", "evaluation"], "needs --evaluate-every"),
+        (["--evaluate-every", "-1"], "at least 0"),
+        (["--evaluate-every", "2", "--evaluate-n", "3"], "at least 20"),
+        (["--evaluate-every", "2", "--subset", "100"], "100 images are too few"),
+    ):
+        assert message in refused(capsys, *options, "--steps", "2", *more)
+    run(*options, "--steps", "2", "--evaluate-every", "2", "--evaluate-n", "20")
+    told = capsys.readouterr().err
+    assert "held out: the last 150 training images" in told
+    assert "times the Frechet distance of training images" in told
+    resume = ["train", "digits", "--device", "cpu", "--resume", out, "--steps", "4"]
+    assert "keeps its options" in refused(capsys, *resume, "--evaluate-every", "3")
+    run(*resume)
+    assert [row.split(",")[0] for row in rows_of(out)[1:]] == ["2", "4"]
+    capsys.readouterr()
+    run("info", out)
+    printed = capsys.readouterr().out
+    assert "1350 images and 150 held out" in printed
+    assert "evaluation step 4, images_seen 64" in printed
+
+
+def test_evaluation_leaves_torchs_generator_alone(tiny, tmp_path):
+    trained = session(evaluated(tiny), tmp_path)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    trained._evaluate()
+    assert torch.equal(torch.get_rng_state(), before)
