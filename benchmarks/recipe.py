@@ -76,7 +76,7 @@ def score(args, setting, options: list[str], seed: int, folder: Path) -> dict[st
         "images_seen": trainer.images_seen,
         "seconds": round(trainer.seconds, 1),
         "images_per_second": round(trainer.images_seen / trainer.seconds, 1),
-        "loss": round(session.final_loss(), 5),
+        "loss": round(session.log.final_loss(), 5),
         "sampled_per_second": round(args.n / seconds, 1),
         "n": args.n,
         "sampler": f"{args.sampler} {args.steps} {args.spacing}",

@@ -31,7 +31,7 @@ import pocketddpm
 from pocketddpm.checkpoint import load_checkpoint
 from pocketddpm.commands.train import Train
 from pocketddpm.errors import DDPMError
-from pocketddpm.run_log import COLUMNS, read_log
+from pocketddpm.run_log import COLUMNS, logged
 from pocketddpm.session import Session
 
 __all__ = ["PIL", "Session", "matplotlib"]  # imported here so that no child has to
@@ -243,7 +243,7 @@ def state_of(out: Path) -> dict[str, Any]:
             meta = {**checkpoint.meta, "run": {**checkpoint.meta["run"], "seconds": 0}}
             found[f"{name} meta"] = repr(meta)
         elif name == "log.csv":
-            rows = read_log(out)
+            rows = logged(out)
             found[name] = [tuple(row[c] for c in COLUMNS if c != "seconds") for row in rows]
         else:
             found[name] = path.read_bytes()

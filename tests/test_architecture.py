@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "processes": {"errors"},
     "stopping": set(),
     "provenance": {"__init__", "processes"},
-    "run_log": {"errors", "output", "pictures", "training"},
+    "run_log": {"log", "pictures", "training"},
     "forward": {"data", "noise", "process", "schedule"},
     "plugins": {"catalog", "errors"},
     "labels": {"errors", "noise"},

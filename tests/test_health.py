@@ -11,7 +11,7 @@ from conftest import with_training
 from pocketddpm.checkpoint import load_checkpoint, newest_checkpoint
 from pocketddpm.config import ObjectiveConfig
 from pocketddpm.errors import DDPMError
-from pocketddpm.run_log import read_log
+from pocketddpm.run_log import logged
 from pocketddpm.session import Session
 from pocketddpm.training.health import (
     COST,
@@ -90,7 +90,7 @@ def test_skipping_is_part_of_the_state(tiny, tmp_path):
             assert_close(halves.tensors[name], tensor, rtol=0, atol=0, msg=name)
         assert halves.meta["run"]["health"] == whole.meta["run"]["health"]
         assert whole.meta["run"]["health"]["skipped"] == 5
-        rows = [[r["loss"] for r in read_log(p)] for p in (tmp_path / "whole", out)]
+        rows = [[r["loss"] for r in logged(p)] for p in (tmp_path / "whole", out)]
         assert [repr(x) for x in rows[0]] == [repr(x) for x in rows[1]]
         assert math.isnan(rows[0][2])
 

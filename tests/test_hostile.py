@@ -44,7 +44,7 @@ from pocketddpm.metrics.extractor import read_file
 from pocketddpm.metrics.samples import read_samples
 from pocketddpm.model import load_model, model_from
 from pocketddpm.output import file_name
-from pocketddpm.run_log import read_log
+from pocketddpm.run_log import logged
 
 FORMATS = Path(__file__).parent / "checkpoints"
 DEVICE = torch.device("cpu")
@@ -430,7 +430,7 @@ READERS = {
     "checkpoint": (checkpoint_seeds, load_checkpoint),
     "extractor": (checkpoint_seeds, lambda path: read_file(path, None)),
     "config": (lambda folder: config_seeds(), read_config),
-    "log": (lambda folder: log_seeds(), lambda path: read_log(path.parent)),
+    "log": (lambda folder: log_seeds(), lambda path: logged(path.parent)),
 }
 NUMBERS = [0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1]
 

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 from campaign import Child, state_of, tiny_train, warm
 from pocketddpm.checkpoint import load_checkpoint
-from pocketddpm.run_log import read_log
+from pocketddpm.run_log import logged
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 PLAIN = {"sample_every": 0}
@@ -62,7 +62,7 @@ def together(count, task, folder):
 
 
 def losses(out):
-    return torch.tensor([row["loss"] for row in read_log(out)])
+    return torch.tensor([row["loss"] for row in logged(out)])
 
 
 @pytest.fixture(scope="module")

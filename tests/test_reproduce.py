@@ -6,7 +6,7 @@ import pytest
 
 from pocketddpm.commands.main import main
 from pocketddpm.commands.reproduce import first_plan, verdict
-from pocketddpm.run_log import read_log
+from pocketddpm.run_log import logged
 from pocketddpm.training.plan import Plan
 
 
@@ -50,7 +50,7 @@ def test_another_loss_is_noticed(run, tmp_path, capsys):
 
 
 def test_verdicts(run):
-    rows = read_log(run)
+    rows = logged(run)
     same = [(row["loss"], row["lr"]) for row in rows]
     assert verdict(rows, same) == (True, "the first 6 losses agree, bit for bit")
     near = [(loss * (1 + 1e-6), lr) for loss, lr in same]

@@ -10,12 +10,12 @@ from torch.testing import assert_close
 
 from conftest import with_training
 from pocketddpm.catalog import DATASETS
-from pocketddpm.checkpoint import load_checkpoint
+from pocketddpm.checkpoint import load_checkpoint, newest_checkpoint
 from pocketddpm.config import EvaluationConfig
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import load_images
 from pocketddpm.errors import ConfigError
-from pocketddpm.session import Session, newest_checkpoint
+from pocketddpm.session import Session
 from pocketddpm.validation import Validation, held_out_images
 from test_cli import TINY_NET, refused, run
 
@@ -67,7 +67,7 @@ def test_resuming_is_exact_and_the_log_goes_on(tiny, tmp_path):
     session(tiny, tmp_path / "whole").run()
     half = session(tiny, tmp_path / "halves")
     for progress in half.trainer.steps():
-        half._pending.append(progress)
+        half.log.add(progress)
         if progress.step == 4:
             half._evaluate()
         if progress.step == 5:
@@ -75,7 +75,8 @@ def test_resuming_is_exact_and_the_log_goes_on(tiny, tmp_path):
         if progress.step == 6:
             half._evaluate()  # after the checkpoint: forgotten
             break
-    half._flush()
+    half.log.flush()
+    half.close()
     assert [row.split(",")[0] for row in rows_of(tmp_path / "halves")[1:]] == ["4", "6"]
     checkpoint = newest_checkpoint(tmp_path / "halves")
     assert checkpoint is not None

@@ -16,7 +16,7 @@ from pocketddpm.errors import CheckpointError, OutputError
 from pocketddpm.output import writing
 
 # What a run writes; everything else in its folder is somebody else's.
-FILES = ("*.safetensors", "log.csv", "evaluation.csv", "*.png", "samples/*.png", "tensorboard/*")
+FILES = ("*.safetensors", "*.csv", "*.png", "samples/*.png", "tensorboard/*")
 LEFTOVERS = (
     *(f".*.tmp.{kind}" for kind in ("safetensors", "csv", "json", "png")),
     "samples/.step-*.tmp.png",

@@ -3,21 +3,18 @@
 In memory only what the curve and the reports need is kept, 16 bytes a step.
 """
 
-import csv
-import os
 import sys
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-from pocketddpm.errors import ConfigError
-from pocketddpm.output import replacing, writing
+from pocketddpm.log import Row, append_log, read_log, summary_writer, write_log
 from pocketddpm.pictures import save_loss_curve
 from pocketddpm.training.trainer import Progress
 
-COLUMNS: tuple[str, ...] = ("step", "images_seen", "epoch", "loss", "grad_norm", "lr", "seconds")
+COLUMNS = ("step", "images_seen", "epoch", "loss", "grad_norm", "lr", "seconds")
 
 
 class RunLog:
@@ -36,28 +33,17 @@ class RunLog:
         self._writer: Any = None
         if not writes:
             return
-        with (
-            replacing(self.path) as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for row in _read(self.path, until):
-                writer.writerow(row)
-                self.images_seen.append(int(row[1]))
-                self.loss.append(float(row[3]))
+        rows = logged(folder, until)
+        write_log(self.path, COLUMNS, rows)
+        self._keep(rows)
         if tensorboard:
-            last = max(self.images_seen, default=0)
-            self._writer = _summary_writer(folder, last)
-        if len(self.loss) < until:
+            self._writer = summary_writer(folder, max(self.images_seen, default=0))
+        if len(rows) < until:
             print(
-                f"pocketddpm: {self.path} holds {len(self.loss)} of the {until} steps before the "
+                f"pocketddpm: {self.path} holds {len(rows)} of the {until} steps before the "
                 "checkpoint; the others are not in the log any more",
                 file=sys.stderr,
             )
-
-    def __len__(self) -> int:
-        return len(self.loss) + len(self._pending)
 
     def add(self, progress: Progress) -> None:
         """Take note of a step; its loss is read from the device by `flush`."""
@@ -67,24 +53,16 @@ class RunLog:
         """Write what is pending to the disk; return its mean loss (NaN when nothing is pending)."""
         rows = [_row(progress) for progress in self._pending]
         self._pending.clear()
-        if not rows:
-            return nan
-        self.images_seen.extend(row[1] for row in rows)
-        self.loss.extend(row[3] for row in rows)
-        if self.writes:
-            with writing(self.path), open(self.path, "a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(rows)
-                # A checkpoint is written after its rows: a power cut must not undo that order.
-                file.flush()
-                os.fsync(file.fileno())
-        if self._writer is not None:
-            for row in rows:
-                for name in ("loss", "grad_norm", "lr"):
-                    self._writer.add_scalar(name, row[COLUMNS.index(name)], row[1])
-        return _mean(row[3] for row in rows)
+        self._keep(rows)
+        if self.writes and rows:
+            append_log(self.path, COLUMNS, rows)
+        for row in rows:
+            values = {name: row[name] for name in ("loss", "grad_norm", "lr")}
+            self.chart(values, int(row["images_seen"]))
+        return _mean(row["loss"] for row in rows)
 
-    def note(self, images_seen: int, values: Mapping[str, float]) -> None:
-        """Write named numbers to the TensorBoard log, where there is one."""
+    def chart(self, values: Mapping[str, float], images_seen: int) -> None:
+        """Write values to TensorBoard, if it is on."""
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, images_seen)
@@ -105,65 +83,32 @@ class RunLog:
         if self._writer is not None:
             self._writer.close()
 
-
-def read_log(folder: Path) -> list[dict[str, float]]:
-    """Return the whole rows of a run's log, by column; empty when there is none."""
-    rows = _read(folder / "log.csv", sys.maxsize)
-    return [dict(zip(COLUMNS, map(float, row), strict=True)) for row in rows]
-
-
-def _row(progress: Progress) -> tuple[Any, ...]:
-    return (
-        progress.step,
-        progress.images_seen,
-        progress.epoch,
-        float(progress.loss),
-        float(progress.grad_norm),
-        progress.lr,
-        round(progress.seconds, 3),
-    )
+    def _keep(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self.images_seen.append(int(row["images_seen"]))
+            self.loss.append(row["loss"])
 
 
-def _mean(losses: Any) -> float:
+def logged(folder: Path, until: int = sys.maxsize) -> list[Row]:
+    """Return the rows of steps 1..until of a run's log, up to the first that is missing."""
+    rows = read_log(folder / "log.csv", COLUMNS, until)
+    gap = next((i for i, row in enumerate(rows) if row["step"] != i + 1), len(rows))
+    return rows[:gap]
+
+
+def _row(progress: Progress) -> Row:
+    return {
+        "step": progress.step,
+        "images_seen": progress.images_seen,
+        "epoch": progress.epoch,
+        "loss": float(progress.loss),
+        "grad_norm": float(progress.grad_norm),
+        "lr": progress.lr,
+        "seconds": round(progress.seconds, 3),
+    }
+
+
+def _mean(losses: Iterable[float]) -> float:
     """Return the mean of the finite ones (a skipped step has no loss)."""
     finite = [loss for loss in losses if isfinite(loss)]
     return sum(finite) / len(finite) if finite else nan
-
-
-def _read(path: Path, until: int) -> Iterator[list[str]]:
-    """Yield the rows of steps 1..until, up to the first that is missing or damaged.
-
-    A killed run, or a full disk, may leave half a row; it comes after the checkpoint.
-    """
-    if not path.exists():
-        return
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        rows = csv.reader(file)
-        try:
-            if next(rows, None) != list(COLUMNS):
-                return
-            for step, row in enumerate(rows, 1):
-                if step > until or not _whole(row, step):
-                    return
-                yield row
-        except csv.Error:
-            return
-
-
-def _whole(row: list[str], step: int) -> bool:
-    try:
-        numbers = [float(value) for value in row]
-        return len(numbers) == len(COLUMNS) and int(row[0]) == step and 0 < int(row[1]) < 2**63
-    except ValueError:
-        return False
-
-
-def _summary_writer(folder: Path, last: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError(
-            "--tensorboard needs the extra 'tensorboard': pip install 'pocketddpm[tensorboard]'"
-        ) from None
-    # What an interrupted run wrote after its checkpoint is hidden.
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=last + 1 if last else None)

@@ -49,7 +49,6 @@ from pocketddpm.training.trainer import Trainer
 from pocketddpm.validation import Validation, check_evaluation, held_out_images
 
 PREVIEW_ROWS, PREVIEW_STEPS = 6, 50
-SCORES = ("frechet", "ratio", "precision", "recall")
 FLUSH_EVERY = 50  # steps between reads of the losses from the device
 
 
@@ -321,8 +320,8 @@ class Session:
             self._say(validation.told())
             if self.experiment.evaluation.best_by == "evaluation" and validation.is_best():
                 self._save_best()
-            scores = {f"held-out {key}": row[key] for key in SCORES}
-            self.log.note(int(row["images_seen"]), scores)
+            keys = ("frechet", "ratio", "precision", "recall")
+            self.log.chart({f"held-out {key}": row[key] for key in keys}, trainer.images_seen)
         self.accelerator.wait_for_everyone()
 
     def _save_best(self) -> None:

@@ -134,7 +134,7 @@ class Evaluate:
             tstr=recipe,
             watch=progress_bar,
             # A model in memory is one process's own.
-            extract=features_together if model is None else in_one_process,
+            extract=in_one_process if given else features_together,
         )
         if model is not None:
             add_bits(report, model, self.n, self.data, self.seed, progress_bar)

@@ -41,13 +41,13 @@ class Reproduce:
         from pocketddpm.checkpoint import find_checkpoint, load_checkpoint
         from pocketddpm.config import Experiment, from_dict
         from pocketddpm.provenance import machine, versions
-        from pocketddpm.run_log import read_log
+        from pocketddpm.run_log import logged
         from pocketddpm.session import Session
 
         if self.steps < 1:
             raise ConfigError(f"--steps must be at least 1, got {self.steps}")
         meta = load_checkpoint(find_checkpoint(self.folder)).meta
-        rows = read_log(self.folder)[: self.steps]
+        rows = logged(self.folder)[: self.steps]
         if not rows:
             raise CheckpointError(f"{self.folder} holds no log.csv to compare with")
         if meta.get("begun_with"):
