@@ -284,7 +284,7 @@ def test_best_is_the_lowest_epoch_loss_and_cannot_be_resumed(tiny, tmp_path):
     tiny = with_training(tiny, steps=None, epochs=4, batches_per_epoch=3)
     run = session(tiny, tmp_path)
     epochs = []
-    run._end_epoch = lambda loss, bar: (epochs.append(loss), Session._end_epoch(run, loss, bar))
+    run._end_epoch = lambda loss: (epochs.append(loss), Session._end_epoch(run, loss))
     run.run()
     assert len(epochs) == 4
     rows = [float(x) for x in losses_of(tmp_path)]
