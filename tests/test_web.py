@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import threading
+from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from urllib.request import urlopen
@@ -15,13 +16,17 @@ import torch
 from torch import nn
 
 from models import model_around
+from pocketddpm.build import build_schedule
+from pocketddpm.config import ScheduleConfig
 from pocketddpm.convert import to_web
 from pocketddpm.convert.to_onnx import facts, write_onnx
 from pocketddpm.convert.to_web import PAGE, RUNTIME, SHA256, find_runtime, serve, write_web
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.errors import ConfigError, DataError
+from pocketddpm.grid import make_grid
 from pocketddpm.noise import Role, normal
 from pocketddpm.prediction import PREDICTIONS
+from pocketddpm.schedule import Schedule, zero_terminal_snr
 from test_diffusers_format import a_model
 
 JAVASCRIPT = Path(to_web.__file__).parent / "page" / "sampler.js"
@@ -66,11 +71,16 @@ def test_the_noise_is_pythons(seed, index):
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_the_times_are_pythons():
+@pytest.mark.parametrize("spacing", ["trailing", "karras"])
+def test_the_times_are_pythons(spacing):
     pairs = [(1000, n) for n in (1, 2, 3, 7, 20, 333, 1000)] + [(5, 2), (10, 4), (1, 1)]
-    got = javascript(f"console.log(JSON.stringify({json.dumps(pairs)}.map(p => s.trailing(...p))))")
-    for (T, steps), times in zip(pairs, got, strict=True):
-        assert times == [round(T - i * T / steps) for i in range(steps)] + [0]
+    for T, steps in pairs if spacing == "trailing" else [*pairs[:5], (10, 4)]:
+        schedule = build_schedule(ScheduleConfig("linear", T))
+        told = json.dumps({"alpha_bar": schedule.alpha_bar.tolist(), "spacing": spacing})
+        got = javascript(f"console.log(JSON.stringify(s.makeGrid({told},{steps})))")
+        grid = make_grid(schedule, steps, spacing)
+        np.testing.assert_allclose([t for t, _ in got], grid.t, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose([bar for _, bar in got], grid.alpha_bar, rtol=1e-9)
 
 
 class Toy(nn.Module):
@@ -84,14 +94,22 @@ class Toy(nn.Module):
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("prediction", list(PREDICTIONS))
-def test_the_sampler_is_pythons(prediction, clip, guidance):
+@pytest.mark.parametrize(("sampler", "spacing"), [("ddim", "trailing"), ("dpmpp", "karras")])
+def test_the_sampler_is_pythons(sampler, spacing, prediction, clip, guidance):
     mean = torch.linspace(-0.5, 0.5, 16).view(1, 4, 4)
     model = model_around(
-        Toy(), prediction=prediction, clip=clip, scaling=Scaling(0.0, 2.0, mean), schedule="linear"
+        Toy(),
+        prediction=prediction,
+        scaling=Scaling(0.0, 2.0, mean),
+        schedule="linear",
+        sampler=sampler,
+        spacing=spacing,
+        clip=clip,
     )
     labels = [3, 0, 9]
     wanted = model.sample(labels=labels, steps=8, guidance=guidance, seed=5).images
-    told = json.dumps({**facts(model), "guidable": True})
+    told = json.dumps(facts(model))
+    assert (facts(model)["sampler"], facts(model)["spacing"]) == (sampler, spacing)
     got = javascript(
         f"""const facts = {told};
         const ask = async (x, t, y) => x.map((v, j) =>
@@ -104,6 +122,24 @@ def test_the_sampler_is_pythons(prediction, clip, guidance):
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.05
     assert wanted.std() > 10
+
+
+def test_zero_terminal_snr_and_one_step():
+    for steps in (1, 6):
+        model = model_around(Toy(), prediction="v", sampler="dpmpp", spacing="karras")
+        ab = zero_terminal_snr(model.schedule.alpha_bar)
+        model = replace(model, schedule=Schedule(ab))
+        told = facts(model)
+        assert told["spacing"] == "trailing"
+        wanted = model.sample(labels=[1], steps=steps, spacing="trailing").images
+        got = javascript(
+            f"""const ask = async (x, t, y) => x.map((v, j) =>
+              Math.tanh(v + y[0] / 4) * Math.cos(t / 500));
+            s.sample({json.dumps(told)}, ask, async () => true,
+              {{ seed: 0, labels: [1], count: 1, steps: {steps}, guidance: 1 }}).then(
+              (x) => console.log(JSON.stringify([...s.toBytes({json.dumps(told)}, x)])));"""
+        )
+        assert np.abs(np.array(got).reshape(wanted.shape) - wanted.astype(int)).max() <= 1
 
 
 # ONNX --------------------------------------------------------------------------------------------

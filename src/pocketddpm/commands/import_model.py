@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import Positional
 
-from pocketddpm.errors import unknown
+from pocketddpm.errors import ConfigError, unknown
 
-FORMATS = ("diffusers",)
+if TYPE_CHECKING:
+    from pocketddpm.convert.imported import Foreign
+
+FORMATS = ("diffusers", "improved-diffusion")
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,11 @@ class Import:
     """
 
     path: Positional[Path]
-    """A folder that diffusers wrote."""
+    """A folder that diffusers wrote, or improved-diffusion's .pt file."""
     format: Annotated[str, tyro.conf.arg(name="from")]
-    """diffusers."""
+    """diffusers or improved-diffusion."""
+    flags: str | None = None
+    """For improved-diffusion: its training's flags, image_size=32,noise_schedule=cosine, ..."""
     data: str | None = None
     """The data set that it was trained on, for `evaluate`."""
     out: Path | None = None
@@ -33,7 +38,6 @@ class Import:
     def run(self) -> None:
         """Read, check, write, and say what came of it."""
         from pocketddpm.checkpoint import save_checkpoint
-        from pocketddpm.convert.from_diffusers import read_diffusers
         from pocketddpm.convert.imported import as_checkpoint
         from pocketddpm.output import refuse_existing
 
@@ -41,7 +45,7 @@ class Import:
             raise unknown("format", self.format, FORMATS)
         out = self.out or Path("runs") / self.path.stem
         refuse_existing(out, self.overwrite)
-        foreign = read_diffusers(self.path)
+        foreign = self._read()
         if self.data is not None:
             foreign = replace(foreign, data=replace(foreign.data, name=self.data))
         checkpoint = as_checkpoint(foreign)
@@ -52,3 +56,17 @@ class Import:
             f"{'x'.join(map(str, foreign.shape))}, {len(foreign.classes)} classes -> {out}; "
             f"draw with: pocketddpm sample {out}"
         )
+
+    def _read(self) -> "Foreign":
+        from pocketddpm.config import from_dict, parse_options
+
+        if self.format == "diffusers":
+            from pocketddpm.convert.from_diffusers import read_diffusers
+
+            if self.flags is not None:
+                raise ConfigError("--flags are for improved-diffusion; diffusers' folders say all")
+            return read_diffusers(self.path)
+        from pocketddpm.convert.from_improved import Flags, read_improved
+
+        flags = from_dict(Flags, parse_options(self.flags or ""), "flag ")
+        return read_improved(self.path, flags)

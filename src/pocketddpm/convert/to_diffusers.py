@@ -50,6 +50,11 @@ def write_diffusers(model: Model, out: Path) -> None:
 def unet_config(model: Model) -> dict[str, Any]:
     """Return the keyword arguments of `UNet2DModel`."""
     sizes, _ = as_ddpm_unet(model)
+    if sizes.time_scale != 1:
+        raise ConfigError(
+            f"diffusers' times count by one, and this network's by {sizes.time_scale:g}; "
+            "it cannot be exported there"
+        )
     channels, height, width = model.shape
     learned = model.experiment.objective.variance == "learned"
     levels = range(len(sizes.widths))

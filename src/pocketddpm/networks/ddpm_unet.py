@@ -30,6 +30,7 @@ class Config:
     shifts the second norm; else it is added to the first convolution. groups, eps: of every
     GroupNorm. padding: of the strided convolutions; 0 pads at the right and bottom only.
     frequency_shift: 1 makes the last frequency of the time embedding 1/10000, 0 the one after it.
+    time_scale: what the time t - 1 is multiplied by before it is embedded.
     """
 
     widths: tuple[int, ...] = (128, 256, 256, 256)
@@ -44,6 +45,7 @@ class Config:
     eps: float = 1e-6
     padding: int = 0
     frequency_shift: int = 1
+    time_scale: float = 1.0
 
 
 def build(
@@ -95,7 +97,7 @@ class DDPMUNet(nn.Module):
     def __init__(self, config: Config, channels: int, out_channels: int, classes: int) -> None:
         super().__init__()
         widths, blocks = config.widths, config.blocks
-        self.classes, self.frequency_shift = classes, config.frequency_shift
+        self.classes, self.config = classes, config
         embedding = 4 * widths[0]
         self.time_embedding = nn.ModuleDict(
             {
@@ -129,7 +131,8 @@ class DDPMUNet(nn.Module):
     def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """Return the embedding of time and label, after its SiLU, [B,E]."""
         # Published networks count their times from 0.
-        waves = sinusoids(t - 1, self.conv_in.out_channels, self.frequency_shift)
+        times = (t - 1) * self.config.time_scale
+        waves = sinusoids(times, self.conv_in.out_channels, self.config.frequency_shift)
         first, second = self.time_embedding["linear_1"], self.time_embedding["linear_2"]
         embedding = second(F.silu(first(waves.to(self.conv_in.weight.dtype))))
         if self.class_embedding is not None:

@@ -18,9 +18,9 @@ function begin(told) {
   const [c, h, w] = facts.shape;
   at("about").textContent =
     `A denoising diffusion model for images of ${c}x${h}x${w}, trained on ${facts.name}. ` +
-    "DDIM turns noise into images, a step at a time.";
+    `${facts.sampler === "ddim" ? "DDIM" : "DPM-Solver++"} turns noise into images, a step at a time.`;
   at("steps").max = facts.alpha_bar.length - 1;
-  at("steps").value = Math.min(20, facts.steps);
+  at("steps").value = facts.steps;
   at("guidance").value = facts.guidance;
   at("guide").hidden = !facts.guidable;
   at("labels").hidden = !facts.classes.length;

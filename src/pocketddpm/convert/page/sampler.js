@@ -38,15 +38,44 @@ function startNoise(seed, index, size) {
   return noise;
 }
 
-// Times from T down to 0, evenly spaced; halves go to the even number, as in Python.
+// Pairs [t, alpha_bar] from T down to the clean image, as pocketddpm.grid makes them.
+function makeGrid(facts, steps) {
+  const table = facts.alpha_bar, T = table.length - 1;
+  if (facts.spacing === "karras") return [...karras(table, steps), [0, 1]];
+  return [...trailing(T, steps), 0].map((t) => [t, table[t]]);
+}
+
+// Evenly spaced times; halves go to the even number, as in Python.
 function trailing(T, steps) {
-  const times = [];
-  for (let i = 0; i < steps; i++) {
+  return Array.from({ length: steps }, (_, i) => {
     const exact = T - (i * T) / steps, whole = Math.floor(exact);
     const up = exact - whole > 0.5 || (exact - whole === 0.5 && whole % 2 === 1);
-    times.push(up ? whole + 1 : whole);
+    return up ? whole + 1 : whole;
+  });
+}
+
+// Even in sigma^(1/7) (arXiv 2206.00364, eq. 5), between the table's entries.
+function karras(table, steps) {
+  const rho = 7, T = table.length - 1, sigma = (bar) => Math.sqrt((1 - bar) / bar);
+  const low = sigma(table[1]) ** (1 / rho), high = sigma(table[T]) ** (1 / rho);
+  return Array.from({ length: steps }, (_, i) => {
+    const share = steps > 1 ? i / (steps - 1) : 0;
+    const logSnr = -2 * Math.log((high + share * (low - high)) ** rho);
+    return [timeOf(table, logSnr), 1 / (1 + Math.exp(-logSnr))];
+  });
+}
+
+// The time at which the schedule has this log-SNR: linear between the table's entries.
+function timeOf(table, logSnr) {
+  const at = (t) => Math.log(table[t]) - Math.log1p(-table[t]), T = table.length - 1;
+  if (logSnr <= at(T)) return T;
+  if (logSnr >= at(1)) return 1;
+  let early = 1, late = T; // at(early) >= logSnr > at(late)
+  while (late - early > 1) {
+    const middle = (early + late) >> 1;
+    if (at(middle) >= logSnr) early = middle; else late = middle;
   }
-  return [...times, 0];
+  return late - (logSnr - at(late)) / (at(early) - at(late));
 }
 
 // The clean image that the network's answer means, at x = a x0 + b eps.
@@ -64,33 +93,46 @@ function inputScale(facts, a, b) {
   return facts.prediction === "edm" ? 1 / Math.sqrt(b * b + (a * facts.sigma_data) ** 2) : 1;
 }
 
-// DDIM, eta = 0 (arXiv 2010.02502). ask(x, t, labels) -> the network's answers, both [n C H W] in
-// rows. Calls show(step, x) after every step; stops when it returns false.
+const halfLogSnr = (bar) => (Math.log(bar) - Math.log1p(-bar)) / 2;
+
+// Weights of the latest two estimates of the clean image on the step from bar to barNext: [1, 0] is
+// DDIM (arXiv 2010.02502); DPM-Solver++ 2M (arXiv 2211.01095) draws a line through both.
+function shares(facts, bar, barNext, barBefore) {
+  const line = facts.sampler === "dpmpp" && barNext < 1 && barBefore !== null && barBefore > 0;
+  if (!line) return [1, 0];
+  const start = halfLogSnr(bar), r = (halfLogSnr(barBefore) - start) / (halfLogSnr(barNext) - start);
+  return [1 - 1 / (2 * r), 1 / (2 * r)];
+}
+
+// ask(x, t, labels) -> the network's answers, both [n C H W] in rows. Calls show(step, x) after every
+// step; stops when it returns false.
 async function sample(facts, ask, show, { seed, labels, count, steps, guidance, first = 0 }) {
-  const size = facts.shape.reduce((p, v) => p * v, 1), T = facts.alpha_bar.length - 1;
-  let x = new Float32Array(count * size);
+  const size = facts.shape.reduce((p, v) => p * v, 1), grid = makeGrid(facts, steps);
+  let x = new Float32Array(count * size), before = null, barBefore = null;
   for (let k = 0; k < count; k++) x.set(startNoise(seed, first + k, size), k * size);
   if (!(await show(0, x))) return null;
   const guided = facts.null !== null && labels !== null && guidance !== 1;
   const none = guided ? labels.map(() => facts.null) : null;
-  const times = trailing(T, steps);
   for (let i = 0; i < steps; i++) {
-    const from = facts.alpha_bar[times[i]], to = facts.alpha_bar[times[i + 1]];
-    const a = Math.sqrt(from), b = Math.sqrt(1 - from), a2 = Math.sqrt(to), b2 = Math.sqrt(1 - to);
-    const scaled = x.map((v) => v * inputScale(facts, a, b));
-    const strong = await ask(scaled, times[i], labels);
-    const weak = guided ? await ask(scaled, times[i], none) : null;
-    const next = new Float32Array(x.length);
+    const [t, bar] = grid[i], barNext = grid[i + 1][1];
+    const a = Math.sqrt(bar), b = Math.sqrt(1 - bar), scale = inputScale(facts, a, b);
+    const scaled = x.map((v) => v * scale);
+    const strong = await ask(scaled, t, labels);
+    const weak = guided ? await ask(scaled, t, none) : null;
+    const clean = new Float32Array(x.length);
     for (let j = 0; j < x.length; j++) {
       const output = weak ? weak[j] + guidance * (strong[j] - weak[j]) : strong[j];
-      let x0 = cleanImage(facts, output, x[j], a, b);
+      clean[j] = cleanImage(facts, output, x[j], a, b);
       if (facts.clip) {
         const mean = facts.mean ? facts.mean[j % size] : 0;
-        x0 = Math.min(facts.high - mean, Math.max(facts.low - mean, x0));
+        clean[j] = Math.min(facts.high - mean, Math.max(facts.low - mean, clean[j]));
       }
-      next[j] = a2 * x0 + b2 * ((x[j] - a * x0) / b);
     }
-    x = next;
+    const [now, then] = shares(facts, bar, barNext, barBefore);
+    const ratio = Math.sqrt(1 - barNext) / b, weight = Math.sqrt(barNext) - a * ratio;
+    const held = before ?? clean; // the first step has no estimate before it
+    x = x.map((v, j) => ratio * v + weight * (now * clean[j] + then * held[j]));
+    [before, barBefore] = [clean, bar];
     if (!(await show(i + 1, x))) return null;
   }
   return x;
@@ -106,4 +148,4 @@ function toBytes(facts, x) {
   return bytes;
 }
 
-if (typeof module !== "undefined") module.exports = { philox, startNoise, trailing, sample, toBytes };
+if (typeof module !== "undefined") module.exports = { philox, startNoise, makeGrid, sample, toBytes };
