@@ -41,6 +41,8 @@ def theme() -> Base:
 
 
 CSS = """
+/* Gradio's own page asks the system alone, and would stay dark around a light page. */
+body { background: var(--body-background-fill) !important; }
 gradio-app { min-width: 0; }
 .gradio-container { max-width: min(1120px, 100vw) !important; margin: 0 auto !important;
   box-sizing: border-box; }
@@ -74,6 +76,7 @@ img.curve { width: 100%; max-width: 720px; height: auto; display: block; }
 .scroll { overflow-x: auto; }
 table.results { width: 100%; border: 0 !important;
   border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table.results thead, table.results tbody, table.results tr { border: 0 !important; }
 table.results th { text-align: left; font-size: .8rem; color: var(--body-text-color-subdued); }
 table.results th, table.results td { padding: .4rem .8rem .4rem 0 !important; white-space: nowrap;
   border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; }
@@ -85,7 +88,7 @@ button:focus-visible, input:focus-visible, [role=tab]:focus-visible {
   .tab-container button { padding: 0 .55rem !important; }
   #header { flex-wrap: wrap !important; }
   #header > :first-child { flex-basis: 100% !important; }
-  #header .block { min-width: 0 !important; }
+  #model { flex: 1 1 0 !important; }
 }
 """
 
