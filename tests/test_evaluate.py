@@ -195,7 +195,7 @@ def test_arrays_are_read(tmp_path):
         ({"images": np.zeros((2, 3, 3, 2), np.uint8)}, "the last axis is the colour"),
         ({"images": np.zeros((2, 3, 3), np.uint8), "labels": np.array([1])}, "labels of shape"),
         ({"images": np.zeros((2, 3, 3), np.uint8), "labels": np.array([1, 10])}, "must lie in 0"),
-        ({"images": np.array([None])}, "cannot be read"),
+        ({"images": np.array([None])}, "only numbers are read"),
     ],
 )
 def test_bad_arrays_are_refused(arrays, message, tmp_path):
