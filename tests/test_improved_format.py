@@ -1,4 +1,4 @@
-"""Import from improved-diffusion: its network, written a second time by tensor names, as the truth."""
+"""Import from improved-diffusion: its network, written again by tensor names, as the truth."""
 
 import math
 import re
