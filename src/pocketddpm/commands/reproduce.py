@@ -20,6 +20,8 @@ class Reproduce:
     """Start a run again from nothing, and compare its first losses with those in its log.
 
     Exits with 0 when they agree, and with 1 when they do not. The run is left as it is.
+
+    Example: pocketddpm reproduce runs/mnist --steps 20
     """
 
     folder: Positional[Path]
