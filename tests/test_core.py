@@ -82,7 +82,7 @@ def test_shift_divides_the_snr():
     ("config", "message"),
     [
         (ScheduleConfig("lineal"), "did you mean linear"),
-        (ScheduleConfig("linear", 0), "T must be at least 1"),
+        (ScheduleConfig("linear", 0), "T must lie in 1.."),
         (ScheduleConfig("linear", 10, {"beta_emd": 0.2}), "did you mean beta_end"),
         (ScheduleConfig("linear", 10, {"beta_end": 2.0, "rescale": False}), "between 0 and 1"),
         (ScheduleConfig("linear", 10, {"beta_end": "x"}), "must be float"),
