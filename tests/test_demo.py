@@ -104,6 +104,8 @@ def test_labels_are_cycled_and_laid_out_in_columns(model, plain):
     assert wish(model, n=12).numbers(model).tolist() == [*range(10), 0, 1]
     assert wish(model, n=12).columns(model) == 10
     assert wish(model, n=4).columns(model) == 4
+    assert wish(model).spacing == "trailing"
+    assert wish(model_around(Labelled(), spacing="karras")).spacing == "karras"
     unlabelled = wish(plain, labels=["3"], n=12, guidance=3)
     assert (unlabelled.numbers(plain), unlabelled.guidance) == (None, 1.0)
     assert unlabelled.columns(plain) == 10

@@ -38,10 +38,9 @@ class Reproduce:
         import sys
         from tempfile import TemporaryDirectory
 
-        from tqdm import tqdm
-
         from pocketddpm.checkpoint import find_checkpoint, load_checkpoint
         from pocketddpm.config import Experiment, from_dict
+        from pocketddpm.progress import bar as progress_bar
         from pocketddpm.provenance import machine, versions
         from pocketddpm.run_log import logged
         from pocketddpm.session import Session
@@ -68,7 +67,7 @@ class Reproduce:
             session.trainer.plan = first_plan(meta["run"]["plan"])
             steps = session.trainer.steps()
             again = []
-            for _ in tqdm(rows, unit="step", file=sys.stderr, dynamic_ncols=True):
+            for _ in progress_bar(iterable=rows, unit="step"):
                 progress = next(steps, None)
                 if progress is None:
                     break

@@ -30,7 +30,7 @@ def build(page: Page) -> None:
                 seed = wiring.seed_field()
                 another = gr.Button("Another", size="md", min_width=90)
             with gr.Accordion("More", open=False):
-                spacing = wiring.spacing_field()
+                spacing = wiring.spacing_field(page)
         with gr.Column(scale=2, min_width=300):
             with gr.Row():
                 start = gr.Button("Draw", variant="primary", elem_id="draw-start")

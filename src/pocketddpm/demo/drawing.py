@@ -61,11 +61,11 @@ def wish(
     n: float | None = 10,
     sampler: str = "ddim",
     steps: float | None = 20,
-    spacing: str = "trailing",
+    spacing: str | None = None,
     guidance: float | None = 1.0,
     seed: float | None = 0,
 ) -> Wish:
-    """Return the wish that a page's fields stand for.
+    """Return the wish that a page's fields stand for. spacing: None is the model's own.
 
     Raises ConfigError, in words for the person at the page, for a value that cannot be.
     """
@@ -77,7 +77,7 @@ def wish(
         n=whole(n, "The number of images", 1, MOST_IMAGES),
         sampler=sampler,
         steps=whole(steps, "Steps", 1, min(MOST_STEPS, model.schedule.T)),
-        spacing=spacing,
+        spacing=spacing or model.experiment.sampling.spacing,
         guidance=float(guidance) if guidable(model) else 1.0,
         seed=whole(seed, "The seed", 0, LARGEST_SEED),
     )

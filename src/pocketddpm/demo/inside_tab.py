@@ -30,7 +30,7 @@ def _schedule(page: Page) -> None:
     )
     with gr.Row():
         steps = wiring.steps_field(page, 10)
-        spacing = wiring.spacing_field()
+        spacing = wiring.spacing_field(page)
     curve = gr.HTML(elem_id="inside-schedule")
 
     @explained

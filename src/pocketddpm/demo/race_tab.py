@@ -33,7 +33,7 @@ def build(page: Page) -> None:
             labels = wiring.label_field(page, several=True)
             n = wiring.count_field(10)
             guidance = wiring.guidance_field(page)
-            spacing = wiring.spacing_field()
+            spacing = wiring.spacing_field(page)
             seed = wiring.seed_field()
         with gr.Column(scale=2, min_width=300):
             with gr.Row():

@@ -145,9 +145,12 @@ def seed_field(value: int = 0, label: str = "Seed") -> gr.Number:
     )
 
 
-def spacing_field() -> gr.Dropdown:
-    """Return the field for where the steps lie."""
-    return gr.Dropdown(list(SPACINGS), value="trailing", label="Spacing of the steps")
+def spacing_field(page: Page) -> gr.Dropdown:
+    """Return the field for where the steps lie; the model's own at first."""
+    own = lambda m: m.experiment.sampling.spacing  # noqa: E731
+    field = gr.Dropdown(list(SPACINGS), value=own(page.first), label="Spacing of the steps")
+    on_model(page, field, lambda m: gr.update(value=own(m)))
+    return field
 
 
 def on_model(page: Page, field: Any, change: Callable[[Model], Any]) -> None:
