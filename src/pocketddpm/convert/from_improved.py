@@ -4,10 +4,10 @@ Such a file says nothing of itself. Sizes are read from the tensors; the rest ar
 training, by their own names and with their own defaults. Only tensors are read (weights_only=True).
 """
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import torch
@@ -104,7 +104,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"no file {path}; give improved-diffusion's .pt file")
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         told = str(error).split("\n", 1)[0]
         raise CheckpointError(f"{path} cannot be read as weights: {told}") from error
     fine = isinstance(tensors, dict) and all(isinstance(t, Tensor) for t in tensors.values())
