@@ -196,9 +196,10 @@ def table(reports: dict[str, Report]) -> list[str]:
 
 
 def main() -> None:
-    """Write the table into a page, between its markers."""
+    """Write the table into a page, between its markers: DATA PAGE [N]."""
     data, page = sys.argv[1], Path(sys.argv[2])
-    lines = table(scores(load_setting(data)))
+    n = {"n": int(sys.argv[3])} if len(sys.argv) > 3 else {}
+    lines = table(scores(load_setting(data), **n))
     before, rest = page.read_text(encoding="utf-8").split(MARKERS[0])
     _, after = rest.split(MARKERS[1])
     middle = "\n".join([MARKERS[0], "", *lines, "", MARKERS[1]])
