@@ -119,6 +119,8 @@ class Child:
         except DDPMError as error:
             print(f"pocketddpm: {error}", file=sys.stderr)
             status = 2
+        except KeyboardInterrupt:  # as the command line does, before the run has begun
+            status = 130
         except BaseException:
             traceback.print_exc()
         finally:

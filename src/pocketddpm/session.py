@@ -173,34 +173,49 @@ class Session:
             if experiment.training != _training(checkpoint):
                 self.trainer.plan = None  # another budget was asked for
         agree_on_start(self.accelerator, self.trainer.step, out)
-        if self.main:
-            self.folder = RunFolder(out)
-            if checkpoint is not None:
-                self.folder.set_aside_damaged()
-            else:
-                # Asked again: another run may have come and gone since.
-                refuse_existing(out, overwrite)
-                self.folder.clear()
-                write_json(out / "config.json", self.meta)
-                first = loader.batch(0, min(64, training.batch_size)).images
-                save_grid(out / "data.png", first.cpu().numpy())
-                few = first[:8].cpu().numpy()
-                panels = forward_panels(few, schedule, scaling=scaling, seed=training.seed)
-                save_grid(out / "forward.png", panels, columns=5)
-            if held_out is not None and experiment.evaluation.every:
-                step = None if checkpoint is None else self.trainer.step
-                self.validation = Validation(
-                    self.experiment, images, held_out, out, resumed_at=step
-                )
-        self.log = RunLog(out, until=self.trainer.step, writes=self.main, tensorboard=tensorboard)
+        self.folder = RunFolder(out) if self.main else None
+        try:
+            if self.folder is not None:
+                self._prepare(self.folder, checkpoint, overwrite)
+                if held_out is not None and experiment.evaluation.every:
+                    step = None if checkpoint is None else self.trainer.step
+                    self.validation = Validation(
+                        self.experiment, images, held_out, out, resumed_at=step
+                    )
+            self.log = RunLog(
+                out, until=self.trainer.step, writes=self.main, tensorboard=tensorboard
+            )
+        except BaseException:
+            self._release()
+            raise
+
+    def _prepare(self, folder: RunFolder, checkpoint: Checkpoint | None, overwrite: bool) -> None:
+        """Make the folder ready: to go on in it, or to begin, with pictures of the data."""
+        if checkpoint is not None:
+            folder.set_aside_damaged()
+            return
+        # Asked again: another run may have come and gone since.
+        refuse_existing(self.out, overwrite)
+        folder.clear()
+        write_json(self.out / "config.json", self.meta)
+        trainer, training = self.trainer, self.experiment.training
+        first = trainer.loader.batch(0, min(64, training.batch_size)).images
+        save_grid(self.out / "data.png", first.cpu().numpy())
+        few = first[:8].cpu().numpy()
+        schedule = trainer.objective.schedule
+        panels = forward_panels(few, schedule, scaling=trainer.scaling, seed=training.seed)
+        save_grid(self.out / "forward.png", panels, columns=5)
+
+    def _release(self) -> None:
+        if self.folder is not None:
+            self.folder.release()
 
     def run(self) -> None:
         """Train to the end; on Ctrl-C or SIGTERM save, say how to resume, and exit."""
         try:
             self._run()
         finally:
-            if self.main:
-                self.folder.release()
+            self._release()
 
     def _run(self) -> None:
         trainer = self.trainer
@@ -271,8 +286,7 @@ class Session:
     def close(self) -> None:
         """Finish the log and release the folder."""
         self.log.close()
-        if self.main:
-            self.folder.release()
+        self._release()
 
     def model(self) -> Model:
         """Return the model as it is now, with averaged weights."""

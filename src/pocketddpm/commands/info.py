@@ -89,6 +89,7 @@ def _told(values: dict[str, Any]) -> str:
 
 def _with(entry: dict[str, object], key: str) -> str:
     options = entry[key]
-    assert isinstance(options, dict)
+    if not isinstance(options, dict):
+        raise TypeError(f"{key} must be an object, got {options!r}")
     told = ", ".join(f"{k}={v}" for k, v in options.items())
     return f"{entry['name']} ({told})" if told else str(entry["name"])
