@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pocketddpm.errors import CheckpointError
+from pocketddpm.hub import pull
 from pocketddpm.output import replacing, writing
 
 FORMAT_VERSION = 1
@@ -128,8 +129,11 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 def find_checkpoint(path: Path) -> Path:
     """Return the checkpoint that `path` means: itself, the last of a run folder, a shipped name.
 
+    hf:USER/NAME is one on the Hugging Face hub.
     Raises CheckpointError when there is none. What lies on the disk comes before a shipped name.
     """
+    if (given := path.as_posix()).startswith("hf:"):
+        return pull(given[3:])
     if path.is_dir():
         for name in ("last.safetensors", "previous.safetensors", "best.safetensors"):
             if (path / name).is_file():

@@ -25,7 +25,7 @@ class Export:
     model: Positional[str]
     """A run folder or a checkpoint."""
     to: str
-    """diffusers (a folder), onnx (a file) or web (a static page)."""
+    """diffusers (a folder), onnx (a file), web (a static page) or hub:USER/NAME (uploads it)."""
     out: Path | None = None
     """Where to write it; MODEL-FORMAT beside the model by default."""
     weights: str = "ema"
@@ -46,14 +46,21 @@ class Export:
         from pocketddpm.model import load_model
         from pocketddpm.output import refuse_existing
 
-        if self.to not in FORMATS:
-            raise unknown("format", self.to, FORMATS)
+        hub = self.to.startswith("hub:")
+        if self.to not in FORMATS and not hub:
+            raise unknown("format", self.to, (*FORMATS, "hub:USER/NAME"))
         if self.weights not in ("ema", "model"):
             raise ConfigError(f"--weights is ema or model, got '{self.weights}'")
         if self.to != "web" and (self.runtime is not None or self.serve):
             raise ConfigError(f"--runtime and --serve are for --to web, not {self.to}")
+        if hub:
+            if self.out is not None:
+                raise ConfigError("--out is for files; hub:USER/NAME says where already")
+            return self._hub(self.to.removeprefix("hub:"))
         path = Path(self.model)
-        out = self.out or path.with_name(f"{path.stem}{'.' if self.to == 'onnx' else '-'}{self.to}")
+        # Shipped models and the hub's have no folder of their own here.
+        beside = path.parent if path.exists() else Path()
+        out = self.out or beside / (f"{path.stem}{'.' if self.to == 'onnx' else '-'}{self.to}")
         refuse_existing(out, self.overwrite)
         model = load_model(self.model, weights=self.weights)
         {"diffusers": self._diffusers, "onnx": self._onnx, "web": self._web}[self.to](model, out)
@@ -84,6 +91,41 @@ class Export:
         )
         if self.serve:
             serve(out, self.port, lambda url: print(f"serving {url}, Ctrl-C ends it", flush=True))
+
+    def _hub(self, name: str) -> None:
+        """Upload the weights alone, with a page that says how to draw from them."""
+        import tempfile
+
+        from pocketddpm.checkpoint import (
+            Checkpoint,
+            find_checkpoint,
+            load_checkpoint,
+            save_checkpoint,
+        )
+        from pocketddpm.hub import FILE, push
+        from pocketddpm.model import load_model
+
+        model = load_model(self.model, weights=self.weights)
+        stored = load_checkpoint(find_checkpoint(Path(self.model)))
+        weights = stored.part(self.weights) or stored.part("model")
+        parts = {f"model.{k}": v for k, v in weights.items()}
+        parts |= {f"scaling.{k}": v for k, v in stored.part("scaling").items()}
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / FILE
+            save_checkpoint(path, Checkpoint(stored.meta, parts))
+            url = push(path, name, _page(model, name))
+        print(f"wrote {url}; draw from it with: pocketddpm sample hf:{name}")
+
+
+def _page(model: "Model", name: str) -> str:
+    c, height, width = model.shape
+    labels = ", labels=[0]" if model.classes else ""
+    return (
+        "---\nlibrary_name: pocketddpm\ntags: [diffusion, ddpm]\n---\n\n"
+        f"A diffusion model for images of {c}x{height}x{width}, trained with pocketddpm.\n"
+        f'\n```python\nimport pocketddpm as pd\n\nmodel = pd.load("hf:{name}")\n'
+        f'model.sample(4{labels}).save("samples.png")\n```\n'
+    )
 
 
 def _announce() -> None:

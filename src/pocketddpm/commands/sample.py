@@ -317,8 +317,8 @@ def _columns(labels: str, n: int) -> int | None:
 
 
 def _default_out(model: str, seed: int) -> Path:
-    """Return the place in the run; for a shipped model one in the working folder."""
+    """Return the place in the run; for a shipped model or the hub's one in the working folder."""
     path = Path(model)
     if not path.exists():
-        return Path("samples") / f"{model}-seed-{seed}.png"
+        return Path("samples") / f"{path.name}-seed-{seed}.png"
     return (path if path.is_dir() else path.parent) / "samples" / f"seed-{seed}.png"

@@ -9,6 +9,7 @@ that aspect ratio is resized to it with antialiasing, so that nothing is ever sq
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,8 @@ MAX_PIXELS = 64_000_000
 
 
 @contextmanager
-def opened(path: Path) -> Iterator["Image"]:
-    """Open an image without decoding it; refuse one of too many pixels."""
+def opened(source: Path | bytes) -> Iterator["Image"]:
+    """Open an image, a file or its content, without decoding it; refuse one of too many pixels."""
     import PIL.Image
 
     with warnings.catch_warnings():
@@ -34,7 +35,7 @@ def opened(path: Path) -> Iterator["Image"]:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         too_large = ValueError(f"more than {MAX_PIXELS:,} pixels")
-        with path.open("rb") as file:
+        with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             try:
                 image = PIL.Image.open(file, formats=FORMATS)
             except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
@@ -83,18 +84,18 @@ def _upright(image: "Image") -> "Image":
 
 
 def decode(
-    path: Path, *, channels: int, image_size: tuple[int, int] | None = None
+    source: Path | bytes, *, channels: int, image_size: tuple[int, int] | None = None
 ) -> NDArray[np.uint8]:
     """Return one image file as uint8 [C,H,W].
 
     Args:
-        path: the file.
+        source: the file, or its content.
         channels: 1 for grey, 3 for RGB.
         image_size: (height, width) to reach by centre crop and resize; None keeps the file's.
 
     Raises whatever Pillow raises for a damaged file, and ValueError for one of too many pixels.
     """
-    with opened(path) as file_image:
+    with opened(source) as file_image:
         file_image.load()
         image = _flatten(_upright(file_image)).convert("L" if channels == 1 else "RGB")
         if image_size is not None:

@@ -31,7 +31,7 @@ def load_images(
 
     Args:
         name_or_path: a name in the catalogue of data sets, or the path of a folder of images (with
-            a separator in it, './mnist', where a name would be meant otherwise).
+            a separator in it, './mnist', where a name would be meant otherwise), or hf:NAME.
         split: 'train' or 'test'.
         image_size: (height, width) of the result; None keeps the set's own.
         fit: how that size is reached: 'pad' adds zeros on all sides, 'resize' takes the largest
@@ -45,7 +45,9 @@ def load_images(
     Raises ConfigError for an unknown name or class, a subset larger than the set, a size below 1,
     and padding to less than the set's size; DataError for all that can be wrong with the files.
     """
-    if name_or_path in DATASETS.names():
+    if name_or_path.startswith("hf:"):
+        entry, path = DATASETS.load("hf"), Path(name_or_path[3:])
+    elif name_or_path in DATASETS.names():
         entry, path = DATASETS.load(name_or_path), None
     elif {os.sep, os.altsep} & set(name_or_path) or Path(name_or_path).expanduser().exists():
         entry, path = DATASETS.load("folder"), Path(name_or_path).expanduser()

@@ -1,0 +1,197 @@
+"""The Hugging Face hub: data sets from local parquet, models through an API object of our own."""
+
+import re
+import shutil
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pocketddpm as pd
+from pocketddpm.checkpoint import load_checkpoint
+from pocketddpm.commands.main import main
+from pocketddpm.data.load import load_images
+from pocketddpm.errors import CheckpointError, ConfigError, DataError, OutputError
+from pocketddpm.hub import push
+
+datasets = pytest.importorskip("datasets")
+huggingface_hub = pytest.importorskip("huggingface_hub")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path_factory):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    cache = str(tmp_path_factory.getbasetemp() / "hf")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    datasets.disable_progress_bars()
+
+
+def picture(value, size=(8, 6), mode="L") -> bytes:
+    buffer = BytesIO()
+    Image.new(mode, size, value).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def parquet(folder, name, pictures, labels=None, names=("cat", "dog")):
+    """Write one split as the hub stores it."""
+    values = {"image": [{"bytes": p, "path": None} for p in pictures]}
+    features = {"image": datasets.Image()}
+    if labels is not None:
+        values["label"] = labels
+        features["label"] = datasets.ClassLabel(names=list(names))
+    rows = datasets.Dataset.from_dict(values, features=datasets.Features(features))
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(folder / "data" / f"{name}-00000-of-00001.parquet")
+
+
+@pytest.fixture
+def local(tmp_path):
+    grey = [picture(20 * k) for k in range(10)]
+    parquet(tmp_path / "set", "train", grey, [0, 1] * 5)
+    parquet(tmp_path / "set", "test", grey[:4], [1, 1, 0, 0])
+    return tmp_path / "set"
+
+
+def test_a_data_set_from_parquet(local):
+    images = load_images(f"hf:{local}")
+    assert images.shape == (1, 6, 8)
+    assert images.images[:, 0, 0, 0].tolist() == [20 * k for k in range(10)]
+    assert images.labels is not None
+    assert images.labels.tolist() == [0, 1] * 5
+    assert images.classes == ("cat", "dog")
+    test = load_images(f"hf:{local}", "test", classes=("dog",))
+    assert (len(test), test.classes) == (2, ("dog",))
+    assert load_images(f"hf:{local}", image_size=(4, 4)).shape == (1, 4, 4)
+
+
+def test_colour_mixed_sizes_and_no_labels(tmp_path):
+    parquet(tmp_path / "a", "train", [picture(9), picture((1, 2, 3), (4, 4), "RGB")])
+    with pytest.raises(DataError, match=r"number 0 is 6x8, number 1 is 4x4\); give --image-size"):
+        load_images(f"hf:{tmp_path / 'a'}")
+    images = load_images(f"hf:{tmp_path / 'a'}", image_size=(4, 4))
+    assert images.shape == (3, 4, 4)
+    assert images.labels is None
+    assert images.images[1, :, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_unknown_labels_are_none(tmp_path):
+    parquet(tmp_path / "a", "train", [picture(9)] * 3, [-1, -1, -1])
+    assert load_images(f"hf:{tmp_path / 'a'}").labels is None
+
+
+def test_what_cannot_be_had_is_said(tmp_path, local):
+    with pytest.raises(ConfigError, match="given by its name"):
+        load_images("hf")
+    with pytest.raises(DataError, match="hf:nobody/nothing is no folder here"):
+        load_images("hf:nobody/nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty cannot be had"):
+        load_images(f"hf:{tmp_path / 'empty'}")
+    parquet(tmp_path / "a", "train", [picture(9), b"no picture"])
+    with pytest.raises(DataError, match="image 1 cannot be read"):
+        load_images(f"hf:{tmp_path / 'a'}")
+    with pytest.raises(DataError, match="has no test split; it has train"):
+        load_images(f"hf:{tmp_path / 'a'}", "test")
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"]})
+    (tmp_path / "b").mkdir()
+    rows.to_parquet(tmp_path / "b" / "train.parquet")
+    with pytest.raises(DataError, match="no column of images; it has text"):
+        load_images(f"hf:{tmp_path / 'b'}")
+
+
+def test_training_on_it(local, tmp_path):
+    out = tmp_path / "run"
+    main(["train", "digits", "--data", f"hf:{local}", "--image-size", "8", "--steps", "2", "--net",
+          "widths=8/16,head_width=8,groups=4", "--batch-size", "4", "--sample-every", "0",
+          "--out", str(out)])  # fmt: skip
+    main(["sample", str(out), "--labels", "cat", "--n", "2", "--steps", "2", "--out",
+          str(tmp_path / "x.npz")])  # fmt: skip
+    assert np.load(tmp_path / "x.npz")["images"].shape == (2, 8, 8)
+
+
+# Models ------------------------------------------------------------------------------------------
+
+
+class Api:
+    """The hub, as far as it is used: repositories are folders."""
+
+    root = None
+    made: list[str]
+
+    def create_repo(self, name, exist_ok):
+        assert exist_ok
+        type(self).made.append(name)
+        return f"hub/{name}"
+
+    def upload_folder(self, repo_id, folder_path, commit_message):
+        shutil.copytree(folder_path, type(self).root / repo_id, dirs_exist_ok=True)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub in a folder; returns the folder."""
+
+    def download(name, file, *, local_files_only):
+        path = tmp_path / "hub" / name / file
+        if not path.exists():
+            raise FileNotFoundError(f"404: {name}")
+        return str(path)
+
+    Api.root, Api.made = tmp_path / "hub", []
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return tmp_path / "hub"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("hub") / "run"
+    return out, pd.train("digits", steps=3, batch_size=8, sample_every=0, out=out,
+                         net="widths=8/16,head_width=8,groups=4")  # fmt: skip
+
+
+def test_there_and_back(hub, trained, tmp_path, monkeypatch, capsys):
+    out, model = trained
+    monkeypatch.delenv("POCKETDDPM_OFFLINE")
+    main(["export", str(out), "--to", "hub:me/digits"])
+    assert "pocketddpm sample hf:me/digits" in capsys.readouterr().out
+    assert Api.made == ["me/digits"]
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (hub / "me/digits/README.md").read_text(), re.DOTALL
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert (tmp_path / "samples.png").exists()
+    settings = {"labels": [3, 5], "steps": 2}
+    wanted = model.sample(**settings).images
+    assert np.array_equal(pd.load("hf:me/digits").sample(**settings).images, wanted)
+    stored = load_checkpoint(hub / "me" / "digits" / "model.safetensors")
+    assert {name.split(".")[0] for name in stored.tensors} == {"model"}  # no optimiser
+    main(["sample", "hf:me/digits", "--n", "2", "--steps", "2", "--out", str(tmp_path / "x.png")])
+    main(["sample", "hf:me/digits", "--n", "2", "--steps", "2"])
+    assert (tmp_path / "samples" / "digits-seed-0.png").exists()
+    main(["info", "hf:me/digits"])
+    main(["export", "hf:me/digits", "--to", "diffusers"])
+    assert (tmp_path / "digits-diffusers" / "unet").is_dir()
+
+
+def test_what_the_hub_refuses_is_one_line(hub, trained, monkeypatch, capsys):
+    with pytest.raises(OutputError, match="POCKETDDPM_OFFLINE is set"):
+        push(trained[0] / "last.safetensors", "me/x", "")
+    monkeypatch.delenv("POCKETDDPM_OFFLINE")
+    with pytest.raises(CheckpointError, match="hf:me/nothing cannot be had: 404"):
+        pd.load("hf:me/nothing")
+    for name in ("me", "a/b/c", "../x/y", "me/ x", ""):
+        with pytest.raises(ConfigError, match="named USER/NAME"):
+            pd.load(f"hf:{name}")
+    monkeypatch.setattr(Api, "create_repo", lambda *_, **__: 1 / 0)
+    with pytest.raises(SystemExit):
+        main(["export", str(trained[0]), "--to", "hub:me/x"])
+    assert (
+        "cannot push to me/x: division by zero; is 'hf auth login' done?" in capsys.readouterr().err
+    )
+    (hub / "me" / "broken").mkdir(parents=True)
+    (hub / "me" / "broken" / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="not a pocketddpm checkpoint"):
+        pd.load("hf:me/broken")
