@@ -10,45 +10,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from pocketddpm.bound import Bins
-from pocketddpm.build import (
-    build_network,
-    build_schedule,
-    pick_device,
-    pick_precision,
-    plugin_records,
-    takes_labels,
-)
-from pocketddpm.catalog import DATASETS
+from pocketddpm.build import build_network, build_schedule, pick_device, pick_precision
 from pocketddpm.checkpoint import Checkpoint, save_checkpoint, save_last
-from pocketddpm.config import Experiment
-from pocketddpm.data.load import class_counts, fingerprint, hold_out, load_images
+from pocketddpm.config import Experiment, TrainingConfig, from_dict
 from pocketddpm.data.loader import Loader
-from pocketddpm.data.scaling import Scaling
-from pocketddpm.errors import DataError
-from pocketddpm.flops import count_flops, count_parameters
-from pocketddpm.forward import forward_panels
 from pocketddpm.model import Model, model_from
 from pocketddpm.objective import build_objective
 from pocketddpm.output import refuse_existing, write_json
-from pocketddpm.pictures import save_grid
 from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.processes import agree_on_start, ending_together, rank
 from pocketddpm.progress import bar as progress_bar
 from pocketddpm.progress import say
-from pocketddpm.provenance import machine, versions
+from pocketddpm.run_data import RunData, load_run_data, run_record
 from pocketddpm.run_folder import RunFolder
 from pocketddpm.run_log import RunLog
+from pocketddpm.run_pictures import describe, save_first_pictures, save_preview
 from pocketddpm.stopping import Stop
 from pocketddpm.training.health import find_spikes, refuse_poisoned
 from pocketddpm.training.plan import check_budget
 from pocketddpm.training.trainer import Trainer
-from pocketddpm.validation import Validation, check_evaluation, held_out_images
+from pocketddpm.validation import Validation, check_evaluation
 
-PREVIEW_ROWS, PREVIEW_STEPS = 6, 50
 FLUSH_EVERY = 50  # steps between reads of the losses from the device
 
 
@@ -90,80 +75,21 @@ class Session:
         where = pick_device(device)
         precision = pick_precision(experiment.training.precision, where)
         training = replace(experiment.training, precision=precision)
-        data = experiment.data
-        images = load_images(
-            data.name,
-            image_size=data.image_size,
-            fit=data.fit,
-            subset=data.subset,
-            classes=data.classes,
-        )
-        print_of_all, held_out = fingerprint(images), None
-        if experiment.evaluation.every and not data.held_out:
-            data = replace(data, held_out=held_out_images(len(images)))
-        if data.held_out:
-            images, held_out = hold_out(images, data.held_out)
-        if data.flip is None:
-            name = data.name if data.name in DATASETS.names() else "folder"
-            data = replace(data, flip=bool(DATASETS.load(name).FLIP))
-        self.experiment = replace(experiment, data=data, training=training)
-        labelled = images.labels is not None and takes_labels(experiment.network)
-        classes = images.classes if labelled else ()
-        scaling = Scaling(data.low, data.high)
-        if data.center:
-            scaling = scaling.centered(images.images, where)
-        self.meta: dict[str, Any] = {
-            "experiment": self.experiment.to_dict(),
-            "shape": list(images.shape),
-            "classes": list(classes),
-            "class_counts": class_counts(images) if labelled else [],
-            "scaling": scaling.to_config(),
-            "data": {
-                "name": images.name,
-                "images": len(images),
-                "held_out": data.held_out,
-                "source": images.source,
-                "fingerprint": print_of_all,
-            },
-            "versions": versions(),
-            "machine": machine(where),
-        }
-        if begin_with is not None or (checkpoint and checkpoint.meta.get("begun_with")):
-            self.meta["begun_with"] = "another model's weights"
-        if plugins := plugin_records(self.experiment):
-            self.meta["plugins"] = plugins
+        data = load_run_data(experiment, where)
         if checkpoint is not None:
-            found, stored = self.meta["data"], checkpoint.meta["data"]
-            if found["fingerprint"] != stored["fingerprint"]:
-                raise DataError(
-                    f"{images.name} has changed since this run began ({stored['images']} images, "
-                    f"fingerprint {stored['fingerprint']}; now {found['images']}, "
-                    f"{found['fingerprint']}); restore it, or start a new run with another --out"
-                )
-        schedule = build_schedule(experiment.schedule)
-        network = build_network(self.experiment, images.shape, len(classes))
+            data.refuse_changed(checkpoint)
+        self.experiment = replace(experiment, data=data.config, training=training)
+        self.meta = run_record(
+            self.experiment,
+            data,
+            where,
+            begun_with_weights=begin_with is not None
+            or bool(checkpoint and checkpoint.meta.get("begun_with")),
+        )
+        self.images = data.images
         self.accelerator = Accelerator(mixed_precision="no", cpu=where.type == "cpu")
-        batches = training.batches_per_epoch
-        loader = Loader(
-            images,
-            batch_size=training.batch_size,
-            seed=training.seed,
-            device=self.accelerator.device,
-            epoch_images=batches * training.batch_size if batches else None,
-            flip=bool(data.flip),
-        )
-        objective = build_objective(
-            experiment.objective,
-            schedule,
-            null=len(classes) if classes else None,
-            batch_size=training.batch_size,
-            bins=Bins(*scaling.model_bounds, scaling.bin_width),
-        )
-        self.network = network
-        self.trainer = Trainer(
-            self.experiment, network, objective, loader, scaling, self.accelerator
-        )
-        self.images = images
+        self.network = build_network(self.experiment, data.images.shape, len(data.classes))
+        self.trainer = self._build_trainer(data)
         self.validation: Validation | None = None
         self.stop = Stop(self.accelerator, self._say)
         if begin_with is not None:
@@ -177,10 +103,10 @@ class Session:
         try:
             if self.folder is not None:
                 self._prepare(self.folder, checkpoint, overwrite)
-                if held_out is not None and experiment.evaluation.every:
+                if data.held_out is not None and experiment.evaluation.every:
                     step = None if checkpoint is None else self.trainer.step
                     self.validation = Validation(
-                        self.experiment, images, held_out, out, resumed_at=step
+                        self.experiment, data.images, data.held_out, out, resumed_at=step
                     )
             self.log = RunLog(
                 out, until=self.trainer.step, writes=self.main, tensorboard=tensorboard
@@ -188,6 +114,27 @@ class Session:
         except BaseException:
             self._release()
             raise
+
+    def _build_trainer(self, data: RunData) -> Trainer:
+        training, batches = self.experiment.training, self.experiment.training.batches_per_epoch
+        loader = Loader(
+            data.images,
+            batch_size=training.batch_size,
+            seed=training.seed,
+            device=self.accelerator.device,
+            epoch_images=batches * training.batch_size if batches else None,
+            flip=bool(data.config.flip),
+        )
+        objective = build_objective(
+            self.experiment.objective,
+            build_schedule(self.experiment.schedule),
+            null=len(data.classes) if data.classes else None,
+            batch_size=training.batch_size,
+            bins=Bins(*data.scaling.model_bounds, data.scaling.bin_width),
+        )
+        return Trainer(
+            self.experiment, self.network, objective, loader, data.scaling, self.accelerator
+        )
 
     def _prepare(self, folder: RunFolder, checkpoint: Checkpoint | None, overwrite: bool) -> None:
         """Make the folder ready: to go on in it, or to begin, with pictures of the data."""
@@ -198,13 +145,7 @@ class Session:
         refuse_existing(self.out, overwrite)
         folder.clear()
         write_json(self.out / "config.json", self.meta)
-        trainer, training = self.trainer, self.experiment.training
-        first = trainer.loader.batch(0, min(64, training.batch_size)).images
-        save_grid(self.out / "data.png", first.cpu().numpy())
-        few = first[:8].cpu().numpy()
-        schedule = trainer.objective.schedule
-        panels = forward_panels(few, schedule, scaling=trainer.scaling, seed=training.seed)
-        save_grid(self.out / "forward.png", panels, columns=5)
+        save_first_pictures(self.out, self.trainer)
 
     def _release(self) -> None:
         if self.folder is not None:
@@ -220,7 +161,7 @@ class Session:
     def _run(self) -> None:
         trainer = self.trainer
         plan = trainer.plan or trainer.make_plan()
-        self._say(self._describe(plan.total))
+        self._say(describe(self.meta, self.network, self.trainer, plan.total, self.out))
         if self.validation is not None:
             self._say(self.validation.describe())
         bar = progress_bar(
@@ -297,25 +238,6 @@ class Session:
         meta = {**self.meta, "evaluation": rows[-1]} if rows else self.meta
         return self.trainer.checkpoint(meta, with_state=with_state)
 
-    def _describe(self, total: int) -> str:
-        data, training = self.meta["data"], self.experiment.training
-        c, h, w = self.images.shape
-        x = torch.zeros(1, c, h, w, device=self.accelerator.device)
-        y = torch.zeros(1, dtype=torch.int64, device=x.device) if self.meta["classes"] else None
-        flops = count_flops(self.network, x, torch.ones(1, device=x.device), y)
-        parameters, _ = count_parameters(self.network)
-        source = f" ({data['source']})" if data["source"] else ""
-        classes = len(self.meta["classes"])
-        return (
-            f"{data['name']}: {data['images']} images {c}x{h}x{w}{source}, "
-            f"{f'{classes} classes' if classes else 'no labels'}\n"
-            f"{self.experiment.network.name}: {parameters / 1e6:.2f}M parameters, "
-            f"{flops / 1e9:.2f} GFLOP per image; {self.accelerator.device} "
-            f"x {self.accelerator.num_processes}, {training.precision}\n"
-            f"{total} images in {total // training.batch_size} steps of {training.batch_size} "
-            f"({total / self.trainer.loader.epoch_images:.1f} epochs) -> {self.out}"
-        )
-
     def _end_epoch(self, loss: float) -> None:
         best = self.trainer.best_loss
         if best is None or loss < best:
@@ -353,20 +275,8 @@ class Session:
     def _sample(self, step: int) -> None:
         """Write a preview: every class in its column, by a quick sampler whatever the preset's."""
         if self.main:
-            model = self.model()
-            columns = min(len(model.classes), 10) or PREVIEW_ROWS
-            labels = None
-            if model.classes:
-                names = ",".join(model.classes[:columns])
-                labels = model.label_numbers(names, PREVIEW_ROWS * columns)
-            images = model.sample(
-                PREVIEW_ROWS * columns,
-                labels=labels,
-                sampler="ddim",
-                steps=min(PREVIEW_STEPS, model.schedule.T),
-                seed=self.experiment.training.seed,
-            ).images
-            save_grid(self.out / "samples" / f"step-{step:07d}.png", images, columns)
+            seed = self.experiment.training.seed
+            save_preview(self.out / "samples" / f"step-{step:07d}.png", self.model(), seed)
             self.log.save_curve(self.out / "loss.png")
         self.accelerator.wait_for_everyone()
 
@@ -392,7 +302,5 @@ class Session:
         return f"pocketddpm train {self.experiment.preset} --resume {self.out}"
 
 
-def _training(checkpoint: Checkpoint) -> Any:
-    from pocketddpm.config import from_dict
-
+def _training(checkpoint: Checkpoint) -> TrainingConfig:
     return from_dict(Experiment, checkpoint.meta["experiment"], "checkpoint: ").training
