@@ -256,6 +256,10 @@ def test_losses_by_hand(loss):
         ({"loss": "hybrid"}, COSINE, "use --variance learned"),
         ({"loss": "vlb", "weighting": "p2"}, COSINE, "leave --weighting p2 out"),
         ({"loss": "consistency"}, COSINE, "use --prediction edm"),
+        ({"guidance": 0.5}, COSINE, "1 \\(none\\) or more, got 0.5"),
+        ({"guidance": float("nan")}, COSINE, "1 \\(none\\) or more, got nan"),
+        ({"guidance": 2.0, "label_dropout": 0.0}, COSINE, "use --label-dropout 0.1"),
+        ({"guidance": 2.0, "loss": "vlb"}, COSINE, "cannot learn guidance"),
         ({"loss": "vlb", "times": "log-normal"}, COSINE, "counts every time alike"),
         ({"sigma_data": 0.0}, COSINE, "must be positive, got 0.0"),
         ({"p_std": -1.0}, COSINE, "must be positive"),
@@ -290,6 +294,52 @@ def test_the_bound_as_a_loss_is_the_sum_of_its_terms():
         COSINE, t.long(), t.long() - 1, x0, x0_hat, variance="beta", decoder=pixel_decoder()
     )
     assert_close(losses.mean(), terms.sum())
+
+
+@pytest.mark.parametrize("loss", ["mse", "huber"])
+def test_learned_guidance_is_that_of_the_unguided_network(loss):
+    """A network of one number a label, on images that are one number a label: the optimum is known.
+
+    Unguided it would be the label's own mean, and without a label the mean of all; guidance moves
+    the first away from the second, and leaves the second alone.
+    """
+    means = torch.tensor([0.8, -0.4, 0.2])
+    guidance = 1.6
+    config = ObjectiveConfig("x0", loss, label_dropout=0.5, guidance=guidance)
+    objective = build_objective(config, LINEAR, null=3)
+    answers = nn.Parameter(torch.zeros(4))
+
+    class Table(nn.Module):
+        def forward(self, x, t, y):
+            return answers[y].view(-1, 1, 1, 1).expand_as(x)
+
+    y = torch.arange(3).repeat(400)
+    x0 = means[y].view(-1, 1, 1, 1)
+    for step in range(60):
+        # The same positions each time: the same labels are hidden, and all that moves is learned.
+        (gradient,) = torch.autograd.grad(
+            objective(Table(), x0, y, torch.arange(len(y)), 0).sum(), answers
+        )
+        hidden = uniform(0, Role.LABEL_DROPOUT, torch.arange(len(y))) < 0.5
+        seen = torch.bincount(torch.where(hidden, 3, y), minlength=4)
+        answers.data -= gradient / seen * (0.5 if loss == "mse" else 1.0)
+        assert step or not torch.equal(answers, torch.zeros(4))
+    no_label = x0.flatten()[hidden].mean()
+    assert_close(answers[3].data, no_label, atol=1e-4, rtol=0)
+    assert_close(answers[:3].data, no_label + guidance * (means - no_label), atol=1e-4, rtol=0)
+
+
+def test_learned_guidance_asks_for_nothing_more_where_there_are_no_labels():
+    asked = []
+
+    def network(x, t, y):
+        asked.append(y)
+        return torch.zeros_like(x)
+
+    x0, position = torch.zeros(4, 1, 2, 2), torch.arange(4)
+    for null, y in ((None, None), (2, None), (2, torch.tensor([0, 1, 0, 1]))):
+        build_objective(ObjectiveConfig(guidance=1.5), LINEAR, null)(network, x0, y, position, 0)
+    assert len(asked) == 1 + 1 + 2 and set(asked[-1].tolist()) == {2}
 
 
 def test_the_hybrid_loss_leaves_the_mean_to_the_simple_one():

@@ -67,7 +67,8 @@ class ObjectiveConfig:
     ln sigma for 'log-normal'. progressive: few times at first. variance: of the bound's steps;
     'learned' gives the network a second output. sigma_data: the deviation of the images' pixels,
     for 'edm' and 'soft-min-snr'. label_dropout: the share of labels hidden, which makes guidance
-    possible.
+    possible. guidance: learned into the network, so that sampling needs no second evaluation for
+    it (1: none; without labels there is none).
     """
 
     prediction: Literal["eps", "x0", "v", "edm"] = "v"
@@ -80,6 +81,7 @@ class ObjectiveConfig:
     variance: Literal["beta", "beta-tilde", "learned"] = "beta-tilde"
     sigma_data: float = 0.5
     label_dropout: float = 0.1
+    guidance: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -27,7 +28,8 @@ class Asked(NamedTuple):
     """One batch with the network's answer. t: int64 [B] on the CPU. a, b: [B,1,1,1].
 
     weight: [B], of the squared error. progress: share of the run that is done. believe(x, t, a, b):
-    the network's x0 estimate at other times, without gradient. The rest: [B,C,H,W].
+    the network's x0 estimate at other times, without gradient. lead: what guidance adds to the
+    target. The rest: [B,C,H,W].
     """
 
     t: Tensor
@@ -40,6 +42,7 @@ class Asked(NamedTuple):
     answer: Answer
     progress: float
     believe: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    lead: Tensor | float
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Objective:
     variance: str
     decoder: Decoder
     label_dropout: float
+    guidance: float
     null: int | None
 
     def __call__(
@@ -83,14 +87,23 @@ class Objective:
         if y is not None and self.null is not None and self.label_dropout > 0:
             hidden = uniform(seed, Role.LABEL_DROPOUT, position.to(y.device)) < self.label_dropout
             y = torch.where(hidden, self.null, y)
-        answer = ask(network, self.prediction, x_t, t.to(x0.device, torch.float32), y, a, b)
+        times = t.to(x0.device, torch.float32)
+        answer = ask(network, self.prediction, x_t, times, y, a, b)
+        lead: Tensor | float = 0.0
+        if y is not None and self.null is not None and self.guidance != 1:
+            with torch.no_grad():
+                null = torch.full_like(y, self.null)
+                weak = ask(network, self.prediction, x_t, times, null, a, b).output
+                # Where the label is hidden both are the same, but for rounding and dropout.
+                shown = (y != self.null).view(-1, 1, 1, 1)
+                lead = (1 - 1 / self.guidance) * shown * (answer.output - weak)
         weight = self.weights[t - 1].to(x0)
 
         @torch.no_grad()
         def believe(x: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
             return self.prediction.x0(ask(network, self.prediction, x, t, y, a, b).output, x, a, b)
 
-        asked = Asked(t, x0, eps, x_t, a, b, weight, answer, progress, believe)
+        asked = Asked(t, x0, eps, x_t, a, b, weight, answer, progress, believe, lead)
         losses = LOSSES[self.loss](self, asked)
         return losses * importance.to(losses)
 
@@ -118,12 +131,15 @@ Loss = Callable[[Objective, Asked], Tensor]
 def _distance(between: Callable[..., Tensor]) -> Loss:
     """Return the loss: the distance of output and target, the mean over pixels, times the weight.
 
-    The weights are those of squared errors; other distances take them as they are.
+    The weights are those of squared errors; other distances take them as they are. Guidance is
+    learned by moving the target by (1 - 1/g)(F(x_t, y) - F(x_t)), held fixed (model guidance,
+    arXiv 2502.12154): where F stands still, F(x_t, y) is what classifier-free guidance of scale g
+    would have made of the unguided network.
     """
 
     def loss(objective: Objective, asked: Asked) -> Tensor:
         target = objective.prediction.target(asked.x0, asked.eps, asked.a, asked.b)
-        distance = between(asked.answer.output, target, reduction="none")
+        distance = between(asked.answer.output, target + asked.lead, reduction="none")
         return asked.weight * distance.flatten(1).mean(1)
 
     return loss
@@ -160,7 +176,7 @@ def _consistency(objective: Objective, asked: Asked) -> Tensor:
     the schedule's smallest sigma the image itself is the target. Pseudo-Huber distance over
     sigma_t - sigma_r.
     """
-    _, x0, eps, x_t, a, b, _, answer, progress, believe = asked
+    _, x0, eps, x_t, a, b, _, answer, progress, believe, _ = asked
     sigma_t = b / a
     stage = 1 + int(CONSISTENCY_STAGES * progress)
     gap = (1 + 8 * torch.sigmoid(-sigma_t)) / 2**stage
@@ -193,6 +209,20 @@ REFUSALS: tuple[Refusal, ...] = (
     (
         lambda c, s: not 0 <= c.label_dropout < 1,
         "label dropout must lie in [0, 1), got {c.label_dropout}",
+    ),
+    (
+        lambda c, s: not 1 <= c.guidance < inf,
+        "guidance that is learned must be 1 (none) or more, got {c.guidance}",
+    ),
+    (
+        lambda c, s: c.guidance > 1 and c.label_dropout == 0,
+        "guidance is learned from images whose label is hidden; use --label-dropout 0.1, "
+        "or leave --guidance {c.guidance} out",
+    ),
+    (
+        lambda c, s: c.guidance > 1 and c.loss not in ("mse", "l1", "huber"),
+        "loss '{c.loss}' cannot learn guidance; use --loss mse, "
+        "or leave --guidance {c.guidance} out",
     ),
     (
         lambda c, s: c.sigma_data <= 0 or c.p_std <= 0,
@@ -268,5 +298,6 @@ def build_objective(
         variance=config.variance,
         decoder=pixel_decoder(bins),
         label_dropout=config.label_dropout,
+        guidance=config.guidance,
         null=null,
     )

@@ -89,6 +89,7 @@ class Distill:
                 p_mean=-1.1,
                 p_std=2.0,
                 label_dropout=0.0,
+                guidance=1.0,
             ),
             optimiser=replace(stored.optimiser, lr=self.lr),
             training=replace(stored.training, seed=self.seed, **given),

@@ -71,6 +71,8 @@ class Train:
     """Variance of the reverse steps, for the bound; learned needs hybrid or vlb."""
     label_dropout: float | None = None
     """Share of labels hidden, for guidance."""
+    guidance: float | None = None
+    """Guidance learned into the network, which then samples guided at no extra cost; 1: none."""
     steps: int | None = None
     """Budget in optimiser steps."""
     epochs: float | None = None
@@ -213,6 +215,7 @@ class Train:
                 progressive=_truth(self.progressive),
                 variance=self.variance,
                 label_dropout=self.label_dropout,
+                guidance=self.guidance,
             ),
             optimiser=_set(
                 experiment.optimiser,
