@@ -21,6 +21,7 @@ from pocketddpm.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
+from pocketddpm.commands.main import main
 from pocketddpm.config import (
     Experiment,
     NetworkConfig,
@@ -142,6 +143,29 @@ def test_options_are_parsed():
 
 
 # Learning ----------------------------------------------------------------------------------------
+
+
+def test_a_run_can_begin_with_another_models_weights(tmp_path, capsys):
+    trained, out = tmp_path / "first", tmp_path / "tuned"
+    train = ["train", "digits", "--net", "widths=8/16,groups=4,head_width=8", "--sample-every", "0"]
+    main([*train, "--steps", "3", "--out", str(trained)])
+    tune = [*train, "--out", str(out)]
+    main([*tune, "--begin-with", str(trained), "--steps", "2", "--lr", "1e-9"])
+    before, after = load_model(trained), load_model(out)
+    for name, tensor in before.network.state_dict().items():
+        assert_close(after.network.state_dict()[name], tensor, rtol=0, atol=1e-5)
+    # It is a run of its own, and goes on as one.
+    main([*tune, "--resume", "auto", "--begin-with", str(trained), "--steps", "3"])
+    assert load_checkpoint(out / "last.safetensors").meta["run"]["step"] == 3
+    for wrong, message in (
+        (["--net", "widths=8/24,groups=4,head_width=8"], "does not fit this network"),
+        (["--classes", "1,3"], "(11, "),
+        (["--resume", str(out)], "leave one of them out"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            main([*tune, "--begin-with", str(trained), "--steps", "2", "--overwrite", *wrong])
+        assert error.value.code == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

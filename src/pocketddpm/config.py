@@ -178,7 +178,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
-            raise unknown(f"option of {where or cls.__name__}", str(key), names)
+            raise unknown(f"option of {where.removesuffix(': ') or cls.__name__}", str(key), names)
     converted = {k: _convert(v, hints[k], f"{where}{k}") for k, v in values.items()}
     try:
         return cls(**converted)

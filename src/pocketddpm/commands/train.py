@@ -107,6 +107,8 @@ class Train:
     """The run folder; runs/PRESET by default."""
     resume: str | None = None
     """auto (the run in --out, if there is one) or the path of a run or checkpoint."""
+    begin_with: str | None = None
+    """A model whose averaged weights a new run begins with (fine-tuning): as `sample` names it."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     sample_every: int = 500
@@ -130,19 +132,24 @@ class Train:
 
     def run(self) -> None:
         """Train, and say where everything is."""
-        from pocketddpm.checkpoint import newest_checkpoint
+        from pocketddpm.checkpoint import find_checkpoint, load_checkpoint, newest_checkpoint
         from pocketddpm.output import refuse_existing
         from pocketddpm.run_folder import only_begun
         from pocketddpm.session import Session
 
         out = self.out or Path("runs") / self.preset
-        checkpoint, overwrite = None, self.overwrite
+        checkpoint, begin_with, overwrite = None, None, self.overwrite
+        if self.begin_with is not None:
+            if self.resume not in (None, "auto"):
+                raise ConfigError(
+                    f"--begin-with starts a new run and --resume {self.resume} goes on with one; "
+                    "leave one of them out"
+                )
+            begin_with = load_checkpoint(find_checkpoint(Path(self.begin_with)))
         if self.resume == "auto":
             checkpoint = newest_checkpoint(out)
             overwrite |= checkpoint is None and only_begun(out)
         elif self.resume is not None:
-            from pocketddpm.checkpoint import find_checkpoint, load_checkpoint
-
             path = find_checkpoint(Path(self.resume))
             checkpoint = load_checkpoint(path)
             out = self.out or path.parent
@@ -157,6 +164,7 @@ class Train:
             out=out,
             device=self.device,
             checkpoint=checkpoint,
+            begin_with=begin_with if checkpoint is None else None,
             checkpoint_every=self.checkpoint_every,
             sample_every=self.sample_every,
             sample_at_start=self.sample_at_start,

@@ -298,10 +298,16 @@ class Trainer:
     def begin_with(self, checkpoint: Checkpoint) -> None:
         """Take a model's averaged weights as first ones; CheckpointError if they do not fit."""
         weights = checkpoint.part("ema") or checkpoint.part("model")
-        try:
-            self.network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise CheckpointError(f"the model does not fit this network: {error}") from error
+        here = {name: tuple(v.shape) for name, v in self.network.state_dict().items()}
+        there = {name: tuple(v.shape) for name, v in weights.items()}
+        if here != there:
+            name = next(n for n in [*here, *there] if here.get(n) != there.get(n))
+            raise CheckpointError(
+                f"the model to begin with does not fit this network: {name} is "
+                f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here; "
+                "give the same --network, --net, image size and number of classes"
+            )
+        self.network.load_state_dict(weights)
         for k, v in self.network.state_dict().items():
             if k in self.ema:
                 self.ema[k].copy_(v)
