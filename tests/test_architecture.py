@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "networks": {"errors"},
     "progress": set(),
     "data": {"catalog", "errors", "noise", "progress"},
-    "datasets": {"data", "errors"},
+    "datasets": {"data", "errors", "progress"},
     "bound": {"process", "prediction", "schedule", "errors"},
     "times": {"config", "errors", "noise", "schedule"},
     "weighting": {"errors", "prediction", "process", "schedule"},

@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from pocketddpm import progress
 from pocketddpm.data import folder as rooms
 from pocketddpm.data.decode import decode
 from pocketddpm.data.folder import list_images, load_folder
@@ -459,7 +460,7 @@ def test_progress_shows_only_for_many_files(
         shade(pictures / f"{i}.png", i)
     load_folder(pictures)
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(rooms, "PROGRESS_FROM", 2)
+    monkeypatch.setattr(progress, "PROGRESS_FROM", 2)
     load_folder(pictures, (2, 2))
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -6,11 +6,14 @@ POCKETDDPM_QUIET=1 (or --quiet) leaves bars and notes out; errors and results st
 import os
 import sys
 import time
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 EVERY = 10.0  # seconds between lines in a log file
+PROGRESS_FROM = 2000  # items, in `over`
+T = TypeVar("T")
 
 
 def quiet() -> bool:
@@ -34,6 +37,12 @@ def bar(**options: Any) -> "tqdm[Any]":
     if sys.stderr.isatty():
         return tqdm(dynamic_ncols=True, **options)
     return Lines(**options)
+
+
+def over(items: Sequence[T], what: str) -> Iterator[T]:
+    """Yield the items under a bar that goes when it is done; a few thousand need none."""
+    few = len(items) <= PROGRESS_FROM
+    yield from bar(iterable=items, desc=what, disable=few, leave=False)
 
 
 def say(text: str) -> None:

@@ -7,7 +7,7 @@ that aspect ratio is resized to it with antialiasing, so that nothing is ever sq
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pocketddpm.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -141,6 +143,17 @@ def crop_resize(image: "Image", size: tuple[int, int]) -> "Image":
     top = (image.height - height * scale) / 2
     box = (max(left, 0), max(top, 0), image.width - max(left, 0), image.height - max(top, 0))
     return image.resize((width, height), PIL.Image.Resampling.BICUBIC, box=box)
+
+
+def only_size(found: Mapping[tuple[int, int], str], where: str) -> tuple[int, int]:
+    """Return the one (height, width) that was found; DataError naming an image of each of two."""
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
+        raise DataError(
+            f"{where}: images differ in size ({first} is {times(one)}, {second} is "
+            f"{times(other)}); give --image-size"
+        )
+    return next(iter(found))
 
 
 def times(size: Sequence[int]) -> str:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketddpm.data.decode import GREY_MODES, decode, opened, times, turned_size
+from pocketddpm.data.decode import GREY_MODES, decode, only_size, opened, times, turned_size
 from pocketddpm.data.find import cache_root
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import DataError
-from pocketddpm.progress import bar
+from pocketddpm.progress import over
 
 if TYPE_CHECKING:
     pass
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 )
-PROGRESS_FROM = 2000
 # Part of the cache's key; raise it whenever files come to be decoded differently.
 DECODER_VERSION = 1
 
@@ -195,7 +194,7 @@ def _survey(
     """Return the channels and the (height, width) of the result, from the files' headers."""
     channels = 1
     sizes: dict[tuple[int, int], Path] = {}
-    for path in _progress(paths, "reading headers"):
+    for path in over(paths, "reading headers"):
         try:
             with opened(path) as image:
                 channels = max(channels, 1 if image.mode in GREY_MODES else 3)
@@ -208,13 +207,8 @@ def _survey(
             raise _broken(folder, [_reason(folder, path, error)], len(paths)) from None
     if image_size is not None:
         return channels, image_size
-    if len(sizes) > 1:
-        (one, first), (other, second) = list(sizes.items())[:2]
-        raise DataError(
-            f"{folder}: images differ in size ({first.relative_to(folder)} is {times(one)}, "
-            f"{second.relative_to(folder)} is {times(other)}); give --image-size"
-        )
-    return channels, next(iter(sizes))
+    named = {size: str(path.relative_to(folder)) for size, path in sizes.items()}
+    return channels, only_size(named, str(folder))
 
 
 def _decode_all(
@@ -229,7 +223,7 @@ def _decode_all(
     size: the (height, width) that every image must have come to; None leaves it unchecked.
     """
     broken: list[str] = []
-    for path in _progress(paths, "decoding images"):
+    for path in over(paths, "decoding images"):
         try:
             image = decode(path, channels=channels, image_size=image_size)
             if size is not None and image.shape[1:] != size:
@@ -242,11 +236,6 @@ def _decode_all(
             yield image
     if broken:
         raise _broken(folder, broken, len(paths))
-
-
-def _progress(paths: Sequence[Path], what: str) -> Iterator[Path]:
-    quiet = len(paths) <= PROGRESS_FROM
-    yield from bar(iterable=paths, desc=what, disable=quiet, leave=False)
 
 
 def _reason(folder: Path, path: Path, error: Exception) -> str:

@@ -5,21 +5,19 @@ as those of a folder are (`data.decode`). No code of a data set is run.
 """
 
 import os
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
-from pocketddpm.data.decode import GREY_MODES, decode, opened, times, turned_size
+from pocketddpm.data.decode import GREY_MODES, decode, only_size, opened, times, turned_size
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import ConfigError, DataError
+from pocketddpm.progress import over
 
 FLIP = False
 FIT: Literal["pad", "resize"] = "resize"
 
-PROGRESS_FROM = 2000
 SPLITS = {"train": ("train",), "test": ("test", "validation")}
 
 
@@ -42,10 +40,10 @@ def load(
     name = path.as_posix()
     rows, column, label = _open(name, split)
     files = rows[column]
-    sources = [_source(files[k]) for k in tqdm(range(len(files)), **_bar(files, "reading files"))]
+    sources = [_source(files[k]) for k in over(range(len(files)), "reading files")]
     channels, size = _survey(name, sources, image_size)
     images = np.empty((len(sources), channels, *size), np.uint8)
-    for k, source in enumerate(tqdm(sources, **_bar(files, "decoding images"))):
+    for k, source in enumerate(over(sources, "decoding images")):
         try:
             images[k] = decode(source, channels=channels, image_size=image_size)
         except Exception as error:  # a damaged file can make a decoder raise almost anything
@@ -95,27 +93,16 @@ def _survey(
     name: str, sources: list[Path | bytes], image_size: tuple[int, int] | None
 ) -> tuple[int, tuple[int, int]]:
     """Return the channels and the (height, width) of the result, from the files' headers."""
-    channels, sizes = 1, {}
+    channels, sizes = 1, dict[tuple[int, int], str]()
     for k, source in enumerate(sources):
         try:
             with opened(source) as image:
                 channels = max(channels, 1 if image.mode in GREY_MODES else 3)
-                sizes.setdefault(turned_size(image), k)
+                sizes.setdefault(turned_size(image), f"number {k}")
         except Exception as error:
             raise DataError(f"hf:{name}: image {k} cannot be read ({error})") from error
     if image_size is not None:
         return channels, image_size
-    if len(sizes) > 1:
-        (one, first), (other, second) = list(sizes.items())[:2]
-        raise DataError(
-            f"hf:{name}: images differ in size (number {first} is {times(one)}, number {second} is "
-            f"{times(other)}); give --image-size"
-        )
     if not sizes:
         raise DataError(f"hf:{name} holds no images")
-    return channels, next(iter(sizes))
-
-
-def _bar(files: Any, what: str) -> dict[str, Any]:
-    quiet = len(files) <= PROGRESS_FROM
-    return {"desc": what, "disable": quiet, "file": sys.stderr, "leave": False}
+    return channels, only_size(sizes, f"hf:{name}")

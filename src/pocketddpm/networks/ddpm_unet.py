@@ -8,13 +8,13 @@ Shapes: B images, C channels, H x W pixels, E = 4 `widths[0]`.
 """
 
 from dataclasses import dataclass
-from math import log
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketddpm.errors import ConfigError
+from pocketddpm.networks._common import sinusoids, with_label, zeroed
 
 CONDITIONAL = True
 
@@ -97,7 +97,7 @@ class DDPMUNet(nn.Module):
     def __init__(self, config: Config, channels: int, out_channels: int, classes: int) -> None:
         super().__init__()
         widths, blocks = config.widths, config.blocks
-        self.classes, self.config = classes, config
+        self.config = config
         embedding = 4 * widths[0]
         self.time_embedding = nn.ModuleDict(
             {
@@ -126,7 +126,7 @@ class DDPMUNet(nn.Module):
             self.up_blocks.append(Level(pairs, embedding, config, attends, up=True, resize=double))
             current = w
         self.conv_norm_out = nn.GroupNorm(config.groups, current, config.eps)
-        self.conv_out = _zero(nn.Conv2d(current, out_channels, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv2d(current, out_channels, 3, padding=1))
 
     def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """Return the embedding of time and label, after its SiLU, [B,E]."""
@@ -135,11 +135,7 @@ class DDPMUNet(nn.Module):
         waves = sinusoids(times, self.conv_in.out_channels, self.config.frequency_shift)
         first, second = self.time_embedding["linear_1"], self.time_embedding["linear_2"]
         embedding = second(F.silu(first(waves.to(self.conv_in.weight.dtype))))
-        if self.class_embedding is not None:
-            if y is None:
-                y = torch.full_like(t, self.classes, dtype=torch.int64)
-            embedding = embedding + self.class_embedding(y)
-        return F.silu(embedding)
+        return F.silu(with_label(embedding, self.class_embedding, y))
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x_t: [B,C,H,W]. t: [B], 1..T. y: int64 [B] in 0..classes, or None for no label."""
@@ -225,7 +221,7 @@ class Residual(nn.Module):
         self.time_emb_proj = nn.Linear(embedding, 2 * c_out if config.scale_shift else c_out)
         self.norm2 = nn.GroupNorm(config.groups, c_out, config.eps)
         self.dropout = nn.Dropout(config.dropout)
-        self.conv2 = _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.conv2 = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -248,7 +244,7 @@ class Attention(nn.Module):
         self.heads = channels // config.head_width if config.head_width else config.heads
         self.group_norm = nn.GroupNorm(config.groups, channels, config.eps)
         self.to_q, self.to_k, self.to_v = (nn.Linear(channels, channels) for _ in range(3))
-        self.to_out = nn.ModuleList([_zero(nn.Linear(channels, channels))])
+        self.to_out = nn.ModuleList([zeroed(nn.Linear(channels, channels))])
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B,C,H,W] -> the same."""
@@ -283,18 +279,3 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [B,C,H,W] -> [B,C,2H,2W]."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-def sinusoids(t: Tensor, width: int, shift: int) -> Tensor:
-    """Return [cos, sin] of t at the frequencies 10000^(-i/(width/2 - shift)), float32 [B,width]."""
-    half = width // 2
-    rates = torch.exp(torch.arange(half, device=t.device) * (-log(10_000) / (half - shift)))
-    angles = t.float()[:, None] * rates
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-def _zero(module: nn.Module) -> nn.Module:
-    """Zero a last layer's weights, so that its block begins as the identity."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module

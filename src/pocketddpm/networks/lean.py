@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketddpm.errors import ConfigError
-from pocketddpm.networks.unet import sinusoidal
+from pocketddpm.networks._common import sinusoids, with_label, zeroed
 
 CONDITIONAL = True
 
@@ -69,7 +69,7 @@ class Lean(nn.Module):
 
     def __init__(self, config: Config, channels: int, out_channels: int, classes: int) -> None:
         super().__init__()
-        self.classes, self.patch = classes, config.patch
+        self.patch = config.patch
         widths, square = config.widths, config.patch**2
         self.time_width = widths[0]
         embedding = 4 * widths[0]
@@ -97,16 +97,12 @@ class Lean(nn.Module):
             [nn.Conv2d(widths[i + 1], 4 * widths[i], 1, bias=False) for i in above]
         )
         self.up = nn.ModuleList([blocks(level) for level in above])
-        self.conv_out = _zero(nn.Conv2d(widths[0], out_channels * square, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv2d(widths[0], out_channels * square, 3, padding=1))
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x_t: [B,C,H,W]. t: [B], 0..T. y: int64 [B] in 0..classes, or None for no label."""
-        embedding = self.embed_time(sinusoidal(t, self.time_width).to(self.conv_in.weight.dtype))
-        if self.embed_label is not None:
-            if y is None:
-                y = torch.full_like(t, self.classes, dtype=torch.int64)
-            embedding = embedding + self.embed_label(y)
-        embedding = F.silu(embedding)
+        embedding = self.embed_time(sinusoids(t, self.time_width).to(self.conv_in.weight.dtype))
+        embedding = F.silu(with_label(embedding, self.embed_label, y))
         h = self.conv_in(F.pixel_unshuffle(x_t, self.patch))  # [B,C p^2,H/p,W/p]
         skips = []
         for level, shrink in zip(self.down, self.shrink, strict=True):
@@ -127,7 +123,7 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.modulate = nn.Linear(embedding, 2 * channels)
-        self.conv2 = _zero(nn.Conv2d(channels, channels, 3, padding=1, bias=False))
+        self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1, bias=False))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x: [B,C,H,W] -> the same. embedding: [B,E], after its SiLU."""
@@ -143,7 +139,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = channels // head_width
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
-        self.out = _zero(nn.Linear(channels, channels, bias=False))
+        self.out = zeroed(nn.Linear(channels, channels, bias=False))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x: [B,C,H,W] -> the same; the embedding is not used."""
@@ -165,10 +161,3 @@ def _through(modules: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
     for module in modules.children():
         h = module(h, embedding)
     return h
-
-
-def _zero(module: nn.Module) -> nn.Module:
-    """Zero a last layer's weights, so that its block begins as the identity."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module

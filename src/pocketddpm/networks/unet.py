@@ -6,13 +6,13 @@ convolutions down, nearest neighbour plus convolution up. It is the family of di
 """
 
 from dataclasses import dataclass
-from math import log
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketddpm.errors import ConfigError
+from pocketddpm.networks._common import sinusoids, with_label, zeroed
 
 CONDITIONAL = True
 
@@ -69,7 +69,6 @@ class UNet(nn.Module):
 
     def __init__(self, config: Config, channels: int, out_channels: int, classes: int) -> None:
         super().__init__()
-        self.classes = classes
         self.time_width = config.widths[0]
         embedding = 4 * config.widths[0]
         self.embed_time = nn.Sequential(
@@ -109,16 +108,12 @@ class UNet(nn.Module):
             if level:
                 self.up.append(Upsample(current))
         self.norm_out = nn.GroupNorm(config.groups, current)
-        self.conv_out = _zero(nn.Conv2d(current, out_channels * config.patch**2, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv2d(current, out_channels * config.patch**2, 3, padding=1))
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x_t: [B,C,H,W]. t: [B], 0..T. y: int64 [B] in 0..classes, or None for no label."""
-        embedding = self.embed_time(sinusoidal(t, self.time_width).to(self.conv_in.weight.dtype))
-        if self.embed_label is not None:
-            if y is None:
-                y = torch.full_like(t, self.classes, dtype=torch.int64)
-            embedding = embedding + self.embed_label(y)
-        embedding = F.silu(embedding)
+        embedding = self.embed_time(sinusoids(t, self.time_width).to(self.conv_in.weight.dtype))
+        embedding = F.silu(with_label(embedding, self.embed_label, y))
         h = self.conv_in(F.pixel_unshuffle(x_t, self.patch))  # [B,C p^2,H/p,W/p]
         skips = [h]
         for module in self.down:
@@ -145,7 +140,7 @@ class Block(nn.Module):
         self.modulate = nn.Linear(embedding, 2 * c_out)
         self.norm2 = nn.GroupNorm(config.groups, c_out)
         self.dropout = nn.Dropout(config.dropout)
-        self.conv2 = _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.conv2 = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.attention = Attention(c_out, config) if attention else nn.Identity()
 
@@ -166,7 +161,7 @@ class Attention(nn.Module):
         self.heads = channels // config.head_width
         self.norm = nn.GroupNorm(config.groups, channels)
         self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = _zero(nn.Linear(channels, channels))
+        self.out = zeroed(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B,C,H,W] -> the same."""
@@ -200,18 +195,3 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x: [B,C,H,W] -> [B,C,2H,2W]; the embedding is not used."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-def sinusoidal(t: Tensor, width: int) -> Tensor:
-    """Return [cos, sin] of t at geometric frequencies 1 .. 1/10000, float32 [B,width]."""
-    half = width // 2
-    rates = torch.exp(torch.arange(half, device=t.device) * (-log(10_000) / half))
-    angles = t.float()[:, None] * rates
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-def _zero(module: nn.Module) -> nn.Module:
-    """Zero a last layer's weights, so that its block begins as the identity."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module
