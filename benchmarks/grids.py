@@ -1,13 +1,15 @@
-"""Few-step quality: solvers and spacings on one trained model, as JSON lines.
+"""Few-step quality: solvers, spacings and guidance on one trained model, as JSON lines.
 
     python benchmarks/grids.py runs/mnist --nfe 4 6 8 10 --out benchmarks/results/grids.jsonl
 
-Frechet distance of n unguided samples to half B of the training set; the test set is not touched.
+Frechet distance of n samples to half B of the training set; the test set is not touched. --nfe is
+that of the solver; guidance other than 1 doubles it, and the rows say so.
 The same noise and labels everywhere, so that differences are of the solver and not of the draw.
 """
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, nargs="+", default=[4, 6, 8, 10])
     parser.add_argument("--solvers", nargs="+", default=list(SOLVERS))
     parser.add_argument("--grids", nargs="+", default=list(GRIDS))
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0])
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -50,11 +53,11 @@ def main() -> None:
             name, options = solver.split(" ")[0], SOLVERS[solver]
             choice = build_sampler(name, options)
             steps = max((s for s in range(1, nfe + 1) if choice.calls(s) <= nfe), default=0)
-            for grid in args.grids:
+            for grid, guidance in product(args.grids, args.guidance):
                 try:
                     samples = model.sample(
                         args.n, labels=labels, sampler=name, options=options, steps=steps,
-                        spacing=grid, batch_size=250, precision=args.precision,
+                        spacing=grid, guidance=guidance, batch_size=250, precision=args.precision,
                     )  # fmt: skip
                 except ConfigError as error:
                     print(f"skipped: {solver}, {grid}, {nfe}: {error}", flush=True)
@@ -63,6 +66,7 @@ def main() -> None:
                 row: dict[str, object] = {
                     "solver": solver,
                     "grid": grid,
+                    "guidance": guidance,
                     "nfe": samples.nfe,
                     "n": args.n,
                     "frechet": round(float(frechet_distance(moments, space.reference.half_b)), 3),

@@ -216,13 +216,13 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     (
         lambda c, s: c.guidance > 1 and c.label_dropout == 0,
-        "guidance is learned from images whose label is hidden; use --label-dropout 0.1, "
-        "or leave --guidance {c.guidance} out",
+        "guidance {c.guidance} is learned from images whose label is hidden; "
+        "use --label-dropout 0.1, or --guidance 1 for none",
     ),
     (
         lambda c, s: c.guidance > 1 and c.loss not in ("mse", "l1", "huber"),
-        "loss '{c.loss}' cannot learn guidance; use --loss mse, "
-        "or leave --guidance {c.guidance} out",
+        "loss '{c.loss}' cannot learn guidance {c.guidance}; use --loss mse, "
+        "or --guidance 1 for none",
     ),
     (
         lambda c, s: c.sigma_data <= 0 or c.p_std <= 0,
