@@ -1,18 +1,23 @@
 # `make quickstart`: install, then train on MNIST for two minutes and draw digits.
 # `make test`: install with the test extra, then run the whole suite.
+# `make docs`: build the documentation site into site/; a broken link is an error.
 # `make torture`: the long fault campaign and the long fuzzing (docs/reliability.md).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test torture lint clean
+.PHONY: quickstart test docs torture lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/pocketddpm quickstart
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "wrote site/; to read it: $(BIN)/python -m http.server -d site"
 
 torture: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 -m torture
@@ -33,5 +38,9 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable ".[test]"
 	touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable ".[docs]"
+	touch $@ $(VENV)/.installed
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info src/*.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,111 @@
+"""Hooks of MkDocs (mkdocs.yml): what the site has that docs/ has not.
+
+The README is the first page. The page of commands is made from the commands' own help, so that it
+cannot go stale. Files of the repository that a page links to are copied beside it. Formulas become
+MathML, which browsers draw without a script or a font of ours.
+"""
+
+import html
+import os
+import re
+from contextlib import redirect_stdout, suppress
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
+from typing import get_args
+
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from pocketddpm.commands.main import Command, main
+
+ROOT = Path(__file__).parent.parent
+SHOWN = ("list", "info mnist")
+"""Commands of which the page shows what they print."""
+LINK = re.compile(r"\]\(\.\./([^)#]+)")
+"""A Markdown link from docs/ to a file of the repository."""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages, and the files of the repository that pages link to."""
+    readme = (ROOT / "README.md").read_text().replace("](docs/", "](")
+    changes = (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](")
+    pages = {"index.md": readme, "CHANGELOG.md": changes, "commands.md": commands()}
+    linked = set(re.findall(r"\]\(((?:examples|benchmarks)/[^)#]+)", readme))
+    for page in files.documentation_pages():
+        linked |= set(LINK.findall(page.content_string)) - {"README.md", "CHANGELOG.md"}
+    for name, text in pages.items():
+        files.append(File.generated(config, name, content=text))
+    for name in sorted(linked):
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Point links out of docs/ at the copies."""
+    return LINK.sub(lambda m: f"]({m[1].replace('README.md', 'index.md')}", markdown)
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    r"""Write \(...\) and \[...\], as arithmatex marks them, as MathML."""
+    return re.sub(
+        r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>',
+        lambda m: _formula(html.unescape(m[3]), "block" if m[2] == "[" else "inline"),
+        content,
+        flags=re.DOTALL,
+    )
+
+
+def _formula(tex: str, display: str) -> str:
+    """Return MathML; PluginError for what the converter leaves as it was."""
+    mathml = convert(tex, display=display)
+    if re.search(r'\\|mathvariant="(?!normal)', mathml):
+        raise PluginError(f"no MathML for {tex}: write \\mathcal{{N}} and \\lVert, not \\mathcal N")
+    return mathml
+
+
+def commands() -> str:
+    """Return the page of commands, from the help of each, and what some of them print."""
+    parts = [
+        "# Commands\n\nMade from `pocketddpm VERB --help` when this site was built. With `--quiet` "
+        "any verb prints errors and results only.\n"
+    ]
+    for verb in (get_args(verb)[1].name for verb in get_args(Command)):
+        parts.append(f"## {verb}\n\n{_help(_printed([verb, '--help']))}")
+        for shown in (line for line in SHOWN if line.split()[0] == verb):
+            text = _printed(shown.split()).replace(f"{ROOT}/", "")
+            parts.append(f"`pocketddpm {shown}` prints\n\n```text\n{text}```\n")
+    return "\n".join(parts)
+
+
+def _help(text: str) -> str:
+    """Return a verb's help as Markdown: the boxes of the terminal become tables."""
+    about, *boxes = re.split(r"^╭─ (.*?) ─*╮\n", text, flags=re.MULTILINE)
+    usage, _, about = about.partition("\n\n")
+    about = re.sub(r"^Example: (.*)$", r"    \1", about, flags=re.MULTILINE)
+    parts = [f"```text\n{usage.removeprefix('usage: ')}\n```\n\n{about}"]
+    for title, box in zip(boxes[::2], boxes[1::2], strict=True):
+        rows: list[list[str]] = []
+        for line in re.findall(r"^│ (.*?) *│$", box, re.MULTILINE):
+            name, _, rest = re.sub(" {2,}", "\n", line, count=1).partition("\n")
+            if name:
+                rows.append([name.replace("{None}|", ""), rest.strip()])
+            else:
+                rows[-1][1] += " " + rest.strip()
+        parts.append(f"\n| {title} | |\n|---|---|\n")
+        parts += [f"| `{name}` | {rest.replace(' (default: None)', '')} |\n" for name, rest in rows]
+    return "".join(parts)
+
+
+def _printed(args: list[str]) -> str:
+    before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "160"
+    out = TextIOWrapper(BytesIO(), "utf-8", write_through=True)
+    try:
+        with redirect_stdout(out), suppress(SystemExit):
+            main(args)
+    finally:
+        os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
+    out.seek(0)
+    return out.read()
