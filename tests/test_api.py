@@ -109,13 +109,3 @@ def test_the_example_trains_and_draws_and_is_sixty_lines(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "samples.png").exists()
-
-
-def test_the_snippets_of_the_docs_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "api.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(code, {})
-    assert (tmp_path / "three-and-seven.png").exists()
-    for name in pd.__all__:
-        assert f"`{name}" in text
