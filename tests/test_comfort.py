@@ -124,6 +124,14 @@ def test_quiet_and_json_for_scripts(trained, tmp_path, capfd, monkeypatch):
     assert (told["images"], told["nfe"], told["wrote"]) == (2, 2, [str(out)])
     main(["list", "--json"])
     assert "ddim" in json.loads(capfd.readouterr().out)["samplers"]
+    run = tmp_path / "run"
+    train = ["train", "digits", "--net", "widths=8/16,head_width=8,groups=4", "--steps", "2"]
+    main([*train, "--batch-size", "8", "--sample-every", "0", "--out", str(run), "--json"])
+    printed = capfd.readouterr()
+    assert printed.err == ""  # still quiet
+    told = json.loads(printed.out)
+    assert (told["images"], told["steps"], told["wrote"]) == (16, 2, [str(run)])
+    assert 0 < told["loss"] < 10 and told["seconds"] > 0
 
 
 def test_quiet_says_errors_all_the_same(monkeypatch, capsys):

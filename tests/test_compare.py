@@ -23,9 +23,9 @@ def test_compare_two_models(tmp_path, capsys):
         "--steps",
         "2",
     ]
-    main([*words, "--out", str(out), "--device", "cpu"])
+    main([*words, "--out", str(out), "--device", "cpu", "--json"])
     printed = capsys.readouterr().out
-    assert "| small | unet |" in printed
+    assert json.loads(printed) == json.loads((out / "compare.json").read_text())
     small, large = json.loads((out / "compare.json").read_text())["models"]
     assert (small["name"], large["name"]) == ("small", "large")
     assert large["parameters"] > 3 * small["parameters"]
@@ -34,7 +34,7 @@ def test_compare_two_models(tmp_path, capsys):
         assert row["images_seen"] == 24
         assert min(row["train_rate"], row["sample_rate"], row["memory"], row["loss"]) > 0
     page = (out / "README.md").read_text()
-    assert "![small](samples-0.png)" in page
+    assert "![small](samples-0.png)" in page and "| small | unet |" in page
     assert (out / "samples-1.png").exists()
     with pytest.raises(SystemExit) as stop:
         main([*words, "--out", str(out)])

@@ -28,6 +28,8 @@ class Compare:
     """auto, cpu, cuda or mps."""
     out: Path = Path("compare")
     """The folder for README.md, compare.json and the pictures."""
+    json: bool = False
+    """Print JSON instead of the table."""
     overwrite: bool = False
     """Replace the folder's files."""
     plugin: Plugins = ()
@@ -35,6 +37,9 @@ class Compare:
 
     def run(self) -> None:
         """Measure, write the page and print the table."""
+        import json
+        import sys
+
         from pocketddpm.build import pick_device
         from pocketddpm.checkpoint import find_checkpoint, load_checkpoint
         from pocketddpm.comparison import as_json, as_markdown, compare
@@ -57,8 +62,9 @@ class Compare:
         )
         for k, images in enumerate(pictures):
             save_grid(self.out / f"samples-{k}.png", images, columns=min(10, self.n))
-        write_json(self.out / "compare.json", as_json(rows, self.seed))
-        page = as_markdown(rows)
+        told, page = as_json(rows, self.seed), as_markdown(rows)
+        write_json(self.out / "compare.json", told)
         write_text(self.out / "README.md", page)
-        print(page.split("\n\n")[1])
-        print(f"wrote {self.out / 'README.md'}, {self.out / 'compare.json'} and the pictures")
+        print(json.dumps(told, indent=2) if self.json else page.split("\n\n")[1])
+        wrote = f"wrote {self.out / 'README.md'}, {self.out / 'compare.json'} and the pictures"
+        print(wrote, file=sys.stderr if self.json else sys.stdout)

@@ -1,5 +1,6 @@
 """`pocketddpm train PRESET`: train a model into a run folder."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -125,6 +126,8 @@ class Train:
     """What best.safetensors is the best by: mean loss of an epoch, or Frechet distance."""
     tensorboard: bool = False
     """Also write TensorBoard logs."""
+    json: bool = False
+    """At the end, print what was done and written as one line of JSON."""
     overwrite: bool = False
     """Replace the run in --out."""
     plugin: Plugins = ()
@@ -159,7 +162,7 @@ class Train:
             experiment = self.applied_to(get_preset(self.preset))
         else:
             experiment = self.resumed(checkpoint.meta)
-        Session(
+        session = Session(
             experiment,
             out=out,
             device=self.device,
@@ -171,7 +174,13 @@ class Train:
             sample_each_epoch=self.sample_each_epoch,
             tensorboard=self.tensorboard,
             overwrite=overwrite,
-        ).run()
+        )
+        session.run()
+        if self.json and session.main:
+            trainer = session.trainer
+            told = {"images": trainer.images_seen, "steps": trainer.step}
+            told |= {"seconds": round(trainer.seconds, 3), "loss": session.log.final_loss()}
+            print(json.dumps({**told, "wrote": [str(out)]}))
 
     def applied_to(self, experiment: Experiment) -> Experiment:
         """Return the experiment with this command's options in place of its own."""
