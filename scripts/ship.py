@@ -1,8 +1,9 @@
-"""Make a trained run a model that ships with the package: averaged weights in bfloat16, and a card.
+r"""Make a trained run a model that ships with the package: averaged weights, and a card.
 
     python scripts/ship.py runs/mnist mnist
     pocketddpm evaluate mnist --out runs/mnist-score
-    python scripts/ship.py runs/mnist mnist --report runs/mnist-score --overwrite
+    python scripts/ship.py runs/mnist mnist --report runs/mnist-score --overwrite \
+        --history "trained by: pocketddpm train mnist --minutes 60"
 
 The first writes src/pocketddpm/weights/mnist.safetensors, the last also its card, mnist.md.
 """
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
     parser.add_argument("--report", type=Path, help="a folder that `evaluate --out` wrote")
+    parser.add_argument("--history", default="", help="how it was trained, for the card")
     parser.add_argument("--overwrite", action="store_true")
     args = parser.parse_args()
     out = WEIGHTS / f"{args.name}.safetensors"
@@ -44,20 +46,22 @@ def main() -> None:
     print(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB")
     if args.report is not None:
         card = out.with_suffix(".md")
-        write_text(card, page(args.name, kept, args.report))
+        write_text(card, page(args.name, kept, args.report, args.history))
         print(f"wrote {card}")
 
 
-def page(name: str, meta: dict, report: Path) -> str:
+def page(name: str, meta: dict, report: Path, history: str) -> str:
     """Return the model card."""
     run, experiment = meta["run"], meta["experiment"]
     scores = (report / "report.md").read_text(encoding="utf-8").split("\n## Closest pairs")[0]
     return f"""# {name}: a class-conditional diffusion model of {meta["data"]["name"]}
 
-{run["images_seen"]} training images seen ({run["images_seen"] / meta["data"]["images"]:.1f} epochs)
-in {run["seconds"] / 60:.0f} minutes; the averaged weights, rounded to bfloat16. Trained and shipped
-by `pocketddpm train` and `scripts/ship.py`; commit {versions()["commit"]}, pocketddpm
-{meta["versions"]["pocketddpm"]}, torch {meta["versions"]["torch"]}.
+{history}
+
+Its last run: {run["images_seen"]} training images seen
+({run["images_seen"] / meta["data"]["images"]:.1f} epochs) in {run["seconds"] / 60:.0f} minutes.
+Averaged weights, rounded to bfloat16 by `scripts/ship.py` at commit {versions()["commit"]};
+pocketddpm {meta["versions"]["pocketddpm"]}, torch {meta["versions"]["torch"]}.
 
 Data: {meta["data"]["name"]}, {meta["data"]["images"]} training images, fingerprint
 {meta["data"]["fingerprint"]}. It knows nothing else, and is made for teaching and measurement.

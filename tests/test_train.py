@@ -156,7 +156,9 @@ def test_a_run_can_begin_with_another_models_weights(tmp_path, capsys):
         assert_close(after.network.state_dict()[name], tensor, rtol=0, atol=1e-5)
     # It is a run of its own, and goes on as one.
     main([*tune, "--resume", "auto", "--begin-with", str(trained), "--steps", "3"])
-    assert load_checkpoint(out / "last.safetensors").meta["run"]["step"] == 3
+    meta = load_checkpoint(out / "last.safetensors").meta
+    assert meta["run"]["step"] == 3
+    assert meta["begun_with"]["images_seen"] == 3 * 64
     for wrong, message in (
         (["--net", "widths=8/24,groups=4,head_width=8"], "does not fit this network"),
         (["--classes", "1,3"], "(11, "),

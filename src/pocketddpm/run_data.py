@@ -75,9 +75,12 @@ def load_run_data(experiment: Experiment, device: torch.device) -> RunData:
 
 
 def run_record(
-    experiment: Experiment, data: RunData, device: torch.device, *, begun_with_weights: bool
+    experiment: Experiment, data: RunData, device: torch.device, *, begun_with: Any = None
 ) -> dict[str, Any]:
-    """Return what config.json and every checkpoint of a run say of it (docs/design.md)."""
+    """Return what config.json and every checkpoint of a run say of it (docs/design.md).
+
+    begun_with: of the run whose weights it began with, if it did; see `origin`.
+    """
     record: dict[str, Any] = {
         "experiment": experiment.to_dict(),
         "shape": list(data.images.shape),
@@ -94,8 +97,18 @@ def run_record(
         "versions": versions(),
         "machine": machine(device),
     }
-    if begun_with_weights:
-        record["begun_with"] = "another model's weights"
+    if begun_with:
+        record["begun_with"] = begun_with
     if plugins := plugin_records(experiment):
         record["plugins"] = plugins
     return record
+
+
+def origin(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a run's record keeps of the one whose weights it began with, and of its own."""
+    run = checkpoint.meta["run"]
+    kept: dict[str, Any] = {key: run[key] for key in ("images_seen", "seconds")}
+    kept["objective"] = checkpoint.meta["experiment"]["objective"]
+    if earlier := checkpoint.meta.get("begun_with"):
+        kept["begun_with"] = earlier
+    return kept

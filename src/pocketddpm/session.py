@@ -24,7 +24,7 @@ from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.processes import agree_on_start, ending_together, rank
 from pocketddpm.progress import bar as progress_bar
 from pocketddpm.progress import say
-from pocketddpm.run_data import RunData, load_run_data, run_record
+from pocketddpm.run_data import RunData, load_run_data, origin, run_record
 from pocketddpm.run_folder import RunFolder
 from pocketddpm.run_log import RunLog
 from pocketddpm.run_pictures import describe, save_first_pictures, save_preview
@@ -79,13 +79,10 @@ class Session:
         if checkpoint is not None:
             data.refuse_changed(checkpoint)
         self.experiment = replace(experiment, data=data.config, training=training)
-        self.meta = run_record(
-            self.experiment,
-            data,
-            where,
-            begun_with_weights=begin_with is not None
-            or bool(checkpoint and checkpoint.meta.get("begun_with")),
-        )
+        begun_with = origin(begin_with) if begin_with else None
+        if checkpoint is not None:
+            begun_with = checkpoint.meta.get("begun_with")
+        self.meta = run_record(self.experiment, data, where, begun_with=begun_with)
         self.images = data.images
         self.accelerator = Accelerator(mixed_precision="no", cpu=where.type == "cpu")
         self.network = build_network(self.experiment, data.images.shape, len(data.classes))
