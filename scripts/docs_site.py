@@ -33,7 +33,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     readme = (ROOT / "README.md").read_text().replace("](docs/", "](")
     changes = (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](")
     pages = {"index.md": readme, "CHANGELOG.md": changes, "commands.md": commands()}
-    linked = set(re.findall(r"\]\(((?:examples|benchmarks)/[^)#]+)", readme))
+    linked = set(re.findall(r"\]\(((?:examples|benchmarks|src)/[^)#]+)", readme))
     for page in files.documentation_pages():
         linked |= set(LINK.findall(page.content_string)) - {"README.md", "CHANGELOG.md"}
     for name, text in pages.items():
