@@ -1,9 +1,10 @@
 """Soak: a long run, and the same steps again with many kills; bit-equal, and memory flat?
 
-    python benchmarks/soak.py --minutes 20 --kills 12 --out soak
+    python benchmarks/soak.py --minutes 20 --kills 10 --out soak
 
-The first run takes half of the minutes. The second is killed (SIGKILL) at random moments and
-resumed each time. Both are children forked from this process, so that a kill costs no import.
+The first run takes the minutes; the second takes the same steps, is killed (SIGKILL) at random
+moments and resumed each time. Both are children forked from this process, so that a kill costs no
+import. Minutes are of the processor, so that neither a busy machine nor a pause moves the plan.
 Writes soak.json and memory.png into --out; exits with 1 when anything differs. Linux only.
 """
 
@@ -33,7 +34,7 @@ from pocketddpm.session import Session
 
 __all__ = ["Session"]  # imported here so that no child has to
 
-Memory = list[tuple[float, float]]  # seconds, megabytes
+Memory = list[tuple[float, float]]  # processor seconds, megabytes
 SETTLED = 0.25  # share of a run after which its memory should be flat
 CHECKPOINTS = ("last", "previous", "best")
 
@@ -83,26 +84,37 @@ def resident(pid: int) -> float:
     return 0.0
 
 
-def watched(pid: int, until: float, memory: Memory, began: float) -> int | None:
-    """Note the child's memory until a moment, or its end; return its exit status if it ended."""
-    while time.monotonic() < until:
-        ended, code = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(code)
+def spent(pid: int) -> float:
+    """Return the processor time of a process that has not been waited for, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def watched(pid: int, until: float, memory: Memory, began: float) -> tuple[int | None, float]:
+    """Note the child's memory until it has used so much time in all, or ends.
+
+    began: what the children before it used. Returns the exit status (None: it lives), and the time.
+    """
+    while True:
+        # Left as a zombie until its time is read.
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        now = began + spent(pid)
+        if ended is not None:
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), now
         if megabytes := resident(pid):
-            memory.append((time.monotonic() - began, megabytes))
-        time.sleep(0.5)
-    return None
+            memory.append((now, megabytes))
+        if now >= until:
+            return None, now
+        time.sleep(0.2)
 
 
 def undisturbed(out: Path, steps: int) -> tuple[float, Memory]:
     """Train without kills; return how long it took, and its memory."""
     memory: Memory = []
-    began = time.monotonic()
-    status = watched(start(out, steps), float("inf"), memory, began)
+    status, seconds = watched(start(out, steps), float("inf"), memory, 0.0)
     if status != 0:
         raise SystemExit(f"the undisturbed run ended with status {status}")
-    return time.monotonic() - began, memory
+    return seconds, memory
 
 
 def disturbed(
@@ -110,23 +122,24 @@ def disturbed(
 ) -> tuple[list[float], Memory]:
     """Train with kills at random moments; return when they were, and the memory."""
     draw = random.Random(seed)
+    # One in each of as many equal parts. What is done twice comes on top: all come before the end.
+    moments = [(k + draw.random()) * seconds / kills for k in range(kills)]
     memory: Memory = []
     killed: list[float] = []
-    began = time.monotonic()
-    while True:
+    now = 0.0
+    for until in [*moments, float("inf")]:
         pid = start(out, steps)
-        # Short of a kill's own cost, the kills spread over the whole run.
-        wait = draw.uniform(0.3, 1.7) * seconds / (kills + 1) if len(killed) < kills else 1e9
-        status = watched(pid, time.monotonic() + wait, memory, began)
+        status, now = watched(pid, until, memory, now)
         if status is None:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            killed.append(time.monotonic() - began)
-            print(f"kill {len(killed)} after {killed[-1]:.0f} s", file=sys.stderr)
+            killed.append(now)
+            print(f"kill {len(killed)} after {now:.0f} s", file=sys.stderr)
         elif status == 0:
-            return killed, memory
+            break
         else:
             raise SystemExit(f"the disturbed run ended with status {status}")
+    return killed, memory
 
 
 def differences(a: Path, b: Path) -> list[str]:
@@ -161,7 +174,7 @@ def plot(path: Path, whole: Memory, broken: Memory, killed: list[float]) -> None
         axes.plot([t / 60 for t, _ in memory], [m for _, m in memory], label=label, linewidth=1)
     for moment in killed:
         axes.axvline(moment / 60, color="grey", linewidth=0.5)
-    axes.set(xlabel="minutes", ylabel="resident memory, MB")
+    axes.set(xlabel="minutes of one core", ylabel="resident memory, MB")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
@@ -171,8 +184,8 @@ def plot(path: Path, whole: Memory, broken: Memory, killed: list[float]) -> None
 def main() -> None:
     """Soak, compare, write, and say."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=20.0, help="of both runs together")
-    parser.add_argument("--kills", type=int, default=12)
+    parser.add_argument("--minutes", type=float, default=20.0, help="of each run, on the processor")
+    parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     parser.add_argument("--out", type=Path, default=Path("soak"))
     given = parser.parse_args()
@@ -181,7 +194,7 @@ def main() -> None:
         shutil.rmtree(given.out / name, ignore_errors=True)
     trial = 300
     seconds, _ = undisturbed(given.out / "trial", trial)
-    steps = max(500, int(trial * given.minutes * 30 / seconds))
+    steps = max(500, int(trial * given.minutes * 60 / seconds))
     print(f"{steps} steps, twice", file=sys.stderr)
     seconds, whole = undisturbed(given.out / "whole", steps)
     killed, broken = disturbed(given.out / "killed", steps, seconds, given.kills, given.seed)
