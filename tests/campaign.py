@@ -38,13 +38,17 @@ __all__ = ["PIL", "Session", "matplotlib"]  # imported here so that no child has
 
 ROOT = str(Path(pocketddpm.__file__).parent)
 STEPS, CHECKPOINT_EVERY, SAMPLE_EVERY = 16, 4, 10
-# Where a run can be interrupted: what each region's code lies in.
+# Where a run can be interrupted: how the modules begin in which each region's code lies.
 REGIONS = {
-    "loop": ("train/", "objective.py", "noise.py", "data/loader.py", "networks/"),
+    "loop": (
+        *("training/", "objective.py", "noise.py", "times.py", "prediction.py", "weighting.py"),
+        *("data/loader.py", "networks/", "stopping.py"),
+    ),
     "save": ("checkpoint.py", "output.py", "run_folder.py"),
     "log": ("run_log.py",),
     "sample": ("sampling.py", "samplers/", "pictures.py", "model.py", "denoiser.py"),
-    "session": ("session.py",),
+    "session": ("session",),
+    "start": ("",),  # all the rest: configuration, data, what is built once
 }
 
 

@@ -15,6 +15,7 @@ import pytest
 import pocketddpm.checkpoint
 from campaign import (
     REGIONS,
+    ROOT,
     as_refused,
     at_line,
     die,
@@ -58,6 +59,14 @@ def tmp_path(tmp_path):
 
 
 # Kills -------------------------------------------------------------------------------------------
+
+
+def test_regions_name_modules_that_are_there():
+    """A module that was renamed would no longer be hit where it should."""
+    modules = [str(p.relative_to(ROOT)) for p in Path(ROOT).rglob("*.py")]
+    for region, names in REGIONS.items():
+        for name in names:
+            assert any(module.startswith(name) for module in modules), (region, name)
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been(whole, tmp_path, record_property):
@@ -251,8 +260,9 @@ def test_a_damaged_checkpoint_never_becomes_the_one_before(plain, tmp_path):
 def test_half_a_log_is_mended(plain, tmp_path, capsys):
     """Half a row after the checkpoint is dropped; rows that are missing before it are said."""
     out = tmp_path / "run"
-    line = plain.lines["loop"] - 5
+    line = plain.lines["loop"] * 15 // 16
     assert trained(out, lambda: at_line(line, "loop", die), **PLAIN).wait().status is None
+    assert newest_checkpoint(out).meta["run"]["step"] == 12
     with open(out / "log.csv", "a") as file:
         file.write("15,120,3.0,0.")
     ended = trained(out, **PLAIN).wait()
