@@ -290,21 +290,22 @@ def undisturbed(folder: Path, **options: Any) -> Undisturbed:
 
 
 def killed_again_and_again(
-    folder: Path, whole: Undisturbed, kills: int, seed: int, most: int = 10, **options: Any
+    folder: Path, whole: Undisturbed, each: int, seed: int, most: int = 10, **options: Any
 ) -> dict[str, int]:
     """Kill runs at random instants, resuming each time; every run must end as the undisturbed one.
 
-    kills: how many, over all runs. most: kills of one run before it is let through.
-    Returns how many kills there were of each kind, and of runs.
+    each: how many kills of each kind, over all runs. most: kills of one run before it is let
+    through. Returns how many kills there were of each kind, and of runs.
     """
     draw = random.Random(seed)
     kinds = ["time", *REGIONS]
     counts = dict.fromkeys([*kinds, "runs"], 0)
-    while sum(counts[k] for k in kinds) < kills:
+    while missing(counts, kinds, each):
         out = folder / f"run-{counts['runs']}"
         for attempt in range(most + 1):
-            kind = kinds[draw.randrange(len(kinds))]
-            if attempt == most:
+            wanted = missing(counts, kinds, each)
+            kind = draw.choice(wanted) if wanted and attempt < most else None
+            if kind is None:
                 child = trained(out, **options)
             elif kind == "time":
                 child = trained(out, **options)
@@ -316,13 +317,20 @@ def killed_again_and_again(
                 child = trained(out, lambda n=line, k=kind: at_line(n, k, die), **options)
             ended = child.wait()
             if ended.status is None:
+                assert kind is not None, ended.said
                 counts[kind] += 1
                 continue
+            # It was let through, or had less to do than a whole run, and ended before the instant.
             assert ended.status == 0, ended.said
             break
         counts["runs"] += 1
         assert not differences(state_of(out), whole.state), (out, counts)
     return counts
+
+
+def missing(counts: dict[str, int], kinds: list[str], each: int) -> list[str]:
+    """Return the kinds of which there were too few."""
+    return [kind for kind in kinds if counts[kind] < each]
 
 
 # A disk of its own -------------------------------------------------------------------------------
