@@ -263,8 +263,9 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 @dataclass
 class Undisturbed:
-    """A run without faults: its state, how long it took, and how many lines each region ran."""
+    """A run without faults: its folder, state, duration, and how many lines each region ran."""
 
+    folder: Path
     state: dict[str, Any]
     seconds: float
     lines: dict[str, int]
@@ -286,7 +287,7 @@ def undisturbed(folder: Path, **options: Any) -> Undisturbed:
     assert done.status == 0, done.said
     state = state_of(folder / "plain")
     assert not differences(state_of(folder / "counted"), state)
-    return Undisturbed(state, plain.seconds, json.loads(counts.read_text()))
+    return Undisturbed(folder / "plain", state, plain.seconds, json.loads(counts.read_text()))
 
 
 def killed_again_and_again(
