@@ -59,6 +59,13 @@ def test_the_held_out_images_are_never_trained_on_nor_the_test_set_read(
     assert (tmp_path / "run" / "evaluation.png").stat().st_size > 1000
 
 
+def test_a_schedule_of_few_levels_is_evaluated_in_as_many_steps(tiny, tmp_path):
+    few = replace(tiny, schedule=replace(tiny.schedule, T=4))
+    trained = session(evaluated(with_training(few, steps=4)), tmp_path / "run")
+    trained.run()
+    assert [row["step"] for row in trained.validation.rows] == [4]
+
+
 def test_resuming_is_exact_and_the_log_goes_on(tiny, tmp_path):
     """10 steps equal 5, save, load, 5, with evaluations at 4, 8 and 10; and 10 without any."""
     held_out = replace(tiny, data=replace(tiny.data, held_out=150))

@@ -75,7 +75,7 @@ class Validation:
         data = experiment.data
         self.out, self.held_out = out, len(held_out)
         self.n = min(experiment.evaluation.n, len(training))
-        self.steps = min(STEPS, experiment.sampling.steps)
+        self.steps = min(STEPS, experiment.sampling.steps, experiment.schedule.T)
         # Noise that no `sample` or `evaluate` of this model draws.
         self.seed = mix(experiment.training.seed, "evaluation during training")
         extractor = own_extractor(data.name)
