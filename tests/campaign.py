@@ -28,14 +28,16 @@ import torch
 from tqdm import tqdm
 
 import pocketddpm
+from pocketddpm import run_log, validation
 from pocketddpm.checkpoint import load_checkpoint
 from pocketddpm.commands.train import Train
 from pocketddpm.errors import DDPMError
-from pocketddpm.run_log import COLUMNS, logged
+from pocketddpm.log import read_log
 from pocketddpm.session import Session
 
 __all__ = ["PIL", "Session", "matplotlib"]  # imported here so that no child has to
 
+LOGS = {"log.csv": run_log.COLUMNS, "evaluation.csv": validation.COLUMNS}
 ROOT = str(Path(pocketddpm.__file__).parent)
 STEPS, CHECKPOINT_EVERY, SAMPLE_EVERY = 16, 4, 10
 # Where a run can be interrupted: how the modules begin in which each region's code lies.
@@ -46,7 +48,9 @@ REGIONS = {
     ),
     "save": ("checkpoint.py", "output.py", "run_folder.py"),
     "log": ("run_log.py",),
-    "sample": ("sampling.py", "samplers/", "pictures.py", "model.py", "denoiser.py"),
+    "sample": (
+        *("sampling.py", "samplers/", "pictures.py", "run_pictures.py", "model.py", "denoiser.py"),
+    ),
     "session": ("session",),
     "start": ("",),  # all the rest: configuration, data, what is built once
 }
@@ -246,11 +250,13 @@ def state_of(out: Path) -> dict[str, Any]:
             checkpoint = load_checkpoint(path)
             for key, tensor in checkpoint.tensors.items():
                 found[f"{name} {key}"] = tensor.numpy().tobytes()
-            meta = {**checkpoint.meta, "run": {**checkpoint.meta["run"], "seconds": 0}}
+            meta = dict(checkpoint.meta)
+            for part in {"run", "evaluation"} & meta.keys():
+                meta[part] = {**meta[part], "seconds": 0}
             found[f"{name} meta"] = repr(meta)
-        elif name == "log.csv":
-            rows = logged(out)
-            found[name] = [tuple(row[c] for c in COLUMNS if c != "seconds") for row in rows]
+        elif name in LOGS:
+            columns, rows = LOGS[name], read_log(path, LOGS[name], sys.maxsize)
+            found[name] = [tuple(row[c] for c in columns if c != "seconds") for row in rows]
         else:
             found[name] = path.read_bytes()
     return found

@@ -203,6 +203,7 @@ def test_torchrun_ends_all_when_one_dies(tmp_path):
     out = tmp_path / "run"
     options = ["train", "digits", "--net", "widths=4,head_width=4,groups=2,blocks=1"]
     options += ["--batch-size", "8", "--steps", "100000", "--checkpoint-every", "10"]
+    options += ["--timesteps", "4", "--batches-per-epoch", "5", "--precision", "float32"]
     options += ["--sample-every", "0", "--device", "cpu", "--out", str(out)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     process = subprocess.Popen(
@@ -221,4 +222,7 @@ def test_torchrun_ends_all_when_one_dies(tmp_path):
     said = process.communicate(timeout=120)[1]
     assert process.returncode != 0
     assert "another process has ended" in said or "SIGKILL" in said or "Signal 9" in said
-    assert load_checkpoint(out / "last.safetensors").meta["run"]["step"] >= 10
+    step = load_checkpoint(out / "last.safetensors").meta["run"]["step"]
+    assert step >= 10
+    together(2, lambda rank: tiny_train(out, steps=step + 4, **PLAIN).run(), tmp_path)
+    assert load_checkpoint(out / "last.safetensors").meta["run"]["step"] == step + 4
