@@ -331,7 +331,8 @@ def killed_again_and_again(
             assert ended.status == 0, ended.said
             break
         counts["runs"] += 1
-        assert not differences(state_of(out), whole.state), (out, counts)
+        wrong = differences(state_of(out), whole.state)
+        assert not wrong, (wrong, out, counts)
     return counts
 
 

@@ -102,6 +102,25 @@ def test_kills_on_every_path(tmp_path, record_property, options):
     record_property("kills", counts)
 
 
+def test_half_a_checkpoint_is_removed_by_the_next_run(plain, tmp_path):
+    """The kernel kills the run inside the library's write: no file may grow beyond a limit."""
+    import resource
+
+    out = tmp_path / "run"
+    line = plain.lines["loop"] // 2
+    assert trained(out, lambda: at_line(line, "loop", die), **PLAIN).wait().status is None
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (48 << 10, 48 << 10))
+
+    before = {path.name for path in out.iterdir()}
+    assert trained(out, limited, **PLAIN).wait().status is None
+    assert {path.name for path in out.iterdir()} > before, "the test cannot fail"
+    assert trained(out, **PLAIN).wait().status == 0
+    assert differences(state_of(out), plain.state) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_save_and_say_how_to_go_on(plain, tmp_path, number):
     out = tmp_path / "run"

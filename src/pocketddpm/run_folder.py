@@ -20,6 +20,7 @@ FILES = ("*.safetensors", "*.csv", "*.png", "samples/*.png", "tensorboard/*")
 LEFTOVERS = (
     *(f".*.tmp.{kind}" for kind in ("safetensors", "csv", "json", "png")),
     "samples/.step-*.tmp.png",
+    ".tmp??????",  # safetensors' own, since 0.8: it writes beside the file that it is given
 )
 
 
