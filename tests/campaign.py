@@ -37,6 +37,7 @@ from pocketddpm.session import Session
 
 __all__ = ["PIL", "Session", "matplotlib"]  # imported here so that no child has to
 
+POLL = 0.002  # seconds between two looks at a child
 LOGS = {"log.csv": run_log.COLUMNS, "evaluation.csv": validation.COLUMNS}
 ROOT = str(Path(pocketddpm.__file__).parent)
 STEPS, CHECKPOINT_EVERY, SAMPLE_EVERY = 16, 4, 10
@@ -142,17 +143,19 @@ class Child:
             os.kill(self.pid, number)
 
     def wait(self, timeout: float = 300) -> Ended:
-        """Wait for the end; a child that takes too long is killed, and the test fails."""
-        end = time.monotonic() + timeout
-        while True:
+        """Wait for the end; a child that takes too long is killed, and the test fails.
+
+        timeout: in seconds that this process is awake; the two may be paused together.
+        """
+        for _ in range(int(timeout / POLL)):
             pid, code = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 break
-            if time.monotonic() > end:
-                self.kill()
-                os.waitpid(self.pid, 0)
-                raise AssertionError(f"a child hung:\n{self.errors.read_text()}")
-            time.sleep(0.002)
+            time.sleep(POLL)
+        else:
+            self.kill()
+            os.waitpid(self.pid, 0)
+            raise AssertionError(f"a child hung:\n{self.errors.read_text()}")
         said = self.errors.read_text(errors="replace")
         self.errors.unlink()
         status = os.WEXITSTATUS(code) if os.WIFEXITED(code) else None
