@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+from array import array
 from dataclasses import replace
 
 import numpy as np
@@ -33,6 +35,7 @@ from pocketddpm.config import (
 )
 from pocketddpm.errors import CheckpointError, ConfigError, DataError, OutputError
 from pocketddpm.model import load_model
+from pocketddpm.pictures import _running_mean, save_loss_curve
 from pocketddpm.presets import PRESETS, get_preset
 from pocketddpm.session import Session
 from pocketddpm.training.plan import Plan, check_budget, ema_decay, learning_rate, plan_for
@@ -168,6 +171,24 @@ def test_a_run_can_begin_with_another_models_weights(tmp_path, capsys):
             main([*tune, "--begin-with", str(trained), "--steps", "2", "--overwrite", *wrong])
         assert error.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_curves_mean_is_over_finite_losses(tmp_path):
+    loss = np.array([1.0, 3.0, np.nan, 5.0, np.nan, np.nan])
+    assert_close(_running_mean(loss, 2), np.array([2.0, 3.0, 5.0, 5.0, 0.0]))
+    assert_close(_running_mean(loss[:4], 4), np.array([3.0]))
+
+
+def test_a_long_runs_curve_takes_no_memory_and_no_time(tmp_path):
+    seen, loss = array("q", range(0, 3_200_000, 16)), array("d", [0.5] * 200_000)
+    save_loss_curve(tmp_path / "loss.png", seen[:10], loss[:10])  # imports matplotlib
+    tracemalloc.start()
+    for _ in range(3):
+        save_loss_curve(tmp_path / "loss.png", seen, loss)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # 3.2 MB of numbers, some copies of them; as Python objects one curve alone would be 50 MB.
+    assert peak < 25e6
 
 
 @pytest.mark.slow
