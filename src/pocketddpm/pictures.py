@@ -127,7 +127,8 @@ def save_loss_curve(path: Path, images_seen: Sequence[int], loss: Sequence[float
     Of a long run only `CURVE_POINTS` points or so are drawn, evenly spaced.
     """
     # Plain arrays: matplotlib would take 40,000 values of any other sequence for 50 MB of objects.
-    seen, values = np.asarray(images_seen), np.asarray(loss, np.float64)
+    # Copies: a buffer that is lent out could not grow when the run goes on.
+    seen, values = np.array(images_seen), np.array(loss, np.float64)
     every = max(1, len(values) // CURVE_POINTS)
     fig = figure()
     axes = fig.subplots()
