@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LONGER = """## What longer training gives
 
-The model that comes with the package, without guidance (`pocketddpm sample {name}`):
+The model that comes with the package (`pocketddpm sample {name}`):
 
 ![samples of the shipped model](shipped.png)
 
@@ -100,10 +100,11 @@ def _experiment(minutes: float, seed: int) -> Experiment:
         print(f"MNIST cannot be had here ({error}); using the built-in 8x8 digits", file=sys.stderr)
         preset = "digits"
     experiment = get_preset(preset)
-    # Two minutes want many small steps, and the samples a little guidance.
+    # Two minutes want many small steps, and more guidance than ten (docs/experiments.md).
+    objective = replace(experiment.objective, guidance=2.0)
     training = replace(experiment.training, minutes=minutes, batch_size=64, seed=seed)
-    sampling = replace(experiment.sampling, steps=20, guidance=2.0)
-    return replace(experiment, training=training, sampling=sampling)
+    sampling = replace(experiment.sampling, steps=20)
+    return replace(experiment, objective=objective, training=training, sampling=sampling)
 
 
 def _page(session: "Session", out: Path, *, shipped: bool) -> str:
@@ -125,7 +126,8 @@ def _page(session: "Session", out: Path, *, shipped: bool) -> str:
 
 ## Samples
 
-Ten of each class, {sampling.sampler} with {sampling.steps} steps, guidance {sampling.guidance:g}:
+Ten of each class, {sampling.sampler} with {sampling.steps} steps; guidance
+{session.experiment.objective.guidance:g} is learned into the network:
 
 ![samples](samples.png)
 
@@ -147,6 +149,6 @@ Images at 0, 25, 50, 75 and 100 % of T:
 
 ## Go on
 
-    pocketddpm sample {folder} --labels {labels} --guidance 1
+    pocketddpm sample {folder} --labels {labels} --guidance 1.5
     pocketddpm train {session.experiment.preset} --minutes 10 --out runs/mine
 """
