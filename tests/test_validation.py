@@ -192,3 +192,24 @@ def test_evaluation_leaves_torchs_generator_alone(tiny, tmp_path):
     before = torch.get_rng_state()
     trained._evaluate()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_evaluation_that_was_cut_off_is_made_again(tiny, tmp_path, monkeypatch):
+    """The last comes after the last checkpoint: resuming from there must not take it for done."""
+    experiment = with_training(evaluated(tiny, every=4, best_by="evaluation"), steps=5)
+    session(experiment, tmp_path / "whole", checkpoint_every=5).run()
+    cut = session(experiment, tmp_path / "cut", checkpoint_every=5)
+
+    def lost(path, images_seen, *values):
+        if len(images_seen) == 2:
+            raise RuntimeError("cut off")
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="cut off"):
+        patched.setattr("pocketddpm.validation.save_distance_curve", lost)
+        cut.run()
+    checkpoint = newest_checkpoint(tmp_path / "cut")
+    assert checkpoint is not None and checkpoint.meta["run"]["step"] == 5
+    session(experiment, tmp_path / "cut", checkpoint=checkpoint).run()
+    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+    pictures = [(tmp_path / run / "evaluation.png").read_bytes() for run in ("cut", "whole")]
+    assert pictures[0] == pictures[1]

@@ -253,6 +253,7 @@ class Session:
             self._say(validation.told())
             if self.experiment.evaluation.best_by == "evaluation" and validation.is_best():
                 self._save_best()
+            validation.record()
             keys = ("frechet", "ratio", "precision", "recall")
             self.log.chart({f"held-out {key}": row[key] for key in keys}, trainer.images_seen)
         self.accelerator.wait_for_everyone()

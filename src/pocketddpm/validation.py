@@ -98,7 +98,7 @@ class Validation:
         )
 
     def __call__(self, model: Model, step: int, images_seen: int) -> Row:
-        """Draw samples, score them, add a row to the log, and return it."""
+        """Draw samples, score them, draw the curve; return the row, which `record` writes."""
         started = time.monotonic()
         fake = self._features(self._draw(model))
         distance = frechet_distance(Moments.of(fake), self.moments)
@@ -113,7 +113,6 @@ class Validation:
             "seconds": round(time.monotonic() - started, 3),
         }
         self.rows.append(row)
-        append_log(self.out / "evaluation.csv", COLUMNS, [row])
         save_distance_curve(
             self.out / "evaluation.png",
             [int(r["images_seen"]) for r in self.rows],
@@ -121,6 +120,13 @@ class Validation:
             self.floor,
         )
         return row
+
+    def record(self) -> None:
+        """Write the last row to the log, as the last act of an evaluation.
+
+        A run that is killed before makes the whole evaluation again when it is resumed.
+        """
+        append_log(self.out / "evaluation.csv", COLUMNS, self.rows[-1:])
 
     def is_best(self) -> bool:
         """Whether the last row has the smallest distance so far (the first of equals)."""
