@@ -6,6 +6,7 @@ Each system is trained for --minutes by its own recipe, sampled by its own sampl
 Frechet distance (digits-cnn) of n samples to half B of the training set, and label agreement where
 it takes labels. The test set is not touched. One JSON line each.
 
+real images: n of half A, the floor of both numbers.
 diffusers course: UNet2DModel of its class-conditional MNIST notebook, eps, squared-cosine schedule,
 Adam at 1e-3, batch 128; drawn by its DDIMScheduler in 50 steps, not in the 1000 of the notebook.
 smalldiffusion: its Fashion-MNIST U-Net, log-linear schedule, AdamW at 7e-4, average of 0.99, drawn
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 
 from pocketddpm.config import Experiment
 from pocketddpm.data.load import load_images
+from pocketddpm.metrics.halves import halves
 from pocketddpm.metrics.moments import Moments, frechet_distance
 from pocketddpm.metrics.setting import load_setting
 from pocketddpm.presets import get_preset
@@ -35,6 +37,7 @@ from pocketddpm.provenance import versions
 from pocketddpm.session import Session
 
 BATCH = 128
+RUNS: Path | None = None  # where our own runs are kept, if they are
 Drawn = tuple[Tensor, int, int]
 """Images in [-1, 1] or uint8 [N,1,28,28]; training images seen; evaluations of one sample."""
 
@@ -43,7 +46,7 @@ def batches(minutes: float):
     """Yield shuffled (images in [-1, 1], labels) until the time is over."""
     data = load_images("mnist")
     assert data.labels is not None
-    images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
+    images, labels = torch.tensor(data.images), torch.tensor(data.labels)
     started = time.monotonic()
     while True:
         for rows in torch.randperm(len(images)).split(BATCH):
@@ -115,11 +118,11 @@ def pocketddpm(precision: str) -> Callable[[float, Tensor], Drawn]:
 
     def train(minutes: float, labels: Tensor) -> Drawn:
         preset: Experiment = get_preset("mnist")
-        budget = replace(preset.training, minutes=minutes, precision=precision)
+        seed = torch.initial_seed()
+        budget = replace(preset.training, minutes=minutes, precision=precision, seed=seed)
         with tempfile.TemporaryDirectory() as folder:
-            session = Session(
-                replace(preset, training=budget), out=Path(folder) / "run", sample_every=0
-            )
+            out = (RUNS or Path(folder)) / f"{precision}-{minutes:g}-{seed}"
+            session = Session(replace(preset, training=budget), out=out, sample_every=0)
             session.run()
         drawn = session.model().sample(len(labels), labels=labels.numpy(), batch_size=250)
         return torch.from_numpy(drawn.images), session.trainer.images_seen, drawn.nfe
@@ -127,7 +130,20 @@ def pocketddpm(precision: str) -> Callable[[float, Tensor], Drawn]:
     return train
 
 
+def real_images(minutes: float, labels: Tensor) -> Drawn:
+    """Draw training images of half A, which neither the reference nor the judge has seen."""
+    data = load_images("mnist")
+    assert data.labels is not None
+    half_a, _ = halves(len(data))
+    rows = np.empty(len(labels), np.int64)
+    for digit in range(10):
+        wanted = (labels == digit).numpy()
+        rows[wanted] = half_a[data.labels[half_a] == digit][: wanted.sum()]
+    return torch.from_numpy(data.images[rows]), 0, 0
+
+
 SYSTEMS: dict[str, Callable[[float, Tensor], Drawn]] = {
+    "real images": real_images,
     "pocketddpm": pocketddpm("auto"),
     "pocketddpm float32": pocketddpm("float32"),
     "diffusers course": diffusers_course,
@@ -144,7 +160,10 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--runs", type=Path, help="keep our own runs there, to be evaluated")
     args = parser.parse_args()
+    global RUNS
+    RUNS = args.runs
     setting = load_setting("mnist")
     space = setting.spaces[0]
     labels = torch.arange(args.n) % 10
@@ -162,7 +181,7 @@ def main() -> None:
             "images_seen": seen,
             "nfe": nfe,
             "n": args.n,
-            "sampling_seconds": round(seconds - 60 * args.minutes, 1),
+            "seconds_with_sampling": round(seconds, 1),
             "frechet": round(float(frechet_distance(moments, space.reference.half_b)), 3),
         }
         if setting.judge is not None and name not in UNLABELLED:
