@@ -60,6 +60,22 @@ def test_help_is_quick_and_needs_no_torch(verb):
     assert float(done.stdout.split()[-1]) < 0.5
 
 
+def test_sampling_imports_nothing_that_only_training_needs(tmp_path):
+    """The first picture of a cold start waits for every import."""
+    code = (
+        "import sys\n"
+        "from pocketddpm.commands.main import main\n"
+        "main(sys.argv[1:])\n"
+        "heavy = {'accelerate', 'matplotlib', 'sklearn', 'sympy', 'torch._dynamo'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    words = ["sample", "mnist", "--n", "1", "--steps", "1", "--out", str(tmp_path / "one.png")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_list_names_everything(capsys):
     run("list")
     printed = capsys.readouterr().out

@@ -4,13 +4,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import distributed
 
 from pocketddpm.errors import ConfigError, DDPMError
+
+if TYPE_CHECKING:  # a second and 100 MB that sampling does without
+    from accelerate import Accelerator
 
 NETWORK = ("gloo", "nccl", "connection", "peer", "socket", "timed out")
 
@@ -40,7 +42,7 @@ def gathered(mine: Any) -> list[Any]:
     return everyone
 
 
-def agree_on_start(accelerator: Accelerator, step: int, folder: Path) -> None:
+def agree_on_start(accelerator: "Accelerator", step: int, folder: Path) -> None:
     """Raise ConfigError unless all processes of a run begin at the same step."""
     everyone: Any = accelerator.gather(torch.tensor([step], device=accelerator.device))
     steps = everyone.tolist()

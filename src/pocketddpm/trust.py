@@ -1,10 +1,13 @@
 """What a stranger's checkpoint may claim of itself, before memory is spent on the claim."""
 
+from collections.abc import Callable, Mapping
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from pocketddpm.build import build_network
 from pocketddpm.config import Experiment
@@ -44,7 +47,28 @@ def check_fit(
 
     hook = register_module_parameter_registration_hook(count)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             build_network(experiment, shape, classes)
     finally:
         hook.remove()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leave new weights as they are.
+
+    On the meta device there is nothing to fill, and what torch has there in place of random numbers
+    imports its compiler: over a second, and 100 MB.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        filling = getattr(func, "__module__", "") == "torch.nn.init"
+        if filling or func in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
