@@ -28,10 +28,12 @@ ALLOWED: dict[str, set[str]] = {
     "bound": {"process", "prediction", "schedule", "errors"},
     "times": {"config", "errors", "noise", "schedule"},
     "weighting": {"errors", "prediction", "process", "schedule"},
+    "losses": {"bound", "prediction", "schedule"},
     "objective": {
         "bound",
         "config",
         "errors",
+        "losses",
         "noise",
         "prediction",
         "process",

@@ -1,6 +1,7 @@
 """Consistency tuning and sampling: against the exact flow map of Gaussian data."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +11,17 @@ from torch.testing import assert_close
 
 from conftest import with_training
 from pocketddpm.build import build_schedule
+from pocketddpm.checkpoint import load_checkpoint
 from pocketddpm.commands.main import main
 from pocketddpm.config import NetworkConfig, ObjectiveConfig, ScheduleConfig
 from pocketddpm.denoiser import Estimate
 from pocketddpm.grid import make_grid
+from pocketddpm.losses import CONSISTENCY_STAGES, TAUGHT_STAGES
 from pocketddpm.model import load_model
 from pocketddpm.noise import Role, normal
-from pocketddpm.objective import CONSISTENCY_STAGES, build_objective
+from pocketddpm.objective import build_objective
 from pocketddpm.prediction import get_prediction
+from pocketddpm.process import amplitudes
 from pocketddpm.samplers import consistency
 from pocketddpm.session import Session
 
@@ -80,7 +84,7 @@ def test_the_exact_map_has_no_loss_but_that_of_drawing_eps(progress):
     t, _ = objective.times.draw(0, POSITION, progress)
     eps = normal(0, Role.TRAIN_EPS, POSITION, (1, 4, 4)).double()
     sigma = TABLE.sigma[t]
-    gap = (1 + 8 * torch.sigmoid(-sigma)) / 2 ** (1 + int(CONSISTENCY_STAGES * progress))
+    gap = (1 + 8 * torch.sigmoid(-sigma)) / 2 ** (1 + int(8 * progress))
     r = sigma * (1 - gap).clamp(min=0)
     r = torch.where(r < TABLE.sigma[1], 0.0, r)
 
@@ -91,6 +95,42 @@ def test_the_exact_map_has_no_loss_but_that_of_drawing_eps(progress):
     c = 0.00054 * 4
     expected = ((size**2 + c**2).sqrt() - c) / (sigma - r) / 4
     assert_close(loss.double(), expected, rtol=2e-3, atol=1e-5)
+
+
+class PosteriorMean(torch.nn.Module):
+    """The network whose x0 estimate under EDM is E[x0 | x_t]: it answers 0."""
+
+    def forward(self, scaled, t, y=None):
+        return torch.zeros_like(scaled)
+
+
+def test_along_the_teachers_flow_the_exact_map_errs_by_the_square_of_the_gap():
+    """The teacher's step is Euler's, and its error of second order; the gap halves at each stage.
+
+    Without a teacher the difference is of first order: what drawing eps costs.
+    """
+    untaught = build_objective(EDM, TABLE, None, batch_size=64)
+    taught = untaught.taught_by(PosteriorMean())
+    t, _ = untaught.times.draw(0, POSITION, 0.0)
+    a, b = amplitudes(TABLE.at(t), images(64))
+    x0, eps = images(64), normal(0, Role.TRAIN_EPS, POSITION, (1, 4, 4))
+    x_t = (a * x0 + b * eps).double()
+    middle = ((b / a).flatten() > 0.1) & ((b / a).flatten() < 10)
+
+    def off(objective, stage):
+        """Return how far the exact map is from the objective's target, for each image."""
+        stages = CONSISTENCY_STAGES if objective.teacher is None else TAUGHT_STAGES
+        progress = (stages.index(stage) + 0.5) / len(stages)
+        loss = objective(Exact(), x0, None, POSITION, 0, progress).double()
+        sigma = (b / a).flatten().double()
+        gap = (1 + 8 * torch.sigmoid(-sigma)) / 2**stage
+        c = 0.00054 * 4
+        return ((loss * sigma * gap * 4 + c) ** 2 - c**2).clamp(min=0).sqrt()[middle]
+
+    assert x_t.isfinite().all()
+    ratio = (off(taught, 5).mean() / off(taught, 6).mean()).item()
+    assert 3.3 < ratio < 5.0
+    assert off(untaught, 6).mean() > 5 * off(taught, 6).mean()
 
 
 def test_the_target_has_no_gradient():
@@ -133,6 +173,21 @@ def test_distilling_begins_with_the_teacher_and_ends_as_a_run(trained, tmp_path,
     assert drawn.nfe == 2
     main(["train", "digits", "--resume", str(out), "--steps", "7"])
     assert "7 steps" in capsys.readouterr().err
+
+
+def test_distilling_is_resumed_exactly_with_the_same_teacher(trained, tmp_path):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    tune = ["distill", str(trained), "--steps", "6", "--checkpoint-every", "3"]
+    main([*tune, "--out", str(whole)])
+    shutil.copytree(whole, part)
+    (part / "previous.safetensors").replace(part / "last.safetensors")
+    assert load_checkpoint(part / "last.safetensors").meta["run"]["step"] == 3
+    main(["train", "digits", "--resume", str(part)])
+    ends = [load_checkpoint(folder / "last.safetensors") for folder in (whole, part)]
+    assert ends[1].meta["run"]["step"] == 6
+    assert_close(ends[1].tensors, ends[0].tensors, rtol=0, atol=0)
+    teacher = load_checkpoint(trained / "last.safetensors").part("ema")
+    assert_close(ends[0].part("objective.teacher"), teacher, rtol=0, atol=0)
 
 
 def test_other_predictions_are_refused(tiny, tmp_path, capsys):

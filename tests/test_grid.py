@@ -10,7 +10,7 @@ from pocketddpm.build import build_schedule
 from pocketddpm.catalog import SCHEDULES
 from pocketddpm.config import ScheduleConfig
 from pocketddpm.errors import ConfigError
-from pocketddpm.grid import SPACINGS, Grid, explicit_grid, make_grid
+from pocketddpm.grid import EVEN_IN_NOISE, SPACINGS, Grid, explicit_grid, make_grid
 from pocketddpm.schedule import Schedule
 
 LINEAR = build_schedule(ScheduleConfig("linear"))
@@ -26,7 +26,7 @@ NAMED = [build_schedule(ScheduleConfig(name)) for name in SCHEDULES.names()]
 def test_every_spacing(schedule, spacing):
     """N steps, strictly down in t and up in alpha_bar, from within the table to the clean image."""
     T = schedule.T
-    if schedule.zero_terminal and spacing in ("karras", "log-snr"):
+    if schedule.zero_terminal and spacing in EVEN_IN_NOISE:
         pytest.skip("even in log-SNR, which is infinite: refused, see below")
     for steps in (1, 2, 3, 7, 10, 50, 333, T - 1, T):
         grid = make_grid(schedule, steps, spacing)
@@ -107,13 +107,27 @@ def test_starting_lower(spacing):
         assert grid.alpha_bar[0] == pytest.approx(float(LINEAR.alpha_bar[400]), rel=1e-9)
 
 
-@pytest.mark.parametrize("spacing", [s for s in SPACINGS if s not in ("karras", "log-snr")])
+@pytest.mark.parametrize("spacing", [s for s in SPACINGS if s not in EVEN_IN_NOISE])
 @pytest.mark.parametrize("steps", [1, 7, 50])
 def test_zero_terminal_snr(spacing, steps):
     """Pure noise is an ordinary start for the spacings in t."""
     grid = make_grid(ZERO, steps, spacing)
     assert grid.alpha_bar[0] == (0 if grid.t[0] == 1000 else ZERO.alpha_bar[int(grid.t[0])])
     assert all(a < b for a, b in pairwise(grid.alpha_bar))
+
+
+def test_jumps_leave_the_last_estimate_at_sigma_1():
+    """Even in log sigma from T's down to 1; from below 2, down to half of the start."""
+
+    def levels(grid):
+        return [((1 - ab) / ab) ** 0.5 for ab in grid.alpha_bar[:-1]]
+
+    wide = build_schedule(ScheduleConfig("log-linear"))
+    assert levels(make_grid(wide, 1, "jumps")) == pytest.approx([80])
+    assert levels(make_grid(wide, 3, "jumps")) == pytest.approx([80, 80**0.5, 1], rel=1e-6)
+    t = int((wide.sigma < 0.5).nonzero()[-1])
+    low = levels(make_grid(wide, 2, "jumps", t_start=t))
+    assert low[1] == pytest.approx(low[0] / 2, rel=1e-6)
 
 
 # Errors ------------------------------------------------------------------------------------------

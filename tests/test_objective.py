@@ -19,8 +19,9 @@ from pocketddpm.config import ObjectiveConfig, ScheduleConfig, from_dict
 from pocketddpm.denoiser import Denoiser
 from pocketddpm.errors import CheckpointError, ConfigError
 from pocketddpm.grid import make_grid
+from pocketddpm.losses import LOSSES
 from pocketddpm.noise import Role, normal, uniform
-from pocketddpm.objective import LOSSES, build_objective
+from pocketddpm.objective import build_objective
 from pocketddpm.prediction import PREDICTIONS, ask, get_prediction
 from pocketddpm.samplers import ddim, ddpm
 from pocketddpm.schedule import shift_snr

@@ -1,8 +1,8 @@
 """The times that a sampler visits: a decreasing list of pairs (t, alpha_bar).
 
-alpha_bar is what the mathematics uses; t is what the network is told (a float: linspace, karras and
-log-snr give points between the table's entries). Named spacings end at the clean image (0, 1); an
-explicit list may end anywhere.
+alpha_bar is what the mathematics uses; t is what the network is told (a float: linspace, karras,
+log-snr and jumps give points between the table's entries). Named spacings end at the clean image
+(0, 1); an explicit list may end anywhere.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,9 @@ import torch
 from pocketddpm.errors import ConfigError, unknown
 from pocketddpm.schedule import Schedule
 
-SPACINGS = ("trailing", "leading", "linspace", "quadratic", "karras", "log-snr")
+SPACINGS = ("trailing", "leading", "linspace", "quadratic", "karras", "log-snr", "jumps")
+EVEN_IN_NOISE = ("karras", "log-snr", "jumps")  # they have no place for alpha_bar = 0
+LAST_JUMP = 1.0  # sigma of the last estimate of `jumps`: docs/experiments.md
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ def make_grid(
       quadratic  T (i/N)^2, dense at low noise (arXiv 2010.02502).
       karras     even in sigma^(1/rho) (arXiv 2206.00364, eq. 5).
       log-snr    even in log-SNR (arXiv 2206.00927).
+      jumps      even in log-SNR down to sigma = 1, where one estimate ends the image: for models
+                 that `pocketddpm distill` has tuned.
     Raises ConfigError for an unknown spacing, steps outside 1..T, or a log-SNR grid on a schedule
     whose last SNR is zero.
     """
@@ -106,7 +110,7 @@ def make_grid(
     ramp = (
         torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1).double()
     )
-    if spacing in ("karras", "log-snr"):
+    if spacing in EVEN_IN_NOISE:
         log_snr = schedule.log_snr[[top, 1]]
         if not torch.isfinite(log_snr).all():
             raise ConfigError(
@@ -117,7 +121,11 @@ def make_grid(
             low, high = schedule.sigma[1] ** (1 / rho), schedule.sigma[top] ** (1 / rho)
             points = -2 * (high + ramp * (low - high)).pow(rho).log()
         else:
-            points = log_snr[0] + ramp * (log_snr[1] - log_snr[0])
+            end = log_snr[1]
+            if spacing == "jumps":  # half of where they start, when that is less
+                sigma = (schedule.sigma[top] / 2).clamp(max=LAST_JUMP)
+                end = -2 * torch.maximum(sigma, schedule.sigma[1]).log()
+            points = log_snr[0] + ramp * (end - log_snr[0])
         times = schedule.time_of(points).tolist()
         return Grid((*times, 0.0), (*torch.sigmoid(points).tolist(), 1.0), schedule)
     if spacing == "linspace":

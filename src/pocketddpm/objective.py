@@ -1,48 +1,23 @@
 """The training loss: draw t and eps, ask the network, compare with the target, per image."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from math import inf
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pocketddpm.bound import MINUS_ONE_TO_ONE, Bins, Decoder, pixel_decoder, term
+from pocketddpm.bound import MINUS_ONE_TO_ONE, Bins, Decoder, pixel_decoder
 from pocketddpm.config import ObjectiveConfig
 from pocketddpm.errors import ConfigError, unknown
+from pocketddpm.losses import LOSSES, Asked
 from pocketddpm.noise import Role, normal, uniform
-from pocketddpm.prediction import Answer, Prediction, ask, get_prediction
+from pocketddpm.prediction import Prediction, ask, get_prediction
 from pocketddpm.process import VARIANCES, amplitudes
 from pocketddpm.schedule import Schedule
 from pocketddpm.times import Gather, Times, build_times
 from pocketddpm.weighting import weight_table
-
-HYBRID_SHARE = 0.001  # of the bound in bits/dim, in the hybrid loss
-CONSISTENCY_STAGES = 8  # halvings of the gap between t and r
-HUBER_WIDTH = 0.00054  # per root of the number of values (arXiv 2310.14189)
-
-
-class Asked(NamedTuple):
-    """One batch with the network's answer. t: int64 [B] on the CPU. a, b: [B,1,1,1].
-
-    weight: [B], of the squared error. progress: share of the run that is done. believe(x, t, a, b):
-    the network's x0 estimate at other times, without gradient. lead: what guidance adds to the
-    target. The rest: [B,C,H,W].
-    """
-
-    t: Tensor
-    x0: Tensor
-    eps: Tensor
-    x_t: Tensor
-    a: Tensor
-    b: Tensor
-    weight: Tensor
-    answer: Answer
-    progress: float
-    believe: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    lead: Tensor | float
 
 
 @dataclass(frozen=True)
@@ -50,7 +25,8 @@ class Objective:
     """What is minimised: a loss, weighted by the time, at times drawn from `times`.
 
     weights: float64 [T], of the output's squared error at t = 1..T. null: the label that means "no
-    label". variance, decoder: the bound's (see `bound.term`).
+    label". variance, decoder: the bound's (see `bound.term`). teacher: the network whose flow the
+    consistency loss follows; None for that of the data.
     """
 
     schedule: Schedule
@@ -63,6 +39,11 @@ class Objective:
     label_dropout: float
     guidance: float
     null: int | None
+    teacher: nn.Module | None = None
+
+    def taught_by(self, network: nn.Module) -> "Objective":
+        """Return this objective with a frozen copy of the network as its teacher."""
+        return replace(self, teacher=deepcopy(network).eval().requires_grad_(False))
 
     def __call__(
         self,
@@ -103,8 +84,31 @@ class Objective:
         def believe(x: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
             return self.prediction.x0(ask(network, self.prediction, x, t, y, a, b).output, x, a, b)
 
-        asked = Asked(t, x0, eps, x_t, a, b, weight, answer, progress, believe, lead)
-        losses = LOSSES[self.loss](self, asked)
+        line = x0, eps
+        if self.teacher is not None:
+            with torch.no_grad():
+                told = ask(self.teacher, self.prediction, x_t, times, y, a, b).output
+                line = self.prediction.x0(told, x_t, a, b), self.prediction.eps(told, x_t, a, b)
+        asked = Asked(
+            schedule=self.schedule,
+            prediction=self.prediction,
+            variance=self.variance,
+            decoder=self.decoder,
+            t=t,
+            x0=x0,
+            eps=eps,
+            x_t=x_t,
+            a=a,
+            b=b,
+            weight=weight,
+            answer=answer,
+            progress=progress,
+            believe=believe,
+            lead=lead,
+            line=line,
+            taught=self.teacher is not None,
+        )
+        losses = LOSSES[self.loss](asked)
         return losses * importance.to(losses)
 
     def observe(
@@ -118,91 +122,16 @@ class Objective:
 
     def state(self) -> dict[str, Tensor]:
         """Return what an exact resumption needs."""
-        return self.times.state()
+        teacher = self.teacher.state_dict() if self.teacher is not None else {}
+        return self.times.state() | {f"teacher.{k}": v for k, v in teacher.items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from `state()`; KeyError when something is missing."""
         self.times.load(state)
+        if self.teacher is not None:
+            weights = {k: state[f"teacher.{k}"] for k in self.teacher.state_dict()}
+            self.teacher.load_state_dict(weights)
 
-
-Loss = Callable[[Objective, Asked], Tensor]
-
-
-def _distance(between: Callable[..., Tensor]) -> Loss:
-    """Return the loss: the distance of output and target, the mean over pixels, times the weight.
-
-    The weights are those of squared errors; other distances take them as they are. Guidance is
-    learned by moving the target by (1 - 1/g)(F(x_t, y) - F(x_t)), held fixed (model guidance,
-    arXiv 2502.12154): where F stands still, F(x_t, y) is what classifier-free guidance of scale g
-    would have made of the unguided network.
-    """
-
-    def loss(objective: Objective, asked: Asked) -> Tensor:
-        target = objective.prediction.target(asked.x0, asked.eps, asked.a, asked.b)
-        distance = between(asked.answer.output, target + asked.lead, reduction="none")
-        return asked.weight * distance.flatten(1).mean(1)
-
-    return loss
-
-
-def _bound(objective: Objective, asked: Asked) -> Tensor:
-    """Return T times the bound's term at t: over uniform t, the whole bound but for the prior."""
-    output, fraction = asked.answer
-    x0_hat = objective.prediction.x0(output, asked.x_t, asked.a, asked.b)
-    return objective.schedule.T * term(
-        objective.schedule,
-        asked.t,
-        asked.t - 1,
-        asked.x0,
-        x0_hat,
-        fraction,
-        variance=objective.variance,
-        decoder=objective.decoder,
-    )
-
-
-def _hybrid(objective: Objective, asked: Asked) -> Tensor:
-    """Return L_simple + 0.001 L_vlb (arXiv 2102.09672, eq. 16); L_vlb moves the variance only."""
-    output, fraction = asked.answer
-    fixed = asked._replace(answer=Answer(output.detach(), fraction))
-    return LOSSES["mse"](objective, asked) + HYBRID_SHARE * _bound(objective, fixed)
-
-
-def _consistency(objective: Objective, asked: Asked) -> Tensor:
-    """Return how far the x0 estimates at t and at a smaller r on the same noise differ.
-
-    Easy consistency tuning (arXiv 2406.14548): sigma_r / sigma_t = 1 - n(sigma_t) / 2^stage with
-    n = 1 + 8 sigmoid(-sigma_t); the gap halves `CONSISTENCY_STAGES` times over the run, and below
-    the schedule's smallest sigma the image itself is the target. Pseudo-Huber distance over
-    sigma_t - sigma_r.
-    """
-    _, x0, eps, x_t, a, b, _, answer, progress, believe, _ = asked
-    sigma_t = b / a
-    stage = 1 + int(CONSISTENCY_STAGES * progress)
-    gap = (1 + 8 * torch.sigmoid(-sigma_t)) / 2**stage
-    sigma_r = sigma_t * (1 - gap).clamp(min=0)
-    clean = sigma_r < float(objective.schedule.sigma[1])
-    sigma_r = torch.where(clean, objective.schedule.sigma[1].to(sigma_r), sigma_r)
-    a_r = (1 + sigma_r.square()).rsqrt()
-    b_r = sigma_r * a_r
-    log_snr = -2 * sigma_r.flatten().double().log()
-    r = objective.schedule.time_of(log_snr.cpu()).to(x0)
-    target = torch.where(clean, x0, believe(a_r * x0 + b_r * eps, r, a_r, b_r))
-    sigma_r = torch.where(clean, 0.0, sigma_r)
-    x0_hat = objective.prediction.x0(answer.output, x_t, a, b)
-    distance = (x0_hat - target).square().flatten(1).sum(1)
-    c = HUBER_WIDTH * x0[0].numel() ** 0.5
-    return ((distance + c**2).sqrt() - c) / (sigma_t - sigma_r).flatten() / x0[0].numel() ** 0.5
-
-
-LOSSES: dict[str, Loss] = {
-    "mse": _distance(F.mse_loss),
-    "l1": _distance(F.l1_loss),
-    "huber": _distance(F.smooth_l1_loss),
-    "vlb": _bound,
-    "hybrid": _hybrid,
-    "consistency": _consistency,
-}
 
 Refusal = tuple[Callable[[ObjectiveConfig, Schedule], bool], str]
 REFUSALS: tuple[Refusal, ...] = (

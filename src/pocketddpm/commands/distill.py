@@ -18,7 +18,7 @@ BUDGETS = ("steps", "epochs", "images", "minutes")
 
 @dataclass(frozen=True)
 class Distill:
-    """Tune a trained model so that one or two evaluations give an image (consistency tuning).
+    """Tune a trained model so that one or two evaluations give an image (consistency distillation).
 
     Example: pocketddpm distill runs/mnist --minutes 5 --out runs/mnist-fast
     """
@@ -93,5 +93,5 @@ class Distill:
             ),
             optimiser=replace(stored.optimiser, lr=self.lr),
             training=replace(stored.training, seed=self.seed, **given),
-            sampling=SamplingConfig("consistency", STEPS),
+            sampling=SamplingConfig("consistency", STEPS, spacing="jumps"),
         )

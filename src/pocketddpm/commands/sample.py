@@ -39,7 +39,7 @@ class Sample:
     steps: int | None = None
     """Steps of the sampler."""
     spacing: str | None = None
-    """Where the steps lie: trailing, leading, linspace, quadratic, karras or log-snr."""
+    """Where the steps lie: trailing, leading, linspace, quadratic, karras, log-snr or jumps."""
     guidance: float | None = None
     """Classifier-free guidance; 1 is none."""
     guidance_interval: str | None = None

@@ -296,7 +296,10 @@ class Trainer:
         return Checkpoint({**meta, "run": run}, tensors)
 
     def begin_with(self, checkpoint: Checkpoint) -> None:
-        """Take a model's averaged weights as first ones; CheckpointError if they do not fit."""
+        """Take a model's averaged weights as first ones, and as a teacher where one is followed.
+
+        Raises CheckpointError if they do not fit.
+        """
         weights = checkpoint.part("ema") or checkpoint.part("model")
         here = {name: tuple(v.shape) for name, v in self.network.state_dict().items()}
         there = {name: tuple(v.shape) for name, v in weights.items()}
@@ -311,6 +314,8 @@ class Trainer:
         for k, v in self.network.state_dict().items():
             if k in self.ema:
                 self.ema[k].copy_(v)
+        if self.objective.loss == "consistency":
+            self.objective = self.objective.taught_by(self.network)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same experiment; CheckpointError if it does not fit."""
@@ -331,7 +336,10 @@ class Trainer:
         for k, v in checkpoint.part("ema").items():
             self.ema[k].copy_(v)
         load_optimisers(self.optimisers, states)
-        self.objective.load(checkpoint.part("objective"))
+        memory = checkpoint.part("objective")
+        if any(key.startswith("teacher.") for key in memory):
+            self.objective = self.objective.taught_by(self.network)
+        self.objective.load(memory)
         self.health = Health.from_dict(run.get("health"), self.experiment.training.precision)
         self.images_seen = int(run["images_seen"])
         self.seconds = float(run["seconds"])
