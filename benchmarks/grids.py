@@ -28,8 +28,10 @@ SOLVERS = {
     "deis": {},
     "ipndm": {},
     "heun": {},
+    "consistency": {},
 }
 GRIDS = ("karras", "log-snr", "trailing")
+DISTILLED = (("consistency",), ("jumps",))  # solver and grid of what `distill` has tuned
 
 
 def main() -> None:
@@ -38,22 +40,26 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--nfe", type=int, nargs="+", default=[4, 6, 8, 10])
-    parser.add_argument("--solvers", nargs="+", default=list(SOLVERS))
-    parser.add_argument("--grids", nargs="+", default=list(GRIDS))
+    parser.add_argument("--solvers", nargs="+", choices=list(SOLVERS))
+    parser.add_argument("--grids", nargs="+")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0])
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     model = load_model(args.model)
+    distilled = model.experiment.sampling.sampler == "consistency"
+    others = [name for name in SOLVERS if name != "consistency"]
+    solvers, grids = DISTILLED if distilled else (others, GRIDS)
+    solvers, grids = args.solvers or solvers, args.grids or grids
     setting = load_setting(model.experiment.data.name)
     space = setting.spaces[0]
     labels = model.label_numbers("all", args.n, 0)
     for nfe in args.nfe:
-        for solver in args.solvers:
+        for solver in solvers:
             name, options = solver.split(" ")[0], SOLVERS[solver]
             choice = build_sampler(name, options)
             steps = max((s for s in range(1, nfe + 1) if choice.calls(s) <= nfe), default=0)
-            for grid, guidance in product(args.grids, args.guidance):
+            for grid, guidance in product(grids, args.guidance):
                 try:
                     samples = model.sample(
                         args.n, labels=labels, sampler=name, options=options, steps=steps,
@@ -64,6 +70,7 @@ def main() -> None:
                     continue
                 moments = Moments.of(space.extractor(samples.images).values)
                 row: dict[str, object] = {
+                    "run": args.model,
                     "solver": solver,
                     "grid": grid,
                     "guidance": guidance,

@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 RESULTS, PICTURES = HERE / "results", HERE.parent / "docs" / "pictures"
+NFE = [RESULTS / f"{name}_mnist_2026-11.jsonl" for name in ("ten_minutes", "distilled")]
 Row = dict[str, Any]
 
 
@@ -90,10 +91,10 @@ def main() -> None:
     """Write both pictures and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=Path, default=RESULTS / "time_to_quality_2026-11.jsonl")
-    parser.add_argument("--nfe", type=Path, default=RESULTS / "quality_nfe_2026-11.jsonl")
+    parser.add_argument("--nfe", type=Path, nargs="+", default=NFE)
     args = parser.parse_args()
     against_minutes(rows(args.minutes), PICTURES / "quality-minutes.png")
-    against_nfe(rows(args.nfe), PICTURES / "quality-nfe.png")
+    against_nfe([row for path in args.nfe for row in rows(path)], PICTURES / "quality-nfe.png")
     print(table(rows(args.minutes)))
 
 

@@ -1,10 +1,11 @@
-"""Images per second at ten evaluations each: the shipped mnist beside the networks of peers.
+"""Images per second of the shipped mnist, in ten evaluations each, beside the networks of peers.
 
 Ours is `model.sample` with all that it does, at its own plan; of the peers one evaluation of the
 network alone is timed and counted ten times. In turns in one process, batch 250. Prints JSON, with
 the seconds and peak memory of `pocketddpm sample mnist` from a cold start.
 
     python benchmarks/sampling.py
+    python benchmarks/sampling.py --models mnist runs/mnist-distilled
 """
 
 import argparse
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -49,13 +51,15 @@ def main() -> None:
     """Measure every contestant in turns and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--models", nargs="+", default=["mnist"], help="drawn from by their plans")
     args = parser.parse_args()
     starts = [cold() for _ in range(3)]
-    model = load_model("mnist")
     jobs: dict[str, tuple[Callable[[], object], int]] = {}
-    for precision in ("bf16", "float32"):
+    for name, precision in product(args.models, ("bf16", "float32")):
+        model = load_model(name)
         draw = partial(model.sample, BATCH, batch_size=BATCH, precision=precision)
-        jobs[f"pocketddpm sample mnist, {precision}"] = (draw, 1)
+        nfe = model.sample(1, batch_size=1).nfe
+        jobs[f"pocketddpm sample {name}, nfe {nfe}, {precision}"] = (draw, 1)
     for name, (net, call, side) in installed().items():
         x, t = torch.randn(BATCH, 1, side, side), torch.full((BATCH,), 500.0)
         y = torch.arange(BATCH) % 10
@@ -78,7 +82,7 @@ def main() -> None:
             for name, each in rates.items()
         },
         "cold start": [{k: round(v, 2) for k, v in start.items()} for start in starts],
-        "nfe": NFE,
+        "nfe of peers": NFE,
         "batch": BATCH,
         **versions(),
         "machine": platform.machine(),

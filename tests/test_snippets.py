@@ -56,6 +56,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "train (folder|unet-mnist|digits)": TRAIN | {"net": f"{TINY},groups=4"},
     "train .*--evaluate-every": TRAIN | {"net": TINY, "evaluate-every": 2, "evaluate-n": 20},
     "train ": TRAIN | {"net": TINY},
+    "distill ": {"steps": 2},
     "sample mnist": {"n": 10},
     "sample ": SAMPLE,
     "evaluate samples.npz|evaluate ./pngs": {"n": 20},

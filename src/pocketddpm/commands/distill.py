@@ -33,7 +33,7 @@ class Distill:
     """Budget in images."""
     minutes: float | None = None
     """Budget in minutes; 5 when no budget is given."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Peak learning rate."""
     seed: int = 0
     """Seed of order, times and noise."""
@@ -86,8 +86,8 @@ class Distill:
                 loss="consistency",
                 weighting="simple",
                 times="log-normal",
-                p_mean=-1.1,
-                p_std=2.0,
+                p_mean=0.3,
+                p_std=1.8,
                 label_dropout=0.0,
                 guidance=1.0,
             ),
