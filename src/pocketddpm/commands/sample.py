@@ -29,7 +29,8 @@ class Sample:
     """
 
     model: Positional[str]
-    """A run folder, a checkpoint, or the name of a shipped model (mnist, fashion-mnist)."""
+    """A run folder, a checkpoint, or the name of a shipped model (mnist, mnist-fast,
+    fashion-mnist)."""
     n: int = 100
     """How many images, in all."""
     labels: str = "all"
