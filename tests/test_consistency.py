@@ -154,7 +154,7 @@ def trained(tiny, tmp_path):
         data=replace(tiny.data, center=True),
         network=NetworkConfig("lean", {"widths": (16, 32), "blocks": (1, 1), "head_width": 8}),
         schedule=ScheduleConfig("log-linear"),
-        objective=ObjectiveConfig("edm", weighting="edm", times="log-normal"),
+        objective=ObjectiveConfig("edm", weighting="edm", times="log-normal", guidance=1.5),
     )
     Session(
         experiment, out=tmp_path / "teacher", device="cpu", sample_every=0, checkpoint_every=0
@@ -166,6 +166,8 @@ def test_distilling_begins_with_the_teacher_and_ends_as_a_run(trained, tmp_path,
     out = tmp_path / "student"
     main(["distill", str(trained), "--steps", "5", "--lr", "1e-9", "--out", str(out)])
     teacher, student = load_model(trained), load_model(out)
+    assert student.learned_guidance == teacher.learned_guidance == 1.5
+    assert student.experiment.objective.guidance == 1
     for name, tensor in teacher.network.state_dict().items():
         assert_close(student.network.state_dict()[name], tensor, rtol=0, atol=1e-5)
     assert json.loads((out / "config.json").read_text())["experiment"]["sampling"]["steps"] == 2

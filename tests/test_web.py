@@ -64,14 +64,16 @@ def test_the_generator_gives_the_published_answers():
     ]
 
 
+@pytest.mark.parametrize(("role", "step"), [(Role.START, 0), (Role.STEP, 0), (Role.STEP, 3)])
 @pytest.mark.parametrize(("seed", "index"), [(0, 0), (7, 3), (2**32 - 1, 99)])
-def test_the_noise_is_pythons(seed, index):
-    got = javascript(f"console.log(JSON.stringify([...s.startNoise({seed},{index},786)]))")
-    wanted = normal(seed, Role.START, torch.tensor([index]), (786,))[0].numpy()
+def test_the_noise_is_pythons(seed, index, role, step):
+    what = f"{seed},{index},786,{role.value},{step}"
+    got = javascript(f"console.log(JSON.stringify([...s.normal({what})]))")
+    wanted = normal(seed, role, torch.tensor([index]), (786,), step)[0].numpy()
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("spacing", ["trailing", "karras"])
+@pytest.mark.parametrize("spacing", ["trailing", "karras", "jumps"])
 def test_the_times_are_pythons(spacing):
     pairs = [(1000, n) for n in (1, 2, 3, 7, 20, 333, 1000)] + [(5, 2), (10, 4), (1, 1)]
     for T, steps in pairs if spacing == "trailing" else [*pairs[:5], (10, 4)]:
@@ -91,10 +93,13 @@ class Toy(nn.Module):
         return torch.tanh(x + label[:, None, None, None] / 4) * (t[:, None, None, None] / 500).cos()
 
 
+SAMPLERS = [("ddim", "trailing"), ("dpmpp", "karras"), ("consistency", "jumps")]
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("prediction", list(PREDICTIONS))
-@pytest.mark.parametrize(("sampler", "spacing"), [("ddim", "trailing"), ("dpmpp", "karras")])
+@pytest.mark.parametrize(("sampler", "spacing"), SAMPLERS)
 def test_the_sampler_is_pythons(sampler, spacing, prediction, clip, guidance):
     mean = torch.linspace(-0.5, 0.5, 16).view(1, 4, 4)
     model = model_around(

@@ -69,6 +69,14 @@ class Model:
     meta: dict[str, Any]
     device: torch.device
 
+    @property
+    def learned_guidance(self) -> float:
+        """The scale that the network learned: its objective's, or its teacher's if it had one."""
+        begun_with = self.meta.get("begun_with")
+        if self.experiment.objective.loss == "consistency" and begun_with:
+            return float(begun_with["objective"].get("guidance", 1.0))
+        return self.experiment.objective.guidance
+
     def denoiser(
         self,
         labels: Tensor | None = None,

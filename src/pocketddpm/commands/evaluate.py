@@ -221,7 +221,7 @@ class Evaluate:
             "spacing": self.spacing or plan.spacing,
             "nfe": samples.nfe,
             "guidance": guidance,
-            "learned guidance": model.experiment.objective.guidance,
+            "learned guidance": model.learned_guidance,
             "labels": self.labels,
             "seed": self.seed,
             "device": str(model.device),

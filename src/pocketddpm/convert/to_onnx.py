@@ -63,11 +63,11 @@ def facts(model: Model) -> dict[str, Any]:
 
     mean: the scaling's mean image, [C H W] in rows, or None. null: the label of "no label".
     sampler, spacing, steps: the model's own plan where it is one that the page can follow (ddim, or
-    dpmpp of order 2; trailing or karras), else ddim with trailing times.
+    dpmpp of order 2, or consistency; trailing, karras or jumps), else ddim with trailing times.
     """
     objective, plan, scaling = model.experiment.objective, model.experiment.sampling, model.scaling
-    known = plan.sampler in ("ddim", "dpmpp") and not plan.options
-    karras = known and plan.spacing == "karras" and not model.schedule.zero_terminal
+    known = plan.sampler in ("ddim", "dpmpp", "consistency") and not plan.options
+    even = known and plan.spacing in ("karras", "jumps") and not model.schedule.zero_terminal
     return {
         "name": model.experiment.data.name,
         "shape": list(model.shape),
@@ -82,7 +82,7 @@ def facts(model: Model) -> dict[str, Any]:
         "high": scaling.high,
         "mean": None if scaling.mean is None else scaling.mean.flatten().tolist(),
         "sampler": plan.sampler if known else "ddim",
-        "spacing": "karras" if karras else "trailing",
+        "spacing": plan.spacing if even else "trailing",
         "steps": min(plan.steps, 50),
         "guidance": plan.guidance,
     }

@@ -1,6 +1,7 @@
 // The page: reads the form, asks the worker, paints what comes back.
 "use strict";
 
+const NAMES = { ddim: "DDIM", dpmpp: "DPM-Solver++", consistency: "Consistency sampling" };
 const at = (id) => document.getElementById(id);
 let facts = null, worker = null, canvases = [], settings = null, busy = false;
 
@@ -18,7 +19,7 @@ function begin(told) {
   const [c, h, w] = facts.shape;
   at("about").textContent =
     `A denoising diffusion model for images of ${c}x${h}x${w}, trained on ${facts.name}. ` +
-    `${facts.sampler === "ddim" ? "DDIM" : "DPM-Solver++"} turns noise into images, a step at a time.`;
+    `${NAMES[facts.sampler]} turns noise into images, a step at a time.`;
   at("steps").max = facts.alpha_bar.length - 1;
   at("steps").value = facts.steps;
   at("guidance").value = facts.guidance;

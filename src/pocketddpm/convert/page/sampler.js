@@ -21,12 +21,14 @@ function philox(counter, key) {
   return [c0, c1, c2, c3];
 }
 
-// Standard normal noise of `size` numbers for image `index`: pocketddpm.noise.normal, role START.
-function startNoise(seed, index, size) {
+const START = 0, STEP = 1; // what noise is for: pocketddpm.noise.Role
+
+// Standard normal noise of `size` numbers for image `index`: pocketddpm.noise.normal.
+function normal(seed, index, size, role = START, step = 0) {
   const blocks = Math.ceil(size / 4), half = 2 * blocks, words = new Float32Array(4 * blocks);
   const key = [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0];
   for (let block = 0; block < blocks; block++) {
-    words.set(philox([block, index >>> 0, 0, 0], key), 4 * block);
+    words.set(philox([block, index >>> 0, step, role], key), 4 * block);
   }
   const noise = new Float32Array(size);
   for (let i = 0; i < half; i++) {
@@ -42,6 +44,7 @@ function startNoise(seed, index, size) {
 function makeGrid(facts, steps) {
   const table = facts.alpha_bar, T = table.length - 1;
   if (facts.spacing === "karras") return [...karras(table, steps), [0, 1]];
+  if (facts.spacing === "jumps") return [...jumps(table, steps), [0, 1]];
   return [...trailing(T, steps), 0].map((t) => [t, table[t]]);
 }
 
@@ -54,13 +57,26 @@ function trailing(T, steps) {
   });
 }
 
+const sigmaOf = (bar) => Math.sqrt((1 - bar) / bar);
+
 // Even in sigma^(1/7) (arXiv 2206.00364, eq. 5), between the table's entries.
 function karras(table, steps) {
-  const rho = 7, T = table.length - 1, sigma = (bar) => Math.sqrt((1 - bar) / bar);
-  const low = sigma(table[1]) ** (1 / rho), high = sigma(table[T]) ** (1 / rho);
+  const rho = 7, T = table.length - 1;
+  const low = sigmaOf(table[1]) ** (1 / rho), high = sigmaOf(table[T]) ** (1 / rho);
+  return between(table, steps, (share) => -2 * Math.log((high + share * (low - high)) ** rho));
+}
+
+// Even in log-SNR down to sigma = 1, or half of where they start when that is less.
+function jumps(table, steps) {
+  const T = table.length - 1, from = sigmaOf(table[T]);
+  const to = Math.max(Math.min(from / 2, 1), sigmaOf(table[1]));
+  return between(table, steps, (s) => -2 * (Math.log(from) + s * (Math.log(to) - Math.log(from))));
+}
+
+// Pairs [t, alpha_bar] at the log-SNR of each share 0..1 of the way.
+function between(table, steps, logSnrAt) {
   return Array.from({ length: steps }, (_, i) => {
-    const share = steps > 1 ? i / (steps - 1) : 0;
-    const logSnr = -2 * Math.log((high + share * (low - high)) ** rho);
+    const logSnr = logSnrAt(steps > 1 ? i / (steps - 1) : 0);
     return [timeOf(table, logSnr), 1 / (1 + Math.exp(-logSnr))];
   });
 }
@@ -109,7 +125,7 @@ function shares(facts, bar, barNext, barBefore) {
 async function sample(facts, ask, show, { seed, labels, count, steps, guidance, first = 0 }) {
   const size = facts.shape.reduce((p, v) => p * v, 1), grid = makeGrid(facts, steps);
   let x = new Float32Array(count * size), before = null, barBefore = null;
-  for (let k = 0; k < count; k++) x.set(startNoise(seed, first + k, size), k * size);
+  for (let k = 0; k < count; k++) x.set(normal(seed, first + k, size), k * size);
   if (!(await show(0, x))) return null;
   const guided = facts.null !== null && labels !== null && guidance !== 1;
   const none = guided ? labels.map(() => facts.null) : null;
@@ -128,11 +144,19 @@ async function sample(facts, ask, show, { seed, labels, count, steps, guidance, 
         clean[j] = Math.min(facts.high - mean, Math.max(facts.low - mean, clean[j]));
       }
     }
-    const [now, then] = shares(facts, bar, barNext, barBefore);
-    const ratio = Math.sqrt(1 - barNext) / b, weight = Math.sqrt(barNext) - a * ratio;
-    const held = before ?? clean; // the first step has no estimate before it
-    x = x.map((v, j) => ratio * v + weight * (now * clean[j] + then * held[j]));
-    [before, barBefore] = [clean, bar];
+    if (facts.sampler === "consistency") { // arXiv 2303.01469: the estimate, with fresh noise
+      x = clean.map((v) => Math.sqrt(barNext) * v);
+      for (let k = 0; k < count && barNext < 1; k++) {
+        const fresh = normal(seed, first + k, size, STEP, i);
+        for (let j = 0; j < size; j++) x[k * size + j] += Math.sqrt(1 - barNext) * fresh[j];
+      }
+    } else {
+      const [now, then] = shares(facts, bar, barNext, barBefore);
+      const ratio = Math.sqrt(1 - barNext) / b, weight = Math.sqrt(barNext) - a * ratio;
+      const held = before ?? clean; // the first step has no estimate before it
+      x = x.map((v, j) => ratio * v + weight * (now * clean[j] + then * held[j]));
+      [before, barBefore] = [clean, bar];
+    }
     if (!(await show(i + 1, x))) return null;
   }
   return x;
@@ -148,4 +172,4 @@ function toBytes(facts, x) {
   return bytes;
 }
 
-if (typeof module !== "undefined") module.exports = { philox, startNoise, makeGrid, sample, toBytes };
+if (typeof module !== "undefined") module.exports = { philox, normal, makeGrid, sample, toBytes };
