@@ -16,6 +16,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullLocator
 
 HERE = Path(__file__).parent
 RESULTS, PICTURES = HERE / "results", HERE.parent / "docs" / "pictures"
@@ -77,10 +78,14 @@ def against_nfe(found: list[Row], out: Path) -> None:
 def finish(axes: Any, x: str, out: Path) -> None:
     """Label both axes, which are logarithmic, and write the picture."""
     axes.set(xlabel=x, ylabel="Frechet distance to half B (digits-cnn)", xscale="log", yscale="log")
-    axes.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
-    axes.yaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
+    ticks = sorted({x for line in axes.lines for x in line.get_xdata() if x >= 1})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    if axes.get_ylim()[1] < 10 * axes.get_ylim()[0]:
+        axes.yaxis.set_minor_formatter("{x:.1g}")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left")
     axes.figure.tight_layout()
     axes.figure.savefig(out, dpi=110)
     plt.close(axes.figure)
