@@ -71,7 +71,8 @@ def against_nfe(found: list[Row], out: Path) -> None:
         by_run[row["run"]].append(row)
     for name, its in by_run.items():
         its.sort(key=lambda row: row["nfe"])
-        axes.plot([r["nfe"] for r in its], [r["frechet"] for r in its], "o-", label=name)
+        label = name.split(",")[0]
+        axes.plot([r["nfe"] for r in its], [r["frechet"] for r in its], "o-", label=label)
     finish(axes, "evaluations of the network for one image", out)
 
 
