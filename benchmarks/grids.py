@@ -31,7 +31,6 @@ SOLVERS = {
     "consistency": {},
 }
 GRIDS = ("karras", "log-snr", "trailing")
-DISTILLED = (("consistency",), ("jumps",))  # solver and grid of what `distill` has tuned
 
 
 def main() -> None:
@@ -48,9 +47,8 @@ def main() -> None:
     args = parser.parse_args()
     model = load_model(args.model)
     distilled = model.experiment.sampling.sampler == "consistency"
-    others = [name for name in SOLVERS if name != "consistency"]
-    solvers, grids = DISTILLED if distilled else (others, GRIDS)
-    solvers, grids = args.solvers or solvers, args.grids or grids
+    solvers = args.solvers or [s for s in SOLVERS if (s == "consistency") == distilled]
+    grids = args.grids or (["jumps"] if distilled else GRIDS)
     setting = load_setting(model.experiment.data.name)
     space = setting.spaces[0]
     labels = model.label_numbers("all", args.n, 0)

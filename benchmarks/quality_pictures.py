@@ -40,46 +40,30 @@ def table(found: list[Row]) -> str:
         real = not row["images_seen"]
         if real or row["minutes"] == last:
             seen = "" if real else f"{row['images_seen']:,}"
-            name = row["system"] if real else f"{row['system']}, seed {row['seed']}"
             agreement = f"{row['agreement']} %" if "agreement" in row else "takes no labels"
-            lines.append(
-                f"| {name} | {seen} | {row['nfe'] or ''} | {row['frechet']} | {agreement} |"
-            )
+            cells = (row["system"], seen, row["nfe"] or "", row["frechet"], agreement)
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
-def against_minutes(found: list[Row], out: Path) -> None:
-    """Draw the Frechet distance of each system against its minutes of training."""
+def draw(found: list[Row], name: str, against: str, label: str, out: Path) -> None:
+    """Draw the Frechet distance of each `name` against another value, both axes logarithmic.
+
+    Rows that have seen no images are the floor: a line.
+    """
     _, axes = plt.subplots(figsize=(6.4, 4))
-    by_system: dict[str, list[Row]] = defaultdict(list)
+    groups: dict[str, list[Row]] = defaultdict(list)
     for row in found:
-        by_system[row["system"]].append(row)
-    for name, its in by_system.items():
-        if not its[0]["images_seen"]:
-            axes.axhline(its[0]["frechet"], color="grey", ls=":", label=name)
+        groups[row[name].split(",")[0]].append(row)
+    for system, its in groups.items():
+        if its[0].get("images_seen") == 0:
+            axes.axhline(its[0]["frechet"], color="grey", ls=":", label=system)
             continue
-        its.sort(key=lambda row: row["minutes"])
-        axes.plot([r["minutes"] for r in its], [r["frechet"] for r in its], "o-", label=name)
-    finish(axes, "minutes of training, two CPU cores", out)
-
-
-def against_nfe(found: list[Row], out: Path) -> None:
-    """Draw the Frechet distance of each model against the evaluations of one image."""
-    _, axes = plt.subplots(figsize=(6.4, 4))
-    by_run: dict[str, list[Row]] = defaultdict(list)
-    for row in found:
-        by_run[row["run"]].append(row)
-    for name, its in by_run.items():
-        its.sort(key=lambda row: row["nfe"])
-        label = name.split(",")[0]
-        axes.plot([r["nfe"] for r in its], [r["frechet"] for r in its], "o-", label=label)
-    finish(axes, "evaluations of the network for one image", out)
-
-
-def finish(axes: Any, x: str, out: Path) -> None:
-    """Label both axes, which are logarithmic, and write the picture."""
-    axes.set(xlabel=x, ylabel="Frechet distance to half B (digits-cnn)", xscale="log", yscale="log")
-    ticks = sorted({x for line in axes.lines for x in line.get_xdata() if x >= 1})
+        its.sort(key=lambda row: row[against])
+        axes.plot([r[against] for r in its], [r["frechet"] for r in its], "o-", label=system)
+    axes.set(xlabel=label, ylabel="Frechet distance to half B (digits-cnn)")
+    axes.set(xscale="log", yscale="log")
+    ticks = sorted({row[against] for row in found})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
@@ -99,9 +83,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=Path, default=RESULTS / "time_to_quality_2026-11.jsonl")
     parser.add_argument("--nfe", type=Path, nargs="+", default=NFE)
     args = parser.parse_args()
-    against_minutes(rows(args.minutes), PICTURES / "quality-minutes.png")
-    against_nfe([row for path in args.nfe for row in rows(path)], PICTURES / "quality-nfe.png")
-    print(table(rows(args.minutes)))
+    systems, models = rows(args.minutes), [row for path in args.nfe for row in rows(path)]
+    minutes, nfe = "minutes of training, two CPU cores", "evaluations of the network for one image"
+    draw(systems, "system", "minutes", minutes, PICTURES / "quality-minutes.png")
+    draw(models, "run", "nfe", nfe, PICTURES / "quality-nfe.png")
+    print(table(systems))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ network alone is timed and counted ten times. In turns in one process, batch 250
 the seconds and peak memory of `pocketddpm sample mnist` from a cold start.
 
     python benchmarks/sampling.py
-    python benchmarks/sampling.py --models mnist runs/mnist-distilled
+    python benchmarks/sampling.py --models mnist mnist-fast
 """
 
 import argparse

@@ -37,7 +37,6 @@ from pocketddpm.provenance import versions
 from pocketddpm.session import Session
 
 BATCH = 128
-RUNS: Path | None = None  # where our own runs are kept, if they are
 Drawn = tuple[Tensor, int, int]
 """Images in [-1, 1] or uint8 [N,1,28,28]; training images seen; evaluations of one sample."""
 
@@ -121,8 +120,8 @@ def pocketddpm(precision: str) -> Callable[[float, Tensor], Drawn]:
         seed = torch.initial_seed()
         budget = replace(preset.training, minutes=minutes, precision=precision, seed=seed)
         with tempfile.TemporaryDirectory() as folder:
-            out = (RUNS or Path(folder)) / f"{precision}-{minutes:g}-{seed}"
-            session = Session(replace(preset, training=budget), out=out, sample_every=0)
+            experiment = replace(preset, training=budget)
+            session = Session(experiment, out=Path(folder) / "run", sample_every=0)
             session.run()
         drawn = session.model().sample(len(labels), labels=labels.numpy(), batch_size=250)
         return torch.from_numpy(drawn.images), session.trainer.images_seen, drawn.nfe
@@ -131,7 +130,7 @@ def pocketddpm(precision: str) -> Callable[[float, Tensor], Drawn]:
 
 
 def real_images(minutes: float, labels: Tensor) -> Drawn:
-    """Draw training images of half A, which neither the reference nor the judge has seen."""
+    """Draw training images of half A, which the metric network learned from, and no other."""
     data = load_images("mnist")
     assert data.labels is not None
     half_a, _ = halves(len(data))
@@ -160,10 +159,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--runs", type=Path, help="keep our own runs there, to be evaluated")
     args = parser.parse_args()
-    global RUNS
-    RUNS = args.runs
     setting = load_setting("mnist")
     space = setting.spaces[0]
     labels = torch.arange(args.n) % 10

@@ -192,6 +192,23 @@ def test_distilling_is_resumed_exactly_with_the_same_teacher(trained, tmp_path):
     assert_close(ends[0].part("objective.teacher"), teacher, rtol=0, atol=0)
 
 
+def test_what_is_distilled_is_no_teacher(trained, tmp_path, capsys):
+    main(["distill", str(trained), "--steps", "1", "--out", str(tmp_path / "student")])
+    again = tmp_path / "again"
+    with pytest.raises(SystemExit) as error:
+        main(["distill", str(tmp_path / "student"), "--steps", "1", "--out", str(again)])
+    assert error.value.code == 2
+    assert "distilled already" in capsys.readouterr().err
+    assert not again.exists()
+
+
+@pytest.mark.parametrize("claim", ["another model's weights", 5, {"objective": []}, {}])
+def test_what_a_stranger_says_of_the_teacher_ends_nothing(trained, tmp_path, claim):
+    main(["distill", str(trained), "--steps", "1", "--out", str(tmp_path / "student")])
+    model = load_model(tmp_path / "student")
+    assert replace(model, meta={**model.meta, "begun_with": claim}).learned_guidance == 1
+
+
 def test_other_predictions_are_refused(tiny, tmp_path, capsys):
     Session(with_training(tiny, steps=1), out=tmp_path / "v", device="cpu", sample_every=0).run()
     with pytest.raises(SystemExit) as error:

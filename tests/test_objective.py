@@ -233,7 +233,7 @@ def test_losses_by_hand(loss):
     objective = build_objective(config, COSINE, None, batch_size=40)
     assert isinstance(objective.times, LossSecondMoment)
     history = torch.arange(1, 21).double()[:, None].expand(20, 10)
-    objective.load({"history": history, "seen": torch.full((20,), 10)})
+    objective.times.load({"history": history, "seen": torch.full((20,), 10)})
     found = objective(lambda x, t, y: torch.full_like(x, 0.5), x0, None, position, 0)
     t, _ = objective.times.draw(0, position, 0.0)
     gap = (x0 - 0.5).abs()

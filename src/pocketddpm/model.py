@@ -72,10 +72,12 @@ class Model:
     @property
     def learned_guidance(self) -> float:
         """The scale that the network learned: its objective's, or its teacher's if it had one."""
-        begun_with = self.meta.get("begun_with")
-        if self.experiment.objective.loss == "consistency" and begun_with:
-            return float(begun_with["objective"].get("guidance", 1.0))
-        return self.experiment.objective.guidance
+        objective = self.experiment.objective
+        try:
+            teacher = float(self.meta["begun_with"]["objective"]["guidance"])
+        except (KeyError, TypeError, ValueError):  # there was none, or a stranger's file says so
+            return objective.guidance
+        return teacher if objective.loss == "consistency" else objective.guidance
 
     def denoiser(
         self,

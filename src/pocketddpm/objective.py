@@ -125,12 +125,20 @@ class Objective:
         teacher = self.teacher.state_dict() if self.teacher is not None else {}
         return self.times.state() | {f"teacher.{k}": v for k, v in teacher.items()}
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Continue from `state()`; KeyError when something is missing."""
+    def load(self, state: dict[str, Tensor], network: nn.Module) -> "Objective":
+        """Return this objective as `state()` left it, with its teacher if it had one.
+
+        network: one of the teacher's shape. KeyError or RuntimeError when something does not fit.
+        """
         self.times.load(state)
-        if self.teacher is not None:
-            weights = {k: state[f"teacher.{k}"] for k in self.teacher.state_dict()}
-            self.teacher.load_state_dict(weights)
+        start = len("teacher.")
+        weights = {k[start:]: v for k, v in state.items() if k.startswith("teacher.")}
+        if not weights:
+            return self
+        taught = self.taught_by(network)
+        assert taught.teacher is not None
+        taught.teacher.load_state_dict(weights)
+        return taught
 
 
 Refusal = tuple[Callable[[ObjectiveConfig, Schedule], bool], str]

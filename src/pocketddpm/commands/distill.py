@@ -76,6 +76,11 @@ class Distill:
                 f"this model predicts {stored.objective.prediction}, and only one that gives its "
                 "input back at sigma = 0 can be tuned: train with --prediction edm"
             )
+        if stored.objective.loss == "consistency":
+            raise ConfigError(
+                "this model is distilled already, and has no flow left to follow; distill the one "
+                "that it came from, or go on with pocketddpm train --resume"
+            )
         given: dict[str, Any] = {name: getattr(self, name) for name in BUDGETS}
         if all(value is None for value in given.values()):
             given["minutes"] = 5.0

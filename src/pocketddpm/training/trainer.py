@@ -336,10 +336,7 @@ class Trainer:
         for k, v in checkpoint.part("ema").items():
             self.ema[k].copy_(v)
         load_optimisers(self.optimisers, states)
-        memory = checkpoint.part("objective")
-        if any(key.startswith("teacher.") for key in memory):
-            self.objective = self.objective.taught_by(self.network)
-        self.objective.load(memory)
+        self.objective = self.objective.load(checkpoint.part("objective"), self.network)
         self.health = Health.from_dict(run.get("health"), self.experiment.training.precision)
         self.images_seen = int(run["images_seen"])
         self.seconds = float(run["seconds"])
