@@ -68,7 +68,6 @@ class _Unfilled(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = dict(kwargs or {})
-        filling = getattr(func, "__module__", "") == "torch.nn.init"
-        if filling or func in (Tensor.normal_, Tensor.uniform_):
+        if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else given["tensor"]
         return func(*args, **given)
