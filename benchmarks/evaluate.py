@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from pocketddpm.data.load import load_images
-from pocketddpm.metrics.halves import draw
 from pocketddpm.metrics.sensitivity import pick, with_noise
-from pocketddpm.provenance import versions
+from pocketddpm.metrics.split import draw
+from pocketddpm.runs.provenance import versions
 
 N = 10_000
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from pocketddpm.build import build_sampler
 from pocketddpm.errors import ConfigError
-from pocketddpm.metrics.moments import Moments, frechet_distance
-from pocketddpm.metrics.setting import load_setting
-from pocketddpm.model import load_model
+from pocketddpm.metrics.frechet import Moments, frechet_distance
+from pocketddpm.metrics.reference_data import load_setting
+from pocketddpm.models.model import load_model
 
 SOLVERS = {
     "ddim": {},

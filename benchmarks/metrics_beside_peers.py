@@ -19,12 +19,12 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from pocketddpm.metrics.classified import class_score
-from pocketddpm.metrics.halves import draw, halves
-from pocketddpm.metrics.kernel import kernel_distance
-from pocketddpm.metrics.moments import Moments, frechet_distance
-from pocketddpm.metrics.setting import load_setting
-from pocketddpm.provenance import versions
+from pocketddpm.metrics.classifier_scores import class_score
+from pocketddpm.metrics.frechet import Moments, frechet_distance
+from pocketddpm.metrics.kid import kernel_distance
+from pocketddpm.metrics.reference_data import load_setting
+from pocketddpm.metrics.split import draw, halves
+from pocketddpm.runs.provenance import versions
 
 
 class Given(nn.Module):

@@ -19,10 +19,10 @@ import numpy as np
 import tyro
 
 from pocketddpm.commands.train import Train
-from pocketddpm.metrics.moments import Moments, frechet_distance
-from pocketddpm.metrics.setting import load_setting
+from pocketddpm.metrics.frechet import Moments, frechet_distance
+from pocketddpm.metrics.reference_data import load_setting
 from pocketddpm.presets import get_preset
-from pocketddpm.session import Session
+from pocketddpm.runs.run import Session
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 
 from peers import installed
-from pocketddpm.model import load_model
-from pocketddpm.provenance import versions
+from pocketddpm.models.model import load_model
+from pocketddpm.runs.provenance import versions
 
 BATCH, NFE = 250, 10
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pocketddpm.build import build_network
 from pocketddpm.config import DataConfig, Experiment, NetworkConfig
-from pocketddpm.flops import count_flops, count_parameters
+from pocketddpm.models.cost import count_flops, count_parameters
 
 KEPT = 5  # float32 numbers for each parameter: weight, average, gradient, two moments
 NETWORKS: dict[str, NetworkConfig] = {

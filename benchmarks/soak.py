@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pocketddpm.checkpoint import load_checkpoint
 from pocketddpm.commands.train import Train
+from pocketddpm.models.checkpoint import load_checkpoint
 from pocketddpm.pictures import figure, save_figure
-from pocketddpm.provenance import versions
-from pocketddpm.run_log import COLUMNS, logged
-from pocketddpm.session import Session
+from pocketddpm.runs.log import COLUMNS, logged
+from pocketddpm.runs.provenance import versions
+from pocketddpm.runs.run import Session
 
 __all__ = ["Session"]  # imported here so that no child has to
 

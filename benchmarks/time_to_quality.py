@@ -29,12 +29,12 @@ from torch.nn import functional as F
 
 from pocketddpm.config import Experiment
 from pocketddpm.data.load import load_images
-from pocketddpm.metrics.halves import halves
-from pocketddpm.metrics.moments import Moments, frechet_distance
-from pocketddpm.metrics.setting import load_setting
+from pocketddpm.metrics.frechet import Moments, frechet_distance
+from pocketddpm.metrics.reference_data import load_setting
+from pocketddpm.metrics.split import halves
 from pocketddpm.presets import get_preset
-from pocketddpm.provenance import versions
-from pocketddpm.session import Session
+from pocketddpm.runs.provenance import versions
+from pocketddpm.runs.run import Session
 
 BATCH = 128
 Drawn = tuple[Tensor, int, int]

@@ -19,7 +19,7 @@ from torch import nn
 
 from peers import installed
 from pocketddpm.build import build_network
-from pocketddpm.flops import count_flops, count_parameters
+from pocketddpm.models.cost import count_flops, count_parameters
 from pocketddpm.presets import get_preset
 from pocketddpm.training.optimiser import build_optimisers
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from pocketddpm.convert.to_web import RUNTIME, _Handler, write_web
-from pocketddpm.model import load_model
+from pocketddpm.convert.web import RUNTIME, _Handler, write_web
+from pocketddpm.models.model import load_model
 
 
 def draw(page: Page, seed: int) -> float:

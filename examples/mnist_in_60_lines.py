@@ -13,18 +13,18 @@ import torch
 from tqdm import trange
 
 from pocketddpm.config import ObjectiveConfig
+from pocketddpm.data.batches import Loader
 from pocketddpm.data.load import load_images
-from pocketddpm.data.loader import Loader
 from pocketddpm.data.scaling import Scaling
-from pocketddpm.denoiser import Denoiser
-from pocketddpm.grid import make_grid
+from pocketddpm.diffusion.denoiser import Denoiser
+from pocketddpm.diffusion.grid import make_grid
+from pocketddpm.diffusion.objective import build_objective
+from pocketddpm.diffusion.prediction import get_prediction
+from pocketddpm.diffusion.sampling import sample
+from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.networks import unet
-from pocketddpm.objective import build_objective
 from pocketddpm.pictures import save_grid
-from pocketddpm.prediction import get_prediction
 from pocketddpm.samplers import ddim
-from pocketddpm.sampling import sample
-from pocketddpm.schedule import Schedule
 from pocketddpm.schedules import cosine
 
 name = sys.argv[1] if len(sys.argv) > 1 else "mnist"

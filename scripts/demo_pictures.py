@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from pocketddpm.demo.model_list import Shelf
 from pocketddpm.demo.server import serving
-from pocketddpm.demo.shelf import Shelf
 from pocketddpm.output import replacing
 
 OUT = Path(__file__).parent.parent / "docs" / "pictures"

@@ -15,9 +15,14 @@ from pathlib import Path
 import torch
 
 import pocketddpm
-from pocketddpm.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from pocketddpm.models.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from pocketddpm.output import refuse_existing, write_text
-from pocketddpm.provenance import versions
+from pocketddpm.runs.provenance import versions
 
 WEIGHTS = Path(pocketddpm.__file__).parent / "weights"
 

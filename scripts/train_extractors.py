@@ -3,7 +3,7 @@
     python scripts/train_extractors.py              # all of them: an hour on two cores
     python scripts/train_extractors.py digits-cnn   # one of them, or pixels-pca
 
-Metric networks see half A of the training set, judges half B (`pocketddpm.metrics.halves`);
+Metric networks see half A of the training set, judges half B (`pocketddpm.metrics.split`);
 reference moments are of half B, floor moments of the test set. The test set is looked at once,
 after training. `pocketddpm extractor` makes one of your own data in the same way.
 """
@@ -17,15 +17,21 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import pocketddpm.features
+import pocketddpm.metrics.extractors
 from pocketddpm.build import pick_device
 from pocketddpm.data.load import fingerprint, load_images
+from pocketddpm.metrics.classifier_training import Recipe, run_length
 from pocketddpm.metrics.extractor import ASSETS, Extractor, save_extractor
-from pocketddpm.metrics.halves import halves
-from pocketddpm.metrics.making import JUDGE, METRIC, accuracy, pixels_extractor, train_extractor
-from pocketddpm.metrics.principal import NAME as PCA
+from pocketddpm.metrics.pca import NAME as PCA
 from pocketddpm.metrics.reference import make_reference, save_reference
-from pocketddpm.metrics.training import Recipe, run_length
+from pocketddpm.metrics.split import halves
+from pocketddpm.metrics.train_extractor import (
+    JUDGE,
+    METRIC,
+    accuracy,
+    pixels_extractor,
+    train_extractor,
+)
 
 CLASSIFIERS = {
     "digits-cnn": ("mnist", METRIC),
@@ -37,7 +43,7 @@ CLASSIFIERS = {
 
 def note_hash(name: str, file: str, sha256: str, data: str) -> None:
     """Write a file's hash into the catalogue entry."""
-    path = Path(pocketddpm.features.__file__).parent / f"{name.replace('-', '_')}.py"
+    path = Path(pocketddpm.metrics.extractors.__file__).parent / f"{name.replace('-', '_')}.py"
     text = path.read_text(encoding="utf-8")
     pattern = rf'("{re.escape(data)}": Asset\(\s*"{re.escape(file)}",\s*")[0-9a-f]*"'
     new, count = re.subn(pattern, rf'\g<1>{sha256}"', text)

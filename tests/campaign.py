@@ -28,12 +28,13 @@ import torch
 from tqdm import tqdm
 
 import pocketddpm
-from pocketddpm import run_log, validation
-from pocketddpm.checkpoint import load_checkpoint
 from pocketddpm.commands.train import Train
 from pocketddpm.errors import DDPMError
-from pocketddpm.log import read_log
-from pocketddpm.session import Session
+from pocketddpm.models.checkpoint import load_checkpoint
+from pocketddpm.runs import evaluation as validation
+from pocketddpm.runs import log as run_log
+from pocketddpm.runs.run import Session
+from pocketddpm.runs.tables import read_log
 
 __all__ = ["PIL", "Session", "matplotlib"]  # imported here so that no child has to
 
@@ -44,15 +45,17 @@ STEPS, CHECKPOINT_EVERY, SAMPLE_EVERY = 16, 4, 10
 # Where a run can be interrupted: how the modules begin in which each region's code lies.
 REGIONS = {
     "loop": (
-        *("training/", "objective.py", "noise.py", "times.py", "prediction.py", "weighting.py"),
-        *("data/loader.py", "networks/", "stopping.py"),
+        *("training/", "diffusion/objective.py", "noise.py", "diffusion/times.py"),
+        *("diffusion/prediction.py", "diffusion/weighting.py"),
+        *("data/batches.py", "networks/", "runs/signals.py"),
     ),
-    "save": ("checkpoint.py", "output.py", "run_folder.py"),
-    "log": ("run_log.py",),
+    "save": ("models/checkpoint.py", "output.py", "runs/folder.py"),
+    "log": ("runs/log.py",),
     "sample": (
-        *("sampling.py", "samplers/", "pictures.py", "run_pictures.py", "model.py", "denoiser.py"),
+        *("diffusion/sampling.py", "samplers/", "pictures.py", "runs/previews.py"),
+        *("models/model.py", "diffusion/denoiser.py"),
     ),
-    "session": ("session",),
+    "session": ("runs/run.py",),
     "start": ("",),  # all the rest: configuration, data, what is built once
 }
 

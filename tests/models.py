@@ -12,7 +12,7 @@ from pocketddpm.config import (
     ScheduleConfig,
 )
 from pocketddpm.data.scaling import Scaling
-from pocketddpm.model import Model
+from pocketddpm.models.model import Model
 
 
 class Answers(nn.Module):

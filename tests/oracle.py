@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from pocketddpm.catalog import SAMPLERS
-from pocketddpm.denoiser import Estimate
+from pocketddpm.diffusion.denoiser import Estimate
+from pocketddpm.diffusion.grid import Grid
 from pocketddpm.errors import ConfigError
-from pocketddpm.grid import Grid
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
 from oracle import Mixture
-from pocketddpm.bound import (
+from pocketddpm.build import build_schedule
+from pocketddpm.config import ScheduleConfig
+from pocketddpm.diffusion.bound import (
     LOG_CDFS,
     MINUS_ONE_TO_ONE,
     Bins,
@@ -23,11 +25,9 @@ from pocketddpm.bound import (
     prior,
     term,
 )
-from pocketddpm.build import build_schedule
-from pocketddpm.config import ScheduleConfig
-from pocketddpm.denoiser import Estimate
+from pocketddpm.diffusion.denoiser import Estimate
+from pocketddpm.diffusion.process import VARIANCES, posterior, step_beta
 from pocketddpm.errors import ConfigError
-from pocketddpm.process import VARIANCES, posterior, step_beta
 
 LINEAR = build_schedule(ScheduleConfig("linear"))
 VALUES = torch.linspace(-1, 1, 256, dtype=torch.float64)  # the centres of the 256 bins

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pocketddpm.catalog import ALL, SAMPLERS
 from pocketddpm.commands.main import main
-from pocketddpm.grid import SPACINGS
+from pocketddpm.diffusion.grid import SPACINGS
 from pocketddpm.presets import PRESETS
 
 TINY_NET = "widths=8/16,head_width=8,groups=4"

@@ -11,19 +11,19 @@ from torch.testing import assert_close
 
 from conftest import with_training
 from pocketddpm.build import build_schedule
-from pocketddpm.checkpoint import load_checkpoint
 from pocketddpm.commands.main import main
 from pocketddpm.config import NetworkConfig, ObjectiveConfig, ScheduleConfig
-from pocketddpm.denoiser import Estimate
-from pocketddpm.grid import make_grid
-from pocketddpm.losses import CONSISTENCY_STAGES, TAUGHT_STAGES
-from pocketddpm.model import load_model
+from pocketddpm.diffusion.denoiser import Estimate
+from pocketddpm.diffusion.grid import make_grid
+from pocketddpm.diffusion.losses import CONSISTENCY_STAGES, TAUGHT_STAGES
+from pocketddpm.diffusion.objective import build_objective
+from pocketddpm.diffusion.prediction import get_prediction
+from pocketddpm.diffusion.process import amplitudes
+from pocketddpm.models.checkpoint import load_checkpoint
+from pocketddpm.models.model import load_model
 from pocketddpm.noise import Role, normal
-from pocketddpm.objective import build_objective
-from pocketddpm.prediction import get_prediction
-from pocketddpm.process import amplitudes
+from pocketddpm.runs.run import Session
 from pocketddpm.samplers import consistency
-from pocketddpm.session import Session
 
 TABLE = build_schedule(ScheduleConfig("log-linear", T=100))
 DEVIATION = 0.5

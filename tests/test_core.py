@@ -11,13 +11,13 @@ from torch.testing import assert_close
 from pocketddpm.build import build_schedule
 from pocketddpm.catalog import SCHEDULES
 from pocketddpm.config import ObjectiveConfig, ScheduleConfig
-from pocketddpm.denoiser import Denoiser
+from pocketddpm.diffusion.denoiser import Denoiser
+from pocketddpm.diffusion.objective import build_objective
+from pocketddpm.diffusion.prediction import PREDICTIONS, get_prediction
+from pocketddpm.diffusion.process import add_noise, posterior, step_beta
+from pocketddpm.diffusion.schedule import Schedule, shift_snr, zero_terminal_snr
 from pocketddpm.errors import ConfigError
 from pocketddpm.noise import Role, normal, philox, uniform
-from pocketddpm.objective import build_objective
-from pocketddpm.prediction import PREDICTIONS, get_prediction
-from pocketddpm.process import add_noise, posterior, step_beta
-from pocketddpm.schedule import Schedule, shift_snr, zero_terminal_snr
 
 LINEAR = build_schedule(ScheduleConfig("linear"))
 

@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from pocketddpm.catalog import DATASETS
-from pocketddpm.data import find, idx
+from pocketddpm.data import download as find
+from pocketddpm.data import idx
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import class_counts, fingerprint, fit_size, load_images
 from pocketddpm.data.scaling import Scaling

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from models import Labelled, model_around
-from pocketddpm.demo import insight, painting, pieces
+from pocketddpm.demo import insight, markup, painting
 from pocketddpm.demo.downloads import write
 from pocketddpm.demo.drawing import MOST_FRAMES, Wish, draw, wish
+from pocketddpm.demo.model_list import Shelf, guidable
 from pocketddpm.demo.noising import noised
 from pocketddpm.demo.racing import drawing_samplers, lanes, race, steps_for
-from pocketddpm.demo.shelf import Shelf, guidable
 from pocketddpm.demo.streaming import Stopped, stream
 from pocketddpm.errors import CheckpointError, ConfigError
 
@@ -303,14 +303,14 @@ def test_between_two_seeds_lie_both(model):
 
 
 def test_pieces_escape_what_they_are_given():
-    assert "<b>" not in pieces.panel("<b>", "")
-    assert "<b>" not in pieces.facts(["<b>"])
-    assert '"><b>' not in pieces.board(np.zeros((1, 1, 2, 2), np.uint8), alt='"><b>')
+    assert "<b>" not in markup.panel("<b>", "")
+    assert "<b>" not in markup.facts(["<b>"])
+    assert '"><b>' not in markup.board(np.zeros((1, 1, 2, 2), np.uint8), alt='"><b>')
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_boards_of_any_channels(channels):
-    html = pieces.board(np.zeros((5, channels, 4, 6), np.uint8), 3, alt="five")
+    html = markup.board(np.zeros((5, channels, 4, 6), np.uint8), 3, alt="five")
     assert html.startswith('<img class="pixels" alt="five"')
 
 

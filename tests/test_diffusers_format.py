@@ -10,7 +10,6 @@ import torch
 from torch.testing import assert_close
 
 from pocketddpm.build import build_network, build_schedule
-from pocketddpm.checkpoint import save_checkpoint
 from pocketddpm.commands.main import main
 from pocketddpm.config import (
     DataConfig,
@@ -20,15 +19,16 @@ from pocketddpm.config import (
     SamplingConfig,
     ScheduleConfig,
 )
-from pocketddpm.convert.from_diffusers import read_diffusers
+from pocketddpm.convert.diffusers_read import read_diffusers
+from pocketddpm.convert.diffusers_write import write_diffusers
 from pocketddpm.convert.imported import as_checkpoint
-from pocketddpm.convert.pivot import as_ddpm_unet
-from pocketddpm.convert.to_diffusers import write_diffusers
+from pocketddpm.convert.unet_names import as_ddpm_unet
 from pocketddpm.data.scaling import Scaling
+from pocketddpm.diffusion.sampling import start_noise
 from pocketddpm.errors import CheckpointError, ConfigError
-from pocketddpm.model import Model, load_model
+from pocketddpm.models.checkpoint import save_checkpoint
+from pocketddpm.models.model import Model, load_model
 from pocketddpm.networks import ddpm_unet
-from pocketddpm.sampling import start_noise
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -139,7 +139,7 @@ def test_ddim_pipeline_gives_the_same_images(tmp_path, monkeypatch, prediction, 
 
 @pytest.mark.parametrize("variance", ["beta", "beta-tilde", "learned"])
 def test_ddpm_pipeline_gives_the_same_images(tmp_path, monkeypatch, variance):
-    from pocketddpm.sampling import step_noise
+    from pocketddpm.diffusion.sampling import step_noise
 
     learned = "learned" if variance == "learned" else "beta-tilde"
     options = {"sampler": "ddpm", "steps": 25, "options": {"variance": variance}}
@@ -310,7 +310,7 @@ def test_labels_of_strangers_get_a_row_for_no_label(tmp_path):
     ids=["linear", "linear-50", "scaled", "cosine", "sigmoid", "zero-snr"],
 )
 def test_schedules_are_recognised(tmp_path, theirs, ours):
-    from pocketddpm.convert.from_diffusers import _schedule
+    from pocketddpm.convert.diffusers_read import _schedule
 
     scheduler = diffusers.DDPMScheduler(**theirs)
     config = _schedule(dict(scheduler.config), Path("x"))

@@ -13,7 +13,10 @@ from torch.testing import assert_close
 
 from models import Labelled, model_around, model_of
 from oracle import GAUSSIAN, MIXTURE, Mixture, points
-from pocketddpm.editing import (
+from pocketddpm.diffusion.guidance import Guidance
+from pocketddpm.diffusion.process import posterior, step_beta
+from pocketddpm.errors import ConfigError
+from pocketddpm.models.editing import (
     Settings,
     decode,
     encode,
@@ -23,10 +26,7 @@ from pocketddpm.editing import (
     resampling_path,
     slerp,
 )
-from pocketddpm.errors import ConfigError
-from pocketddpm.guidance import Guidance
 from pocketddpm.noise import Role, normal
-from pocketddpm.process import posterior, step_beta
 from test_cli import TINY_NET, refused, run
 
 LEVEL = 12 / 255  # of the oracle models' images, which hold -6..6

@@ -13,17 +13,17 @@ from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import fit_size, load_images
 from pocketddpm.errors import DataError
 from pocketddpm.metrics import sensitivity
+from pocketddpm.metrics.classifier_training import Recipe, distort, train_classifier
 from pocketddpm.metrics.classifiers import ARCHITECTURES, fold
-from pocketddpm.metrics.estimate import Estimate
-from pocketddpm.metrics.evaluate import Real, Space, evaluate
 from pocketddpm.metrics.extractor import ASSETS, Extractor, load_extractor, save_extractor
-from pocketddpm.metrics.halves import halves
-from pocketddpm.metrics.principal import fit_pixels_pca
+from pocketddpm.metrics.intervals import Estimate
+from pocketddpm.metrics.pca import fit_pixels_pca
+from pocketddpm.metrics.protocol import Real, Space, evaluate
 from pocketddpm.metrics.reference import make_reference
+from pocketddpm.metrics.reference_data import load_setting
 from pocketddpm.metrics.report import Report, Row
 from pocketddpm.metrics.samples import Subject, brought_to, read_samples, round_trip
-from pocketddpm.metrics.setting import load_setting
-from pocketddpm.metrics.training import Recipe, distort, train_classifier
+from pocketddpm.metrics.split import halves
 from test_cli import TINY_NET, refused, run
 
 DIGITS = tuple("0123456789")

@@ -11,12 +11,12 @@ from PIL import Image
 
 from pocketddpm.data.load import load_images
 from pocketddpm.errors import ConfigError, DataError
-from pocketddpm.features import inception
-from pocketddpm.metrics import principal
+from pocketddpm.metrics import pca
 from pocketddpm.metrics.extractor import load_extractor
-from pocketddpm.metrics.halves import halves
-from pocketddpm.metrics.principal import fit_pixels_pca
-from pocketddpm.metrics.setting import load_setting
+from pocketddpm.metrics.extractors import inception
+from pocketddpm.metrics.pca import fit_pixels_pca
+from pocketddpm.metrics.reference_data import load_setting
+from pocketddpm.metrics.split import halves
 from test_cli import TINY_NET, refused, run
 
 # Extractors of one's own -------------------------------------------------------------------------
@@ -121,14 +121,14 @@ def test_bad_extractors_are_one_line(args, message, tmp_path, monkeypatch, capsy
 def test_large_images_have_the_same_directions(monkeypatch):
     images = load_images("digits").images[:60]
     truth = fit_pixels_pca(images, "digits")(images).values
-    monkeypatch.setattr(principal, "LARGEST", 63)
-    monkeypatch.setattr(principal, "BLOCK", 25)
+    monkeypatch.setattr(pca, "LARGEST", 63)
+    monkeypatch.setattr(pca, "BLOCK", 25)
     found = fit_pixels_pca(images, "digits")(images).values
     kept = found.shape[1]
     assert 40 < kept <= 59
     # Coordinates up to the sign, which rounding may turn where two entries are equally large.
     torch.testing.assert_close(found[:, :30].abs(), truth[:, :30].abs(), rtol=1e-3, atol=1e-3)
-    monkeypatch.setattr(principal, "LARGEST", 40)
+    monkeypatch.setattr(pca, "LARGEST", 40)
     assert fit_pixels_pca(images, "digits")(images).values.shape[1] <= 39
     same = np.repeat(images[:1], 50, axis=0)
     assert bool(fit_pixels_pca(same, "digits")(same).values.isfinite().all())
@@ -176,7 +176,7 @@ def test_inception_sees_the_bytes_tiled_to_three_channels(weights, monkeypatch):
 def test_inception_is_an_extractor_by_name(weights, monkeypatch):
     trust(monkeypatch, weights[0])
     monkeypatch.setattr(
-        "pocketddpm.metrics.setting.load_images",
+        "pocketddpm.metrics.reference_data.load_images",
         lambda data, split, **k: load_images(data, split, subset=5),
     )
     setting = load_setting("digits", "inception")

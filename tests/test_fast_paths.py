@@ -12,7 +12,7 @@ import pocketddpm as pd
 from conftest import with_training
 from pocketddpm.config import NetworkConfig, ObjectiveConfig, OptimiserConfig, ScheduleConfig
 from pocketddpm.networks.lean import Attention
-from pocketddpm.session import Session
+from pocketddpm.runs.run import Session
 from test_networks import LIGHT, build, inputs, wake
 
 

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-import pocketddpm.checkpoint
+import pocketddpm.models.checkpoint
 from campaign import (
     REGIONS,
     ROOT,
@@ -30,8 +30,8 @@ from campaign import (
     undisturbed,
     with_disk,
 )
-from pocketddpm.checkpoint import load_checkpoint, newest_checkpoint
 from pocketddpm.errors import CheckpointError
+from pocketddpm.models.checkpoint import load_checkpoint, newest_checkpoint
 
 PLAIN = {"sample_every": 0}
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -271,7 +271,7 @@ def test_a_damaged_checkpoint_never_becomes_the_one_before(plain, tmp_path):
     last.write_bytes(last.read_bytes()[:-50])
 
     def killed_in_the_save():
-        pocketddpm.checkpoint.save_checkpoint = lambda path, checkpoint: die()
+        pocketddpm.models.checkpoint.save_checkpoint = lambda path, checkpoint: die()
 
     assert trained(out, killed_in_the_save, **PLAIN).wait().status is None
     assert newest_checkpoint(out).meta["run"]["step"] == 12

@@ -20,12 +20,12 @@ from torch.testing import assert_close
 
 from pocketddpm.build import build_schedule
 from pocketddpm.config import ScheduleConfig
-from pocketddpm.denoiser import Denoise, Denoiser, Estimate
-from pocketddpm.grid import Grid, explicit_grid, make_grid
-from pocketddpm.prediction import get_prediction
-from pocketddpm.process import add_noise, posterior
+from pocketddpm.diffusion.denoiser import Denoise, Denoiser, Estimate
+from pocketddpm.diffusion.grid import Grid, explicit_grid, make_grid
+from pocketddpm.diffusion.prediction import get_prediction
+from pocketddpm.diffusion.process import add_noise, posterior
+from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.samplers import ddim, ddpm, dpmpp, euler, heun, unipc
-from pocketddpm.schedule import Schedule
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_samplers.json").read_text(encoding="utf-8"))
 

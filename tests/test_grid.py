@@ -9,9 +9,9 @@ from torch.testing import assert_close
 from pocketddpm.build import build_schedule
 from pocketddpm.catalog import SCHEDULES
 from pocketddpm.config import ScheduleConfig
+from pocketddpm.diffusion.grid import EVEN_IN_NOISE, SPACINGS, Grid, explicit_grid, make_grid
+from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.errors import ConfigError
-from pocketddpm.grid import EVEN_IN_NOISE, SPACINGS, Grid, explicit_grid, make_grid
-from pocketddpm.schedule import Schedule
 
 LINEAR = build_schedule(ScheduleConfig("linear"))
 ZERO = build_schedule(ScheduleConfig("linear", zero_terminal=True))

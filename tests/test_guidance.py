@@ -7,11 +7,11 @@ from torch.testing import assert_close
 
 from models import Labelled, model_around
 from pocketddpm.data.scaling import Scaling
-from pocketddpm.denoiser import Denoiser
+from pocketddpm.diffusion.denoiser import Denoiser
+from pocketddpm.diffusion.grid import Grid
+from pocketddpm.diffusion.guidance import Guidance, dynamic_threshold, rescaled
+from pocketddpm.diffusion.prediction import get_prediction
 from pocketddpm.errors import ConfigError
-from pocketddpm.grid import Grid
-from pocketddpm.guidance import Guidance, dynamic_threshold, rescaled
-from pocketddpm.prediction import get_prediction
 from pocketddpm.samplers import ddim
 from test_cli import TINY_NET, refused, run
 

@@ -8,11 +8,11 @@ import torch
 from torch.testing import assert_close
 
 from conftest import with_training
-from pocketddpm.checkpoint import load_checkpoint, newest_checkpoint
 from pocketddpm.config import ObjectiveConfig
 from pocketddpm.errors import DDPMError
-from pocketddpm.run_log import logged
-from pocketddpm.session import Session
+from pocketddpm.models.checkpoint import load_checkpoint, newest_checkpoint
+from pocketddpm.runs.log import logged
+from pocketddpm.runs.run import Session
 from pocketddpm.training.health import (
     COST,
     FIRST_SCALE,

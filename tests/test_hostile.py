@@ -29,22 +29,27 @@ from PIL import Image
 
 import pocketddpm
 from campaign import Child
-from pocketddpm.checkpoint import FORMAT_VERSION, Checkpoint, load_checkpoint, save_checkpoint
 from pocketddpm.commands.info import described
 from pocketddpm.commands.main import main
 from pocketddpm.commands.sample import write_gifs
 from pocketddpm.config import Experiment, from_dict
-from pocketddpm.data import arrays
-from pocketddpm.data.arrays import read_npz
+from pocketddpm.data import npz as arrays
 from pocketddpm.data.decode import decode
 from pocketddpm.data.idx import read_idx
+from pocketddpm.data.npz import read_npz
 from pocketddpm.datasets import cifar10
 from pocketddpm.errors import CheckpointError, DataError, DDPMError
 from pocketddpm.metrics.extractor import read_file
 from pocketddpm.metrics.samples import read_samples
-from pocketddpm.model import load_model, model_from
+from pocketddpm.models.checkpoint import (
+    FORMAT_VERSION,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from pocketddpm.models.model import load_model, model_from
 from pocketddpm.output import file_name
-from pocketddpm.run_log import logged
+from pocketddpm.runs.log import logged
 
 FORMATS = Path(__file__).parent / "checkpoints"
 DEVICE = torch.device("cpu")
@@ -339,7 +344,7 @@ def test_format_1_draws_what_it_drew():
 
 
 def test_format_1_resumes(tmp_path, capsys):
-    from pocketddpm.session import Session
+    from pocketddpm.runs.run import Session
 
     checkpoint = load_checkpoint(FORMATS / "format-1.safetensors")
     experiment = from_dict(Experiment, checkpoint.meta["experiment"])

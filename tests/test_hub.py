@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 import pocketddpm as pd
-from pocketddpm.checkpoint import load_checkpoint
 from pocketddpm.commands.main import main
 from pocketddpm.data.load import load_images
 from pocketddpm.errors import CheckpointError, ConfigError, DataError, OutputError
-from pocketddpm.hub import push
+from pocketddpm.models.checkpoint import load_checkpoint
+from pocketddpm.models.hub import push
 
 datasets = pytest.importorskip("datasets")
 huggingface_hub = pytest.importorskip("huggingface_hub")

@@ -13,7 +13,7 @@ from pocketddpm.commands.main import main
 from pocketddpm.convert.from_improved import Flags, read_improved
 from pocketddpm.convert.imported import as_checkpoint
 from pocketddpm.errors import CheckpointError
-from pocketddpm.model import load_model, model_from
+from pocketddpm.models.model import load_model, model_from
 
 W, MULTIPLES, BLOCKS, ATTENDS, HEADS = 32, (1, 2, 2), 2, (1, 2), 4
 

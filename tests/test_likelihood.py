@@ -14,16 +14,15 @@ from torch.testing import assert_close
 
 from models import Labelled, model_around
 from oracle import GAUSSIAN, MIXTURE
-from pocketddpm.bound import Bins, bound_terms, gaussian_log_density, pixel_decoder, prior
 from pocketddpm.build import build_schedule
 from pocketddpm.catalog import SCHEDULES
 from pocketddpm.config import DataConfig, ScheduleConfig
 from pocketddpm.data.load import load_images
 from pocketddpm.data.scaling import Scaling
-from pocketddpm.denoiser import Denoiser, Estimate
-from pocketddpm.errors import ConfigError
-from pocketddpm.grid import explicit_grid
-from pocketddpm.likelihood import (
+from pocketddpm.diffusion.bound import Bins, bound_terms, gaussian_log_density, pixel_decoder, prior
+from pocketddpm.diffusion.denoiser import Denoiser, Estimate
+from pocketddpm.diffusion.grid import explicit_grid
+from pocketddpm.diffusion.likelihood import (
     cut,
     draw_bound,
     flow,
@@ -31,10 +30,11 @@ from pocketddpm.likelihood import (
     flow_nfe,
     per_image,
 )
-from pocketddpm.metrics.counted import Counted, choose_images
+from pocketddpm.diffusion.prediction import PREDICTIONS, get_prediction
+from pocketddpm.errors import ConfigError
 from pocketddpm.metrics.likelihood import measure
+from pocketddpm.metrics.likelihood_images import Counted, choose_images
 from pocketddpm.noise import Role, normal
-from pocketddpm.prediction import PREDICTIONS, get_prediction
 from test_cli import TINY_NET, refused, run
 
 DOUBLE = torch.float64

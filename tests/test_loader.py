@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from pocketddpm.data.batches import Batch, Loader, mix
 from pocketddpm.data.image_set import ImageSet
-from pocketddpm.data.loader import Batch, Loader, mix
 from pocketddpm.errors import ConfigError
 
 N = 23

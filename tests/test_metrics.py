@@ -6,8 +6,14 @@ import torch
 from scipy.linalg import sqrtm
 
 from pocketddpm.errors import DataError
-from pocketddpm.metrics.classified import agreement, class_score
-from pocketddpm.metrics.estimate import (
+from pocketddpm.metrics.classifier_scores import agreement, class_score
+from pocketddpm.metrics.frechet import (
+    Moments,
+    frechet_distance,
+    over_processes,
+    predicted_bias,
+)
+from pocketddpm.metrics.intervals import (
     Estimate,
     bootstrap,
     difference,
@@ -15,16 +21,10 @@ from pocketddpm.metrics.estimate import (
     ratio,
     resample_counts,
 )
-from pocketddpm.metrics.halves import draw, halves
-from pocketddpm.metrics.kernel import kernel_distance
+from pocketddpm.metrics.kid import kernel_distance
 from pocketddpm.metrics.memorisation import distinct_share, nearest, suspects
-from pocketddpm.metrics.moments import (
-    Moments,
-    frechet_distance,
-    over_processes,
-    predicted_bias,
-)
-from pocketddpm.metrics.neighbours import ball_radii, neighbourhoods
+from pocketddpm.metrics.precision_recall import ball_radii, neighbourhoods
+from pocketddpm.metrics.split import draw, halves
 
 
 def normal(n: int, d: int, seed: int = 0, shift: float = 0.0, scale: float = 1.0) -> torch.Tensor:
@@ -210,7 +210,7 @@ def test_kernel_distance_is_torchmetrics_with_one_subset_of_all():
 def test_kernel_distance_does_not_depend_on_the_block(monkeypatch):
     x, y = normal(90, 6, 1), normal(70, 6, 2, shift=0.2)
     whole = kernel_distance(x, y)
-    monkeypatch.setattr("pocketddpm.metrics.kernel.BLOCK", 13)
+    monkeypatch.setattr("pocketddpm.metrics.kid.BLOCK", 13)
     assert kernel_distance(x, y).value == pytest.approx(whole.value, rel=1e-11)
     assert kernel_distance(x, y).low == pytest.approx(whole.low, rel=1e-11)
 
@@ -250,7 +250,7 @@ def naive_neighbourhoods(real: np.ndarray, fake: np.ndarray) -> dict[str, float]
 
 @pytest.mark.parametrize("block", [500, 7])
 def test_neighbourhoods_are_the_loops(block, monkeypatch):
-    monkeypatch.setattr("pocketddpm.metrics.neighbours.BLOCK", block)
+    monkeypatch.setattr("pocketddpm.metrics.precision_recall.BLOCK", block)
     real, fake = normal(60, 3, 1, shift=100.0), normal(45, 3, 2, shift=100.4, scale=0.7)
     found = neighbourhoods(real, fake)
     truth = naive_neighbourhoods(real.double().numpy(), fake.double().numpy())

@@ -8,7 +8,7 @@ from pocketddpm.build import build_network
 from pocketddpm.catalog import NETWORKS
 from pocketddpm.config import DataConfig, Experiment, NetworkConfig, ScheduleConfig
 from pocketddpm.errors import ConfigError
-from pocketddpm.flops import count_flops
+from pocketddpm.models.cost import count_flops
 
 # Sizes that make each network small enough for a test; a new network works without an entry.
 SMALL = {

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocketddpm.errors import ConfigError
-from pocketddpm.flops import count_flops, count_parameters
+from pocketddpm.models.cost import count_flops, count_parameters
 from pocketddpm.networks import conditional, diffunet, small_unet
 
 TINY_UNET = small_unet.Config(widths=(8, 16), time_dim=8)

@@ -12,22 +12,22 @@ from torch.testing import assert_close
 
 from conftest import with_training
 from oracle import points
-from pocketddpm.bound import Bins, bound_terms, pixel_decoder, term
 from pocketddpm.build import build_network, build_schedule
-from pocketddpm.checkpoint import load_checkpoint, newest_checkpoint
 from pocketddpm.config import ObjectiveConfig, ScheduleConfig, from_dict
-from pocketddpm.denoiser import Denoiser
+from pocketddpm.diffusion.bound import Bins, bound_terms, pixel_decoder, term
+from pocketddpm.diffusion.denoiser import Denoiser
+from pocketddpm.diffusion.grid import make_grid
+from pocketddpm.diffusion.losses import LOSSES
+from pocketddpm.diffusion.objective import build_objective
+from pocketddpm.diffusion.prediction import PREDICTIONS, ask, get_prediction
+from pocketddpm.diffusion.schedule import shift_snr
+from pocketddpm.diffusion.times import TIMES, LossSecondMoment, build_times, progressive_times
+from pocketddpm.diffusion.weighting import WEIGHTINGS, weight_table
 from pocketddpm.errors import CheckpointError, ConfigError
-from pocketddpm.grid import make_grid
-from pocketddpm.losses import LOSSES
+from pocketddpm.models.checkpoint import load_checkpoint, newest_checkpoint
 from pocketddpm.noise import Role, normal, uniform
-from pocketddpm.objective import build_objective
-from pocketddpm.prediction import PREDICTIONS, ask, get_prediction
+from pocketddpm.runs.run import Session
 from pocketddpm.samplers import ddim, ddpm
-from pocketddpm.schedule import shift_snr
-from pocketddpm.session import Session
-from pocketddpm.times import TIMES, LossSecondMoment, build_times, progressive_times
-from pocketddpm.weighting import WEIGHTINGS, weight_table
 
 LINEAR = build_schedule(ScheduleConfig("linear"))
 COSINE = build_schedule(ScheduleConfig("cosine", T=20))

@@ -25,9 +25,9 @@ from oracle import (
     run,
     samplers,
 )
-from pocketddpm.grid import Grid
+from pocketddpm.diffusion.grid import Grid
+from pocketddpm.diffusion.sampling import step_noise
 from pocketddpm.samplers import ddim, ddim_inversion, ddpm, dpmpp, heun, sde_dpmpp
-from pocketddpm.sampling import step_noise
 
 # Below 64 steps the methods of order 3 and 4 are not yet in their asymptotic range.
 STEPS = (64, 192, 512)

@@ -16,9 +16,10 @@ from torch.testing import assert_close
 
 from pocketddpm.build import build_schedule
 from pocketddpm.config import ScheduleConfig
-from pocketddpm.denoiser import Denoiser
-from pocketddpm.grid import Grid, make_grid
-from pocketddpm.prediction import get_prediction
+from pocketddpm.diffusion.denoiser import Denoiser
+from pocketddpm.diffusion.grid import Grid, make_grid
+from pocketddpm.diffusion.prediction import get_prediction
+from pocketddpm.diffusion.sampling import step_noise
 from pocketddpm.samplers import (
     ddim,
     ddim_inversion,
@@ -33,7 +34,6 @@ from pocketddpm.samplers import (
     sde_dpmpp,
     unipc,
 )
-from pocketddpm.sampling import step_noise
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore::DeprecationWarning")]

@@ -8,9 +8,9 @@ import torch
 
 import pocketddpm as pd
 from pocketddpm.catalog import ALL, NETWORKS, SCHEDULES
-from pocketddpm.checkpoint import load_checkpoint, save_checkpoint
 from pocketddpm.commands.main import main
 from pocketddpm.errors import CheckpointError, ConfigError
+from pocketddpm.models.checkpoint import load_checkpoint, save_checkpoint
 
 DOCS = Path(__file__).parent.parent / "docs"
 SCHEDULE = re.findall(r"```python\n(.*?)```", (DOCS / "plugins.md").read_text(), re.DOTALL)[0]
@@ -38,7 +38,7 @@ def build(config, *, channels, out_channels, height, width, classes):
 '''
 SAMPLER = '''"""Jumps to the estimate: a sampler of our own."""
 from dataclasses import dataclass
-from pocketddpm.sampling import State
+from pocketddpm.diffusion.sampling import State
 
 STOCHASTIC = False
 
@@ -149,7 +149,7 @@ def test_a_model_asks_for_its_plugin_and_never_runs_it(tmp_path, capsys):
 
 
 def test_a_damaged_list_of_plugins_is_refused(tmp_path, tiny):
-    from pocketddpm.session import Session
+    from pocketddpm.runs.run import Session
 
     Session(tiny, out=tmp_path / "run", device="cpu", sample_every=0).run()
     checkpoint = load_checkpoint(tmp_path / "run" / "last.safetensors")

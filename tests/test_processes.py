@@ -16,8 +16,8 @@ import torch
 from torch.testing import assert_close
 
 from campaign import Child, state_of, tiny_train, warm
-from pocketddpm.checkpoint import load_checkpoint
-from pocketddpm.run_log import logged
+from pocketddpm.models.checkpoint import load_checkpoint
+from pocketddpm.runs.log import logged
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 PLAIN = {"sample_every": 0}
@@ -100,7 +100,7 @@ def test_a_run_goes_on_with_other_processes(runs, tmp_path):
 
 def stop_at(images):
     """Ask this process's run to stop when it has seen so many images."""
-    from pocketddpm.stopping import Stop
+    from pocketddpm.runs.signals import Stop
 
     def after(self, step):
         self.signal = signal.SIGTERM if step * 8 >= images and images < 128 else None

@@ -6,7 +6,7 @@ import pytest
 
 from pocketddpm.commands.main import main
 from pocketddpm.commands.reproduce import first_plan, verdict
-from pocketddpm.run_log import logged
+from pocketddpm.runs.log import logged
 from pocketddpm.training.plan import Plan
 
 

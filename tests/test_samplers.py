@@ -13,10 +13,11 @@ from oracle import MIXTURE, configurations, log_snr_grid, no_noise, points, run,
 from pocketddpm.build import build_sampler, build_schedule
 from pocketddpm.catalog import SAMPLERS
 from pocketddpm.config import ScheduleConfig
-from pocketddpm.denoiser import Denoiser, Estimate
+from pocketddpm.diffusion.denoiser import Denoiser, Estimate
+from pocketddpm.diffusion.grid import SPACINGS, Grid, make_grid
+from pocketddpm.diffusion.prediction import get_prediction
+from pocketddpm.diffusion.sampling import step_noise
 from pocketddpm.errors import ConfigError
-from pocketddpm.grid import SPACINGS, Grid, make_grid
-from pocketddpm.prediction import get_prediction
 from pocketddpm.samplers import (
     _multistep,
     ddim,
@@ -32,7 +33,6 @@ from pocketddpm.samplers import (
     sde_dpmpp,
     unipc,
 )
-from pocketddpm.sampling import step_noise
 
 COSINE = build_schedule(ScheduleConfig("cosine", T=20))
 LONG = build_schedule(ScheduleConfig("linear"))

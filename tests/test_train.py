@@ -16,13 +16,6 @@ import torch
 from torch.testing import assert_close
 
 from conftest import with_training
-from pocketddpm.checkpoint import (
-    Checkpoint,
-    find_checkpoint,
-    load_checkpoint,
-    newest_checkpoint,
-    save_checkpoint,
-)
 from pocketddpm.commands.main import main
 from pocketddpm.config import (
     Experiment,
@@ -34,10 +27,17 @@ from pocketddpm.config import (
     parse_options,
 )
 from pocketddpm.errors import CheckpointError, ConfigError, DataError, OutputError
-from pocketddpm.model import load_model
+from pocketddpm.models.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from pocketddpm.models.model import load_model
 from pocketddpm.pictures import _running_mean, save_loss_curve
 from pocketddpm.presets import PRESETS, get_preset
-from pocketddpm.session import Session
+from pocketddpm.runs.run import Session
 from pocketddpm.training.plan import Plan, check_budget, ema_decay, learning_rate, plan_for
 
 
@@ -435,7 +435,7 @@ def test_other_safetensors_are_refused(tmp_path):
 
 
 def test_newer_formats_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("pocketddpm.checkpoint.FORMAT_VERSION", 99)
+    monkeypatch.setattr("pocketddpm.models.checkpoint.FORMAT_VERSION", 99)
     save_checkpoint(tmp_path / "new.safetensors", Checkpoint({}, {}))
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="format_version 99"):

@@ -10,13 +10,13 @@ from torch.testing import assert_close
 
 from conftest import with_training
 from pocketddpm.catalog import DATASETS
-from pocketddpm.checkpoint import load_checkpoint, newest_checkpoint
 from pocketddpm.config import EvaluationConfig
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import load_images
 from pocketddpm.errors import ConfigError
-from pocketddpm.session import Session
-from pocketddpm.validation import Validation, held_out_images
+from pocketddpm.models.checkpoint import load_checkpoint, newest_checkpoint
+from pocketddpm.runs.evaluation import Validation, held_out_images
+from pocketddpm.runs.run import Session
 from test_cli import TINY_NET, refused, run
 
 
@@ -105,7 +105,7 @@ def test_resuming_is_exact_and_the_log_goes_on(tiny, tmp_path):
 @pytest.mark.parametrize(("best_by", "step"), [("evaluation", 4), ("loss", 10)])
 def test_the_best_is_what_was_asked_for(tiny, tmp_path, monkeypatch, best_by, step):
     distances = iter([1.0, 7.0, 3.0, 3.0, 5.0, 4.0])  # the floor's, then at steps 2, 4, 6, 8, 10
-    monkeypatch.setattr("pocketddpm.validation.frechet_distance", lambda a, b: next(distances))
+    monkeypatch.setattr("pocketddpm.runs.evaluation.frechet_distance", lambda a, b: next(distances))
     session(evaluated(tiny, 2, best_by=best_by), tmp_path / "run").run()
     best = load_checkpoint(tmp_path / "run" / "best.safetensors")
     assert best.meta["run"]["step"] == step
@@ -117,7 +117,7 @@ def test_the_best_is_what_was_asked_for(tiny, tmp_path, monkeypatch, best_by, st
 def test_a_resumed_run_remembers_its_best(tiny, tmp_path, monkeypatch):
     tiny = evaluated(tiny, 5, best_by="evaluation")
     distances = iter([1.0, 2.0, 1.0, 3.0])
-    monkeypatch.setattr("pocketddpm.validation.frechet_distance", lambda a, b: next(distances))
+    monkeypatch.setattr("pocketddpm.runs.evaluation.frechet_distance", lambda a, b: next(distances))
     session(with_training(tiny, steps=5), tmp_path).run()
     session(tiny, tmp_path, checkpoint=newest_checkpoint(tmp_path)).run()
     assert load_checkpoint(tmp_path / "best.safetensors").meta["run"]["step"] == 5
@@ -205,7 +205,7 @@ def test_an_evaluation_that_was_cut_off_is_made_again(tiny, tmp_path, monkeypatc
             raise RuntimeError("cut off")
 
     with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="cut off"):
-        patched.setattr("pocketddpm.validation.save_distance_curve", lost)
+        patched.setattr("pocketddpm.runs.evaluation.save_distance_curve", lost)
         cut.run()
     checkpoint = newest_checkpoint(tmp_path / "cut")
     assert checkpoint is not None and checkpoint.meta["run"]["step"] == 5

@@ -18,15 +18,15 @@ from torch import nn
 from models import model_around
 from pocketddpm.build import build_schedule
 from pocketddpm.config import ScheduleConfig
-from pocketddpm.convert import to_web
-from pocketddpm.convert.to_onnx import facts, write_onnx
-from pocketddpm.convert.to_web import PAGE, RUNTIME, SHA256, find_runtime, serve, write_web
+from pocketddpm.convert import web as to_web
+from pocketddpm.convert.onnx import facts, write_onnx
+from pocketddpm.convert.web import PAGE, RUNTIME, SHA256, find_runtime, serve, write_web
 from pocketddpm.data.scaling import Scaling
+from pocketddpm.diffusion.grid import make_grid
+from pocketddpm.diffusion.prediction import PREDICTIONS
+from pocketddpm.diffusion.schedule import Schedule, zero_terminal_snr
 from pocketddpm.errors import ConfigError, DataError
-from pocketddpm.grid import make_grid
 from pocketddpm.noise import Role, normal
-from pocketddpm.prediction import PREDICTIONS
-from pocketddpm.schedule import Schedule, zero_terminal_snr
 from test_diffusers_format import a_model
 
 JAVASCRIPT = Path(to_web.__file__).parent / "page" / "sampler.js"
@@ -184,8 +184,8 @@ def test_a_network_that_onnx_cannot_hold_is_refused(tmp_path):
 
 
 def test_an_answer_that_differs_is_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("pocketddpm.convert.to_onnx._export", lambda model, path: path.touch())
-    monkeypatch.setattr("pocketddpm.convert.to_onnx._difference", lambda *_: 0.01)
+    monkeypatch.setattr("pocketddpm.convert.onnx._export", lambda model, path: path.touch())
+    monkeypatch.setattr("pocketddpm.convert.onnx._difference", lambda *_: 0.01)
     pytest.importorskip("onnx")
     with pytest.raises(ConfigError, match=r"differ from torch's by 1\.0e-02"):
         write_onnx(model_around(Toy()), tmp_path / "m.onnx")

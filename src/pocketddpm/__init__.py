@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from pocketddpm.data.image_set import ImageSet
     from pocketddpm.data.load import load_images
     from pocketddpm.errors import DDPMError
-    from pocketddpm.model import Model, Samples
-    from pocketddpm.model import load_model as load
+    from pocketddpm.models.model import Model, Samples
+    from pocketddpm.models.model import load_model as load
     from pocketddpm.plugins import load_plugin
 
 __version__ = "0.1.0"
 
 # The public API: these names and no others are kept stable. docs/api.md shows them.
 _PUBLIC = {
-    "load": ("pocketddpm.model", "load_model"),
+    "load": ("pocketddpm.models.model", "load_model"),
     "train": ("pocketddpm.api", "train"),
     "evaluate": ("pocketddpm.api", "evaluate"),
     "load_plugin": ("pocketddpm.plugins", "load_plugin"),
-    "Model": ("pocketddpm.model", "Model"),
-    "Samples": ("pocketddpm.model", "Samples"),
+    "Model": ("pocketddpm.models.model", "Model"),
+    "Samples": ("pocketddpm.models.model", "Samples"),
     "load_images": ("pocketddpm.data.load", "load_images"),
     "ImageSet": ("pocketddpm.data.image_set", "ImageSet"),
     "Experiment": ("pocketddpm.config", "Experiment"),

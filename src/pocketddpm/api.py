@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pocketddpm.commands.evaluate import Evaluate, write_report
 from pocketddpm.commands.train import Train
 from pocketddpm.errors import unknown
-from pocketddpm.model import Model, load_model
+from pocketddpm.models.model import Model, load_model
 
 if TYPE_CHECKING:
     from pocketddpm.metrics.report import Report

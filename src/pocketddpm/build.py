@@ -9,10 +9,10 @@ from torch import nn
 
 from pocketddpm.catalog import NETWORKS, SAMPLERS, SCHEDULES
 from pocketddpm.config import Experiment, NetworkConfig, Options, ScheduleConfig, from_dict
+from pocketddpm.diffusion.sampling import Sampler
+from pocketddpm.diffusion.schedule import Schedule, shift_snr, zero_terminal_snr
 from pocketddpm.errors import ConfigError
 from pocketddpm.plugins import records
-from pocketddpm.sampling import Sampler
-from pocketddpm.schedule import Schedule, shift_snr, zero_terminal_snr
 
 MAX_T = 100_000
 

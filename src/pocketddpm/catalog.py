@@ -35,7 +35,7 @@ class Catalog:
 
     def files(self) -> dict[str, Path]:
         """Return name -> source file, sorted by name (`fashion_mnist.py` is 'fashion-mnist')."""
-        folder = Path(__file__).parent / self.room
+        folder = Path(__file__).parent.joinpath(*self.room.split("."))
         paths = sorted(p for p in folder.glob("*.py") if not p.name.startswith("_"))
         files = {p.stem.replace("_", "-"): p for p in paths}
         return files | {name: plugin.path for name, plugin in self.plugins.items()}
@@ -68,5 +68,5 @@ NETWORKS = Catalog("network", "networks")
 SAMPLERS = Catalog("sampler", "samplers")
 SCHEDULES = Catalog("schedule", "schedules")
 DATASETS = Catalog("data set", "datasets")
-EXTRACTORS = Catalog("extractor", "features")
+EXTRACTORS = Catalog("extractor", "metrics.extractors")
 ALL = (DATASETS, NETWORKS, SCHEDULES, SAMPLERS, EXTRACTORS)

@@ -41,10 +41,10 @@ class Compare:
         import sys
 
         from pocketddpm.build import pick_device
-        from pocketddpm.checkpoint import find_checkpoint, load_checkpoint
-        from pocketddpm.comparison import as_json, as_markdown, compare
+        from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
         from pocketddpm.output import refuse_existing, write_json, write_text
         from pocketddpm.pictures import save_grid
+        from pocketddpm.runs.comparison import as_json, as_markdown, compare
 
         if not self.models:
             raise ConfigError("compare needs models: give one or more run folders or checkpoints")

@@ -36,8 +36,8 @@ class Demo:
         import webbrowser
 
         from pocketddpm.build import pick_device
+        from pocketddpm.demo.model_list import Shelf
         from pocketddpm.demo.server import serving
-        from pocketddpm.demo.shelf import Shelf
 
         if self.port is not None and not 1024 <= self.port <= 65535:
             raise ConfigError(f"--port must lie in 1024..65535, got {self.port}")
@@ -52,7 +52,7 @@ class Demo:
 
 def _runs() -> list[Path]:
     """Return the run folders in ./runs and the names of shipped models."""
-    from pocketddpm.checkpoint import shipped
+    from pocketddpm.models.checkpoint import shipped
 
     runs = sorted(path.parent for path in Path("runs").glob("*/last.safetensors"))
     return [*runs, *map(Path, shipped())]

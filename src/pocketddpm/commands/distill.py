@@ -10,7 +10,7 @@ from pocketddpm.config import Experiment, SamplingConfig, from_dict
 from pocketddpm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pocketddpm.checkpoint import Checkpoint
+    from pocketddpm.models.checkpoint import Checkpoint
 
 STEPS = 2
 BUDGETS = ("steps", "epochs", "images", "minutes")
@@ -50,8 +50,8 @@ class Distill:
 
     def run(self) -> None:
         """Train on; the result is an ordinary run, resumed with `train --resume`."""
-        from pocketddpm.checkpoint import find_checkpoint, load_checkpoint
-        from pocketddpm.session import Session
+        from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
+        from pocketddpm.runs.run import Session
 
         teacher = load_checkpoint(find_checkpoint(Path(self.model)))
         experiment = self.tuned(teacher)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pocketddpm.editing import Images, Labels, Settings
-    from pocketddpm.model import Model, Samples
-    from pocketddpm.sampling import State
+    from pocketddpm.diffusion.sampling import State
+    from pocketddpm.models.editing import Images, Labels, Settings
+    from pocketddpm.models.model import Model, Samples
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Edit:
     def run(self) -> None:
         """Edit, write, and say what was written where."""
         from pocketddpm.build import pick_device
-        from pocketddpm.editing import Settings
-        from pocketddpm.model import load_model
+        from pocketddpm.models.editing import Settings
+        from pocketddpm.models.model import load_model
         from pocketddpm.output import refuse_existing
 
         self._check()
@@ -148,7 +148,7 @@ class Edit:
     ) -> "tuple[Samples, list[Path]]":
         import numpy as np
 
-        from pocketddpm.editing import interpolate, start_time
+        from pocketddpm.models.editing import interpolate, start_time
         from pocketddpm.pictures import save_gif, save_grid
 
         if len(images) < 2:
@@ -174,7 +174,7 @@ class Edit:
     def _img2img(
         self, model: "Model", images: "Images", settings: "Settings", out: Path
     ) -> "tuple[Samples, list[Path]]":
-        from pocketddpm.editing import img2img
+        from pocketddpm.models.editing import img2img
 
         with Film(model) as film:
             samples = img2img(
@@ -192,7 +192,7 @@ class Edit:
     ) -> "tuple[Samples, list[Path]]":
         import numpy as np
 
-        from pocketddpm.editing import inpaint
+        from pocketddpm.models.editing import inpaint
 
         mask = self._mask(model)
         with Film(model) as film:

@@ -11,11 +11,11 @@ from pocketddpm.commands.progress import progress_bar
 from pocketddpm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from pocketddpm.metrics.evaluate import Real
+    from pocketddpm.metrics.protocol import Real
+    from pocketddpm.metrics.reference_data import Setting
     from pocketddpm.metrics.report import Report
     from pocketddpm.metrics.samples import Fit, Subject
-    from pocketddpm.metrics.setting import Setting
-    from pocketddpm.model import Model
+    from pocketddpm.models.model import Model
 
 N = 10_000
 FEWEST = 20
@@ -82,7 +82,7 @@ class Evaluate:
         """Draw or read the samples, score them, print and write the report."""
         import json
 
-        from pocketddpm.processes import rank
+        from pocketddpm.distributed import rank
 
         report = self.measure()
         if rank() > 0:
@@ -94,14 +94,14 @@ class Evaluate:
     def measure(self, model: "Model | None" = None) -> "Report":
         """Return the report; on a model in memory, if one is given in place of `subject`'s."""
         from pocketddpm.build import pick_device
-        from pocketddpm.metrics.evaluate import evaluate, in_one_process
+        from pocketddpm.distributed import rank
+        from pocketddpm.metrics.classifier_training import Recipe
         from pocketddpm.metrics.likelihood import add_bits
-        from pocketddpm.metrics.training import Recipe
-        from pocketddpm.model import load_model
+        from pocketddpm.metrics.protocol import evaluate, in_one_process
+        from pocketddpm.metrics.together import features_together
+        from pocketddpm.models.model import load_model
         from pocketddpm.output import refuse_existing
-        from pocketddpm.processes import rank
-        from pocketddpm.provenance import versions
-        from pocketddpm.sharded import features_together
+        from pocketddpm.runs.provenance import versions
 
         if self.n < FEWEST or self.batch_size < 1:
             raise ConfigError(f"--n must be at least {FEWEST}, got {self.n}")
@@ -144,8 +144,8 @@ class Evaluate:
 
     def _from_files(self, path: Path) -> "tuple[Subject, Setting, Real]":
         """Return samples read from the disk, and the setting and real images to hold them to."""
+        from pocketddpm.metrics.reference_data import load_setting
         from pocketddpm.metrics.samples import brought_to, read_samples
-        from pocketddpm.metrics.setting import load_setting
 
         if self.data is None:
             raise ConfigError(f"{path} does not say what it should look like: give --data")
@@ -164,12 +164,12 @@ class Evaluate:
 
         import numpy as np
 
-        from pocketddpm.checkpoint import file_sha256
         from pocketddpm.config import parse_options
+        from pocketddpm.metrics.reference_data import load_setting
         from pocketddpm.metrics.samples import Subject, brought_to
-        from pocketddpm.metrics.setting import load_setting
+        from pocketddpm.metrics.together import sample_together
+        from pocketddpm.models.checkpoint import file_sha256
         from pocketddpm.plugins import ALL_KINDS, require
-        from pocketddpm.sharded import sample_together
 
         require(model.meta, ALL_KINDS)
         trained_on = model.experiment.data
@@ -276,7 +276,7 @@ def write_report(out: Path, report: "Report") -> None:
     """Write report.md, report.json and closest.png."""
     import sys
 
-    from pocketddpm.metrics.evaluate import PAIRS
+    from pocketddpm.metrics.protocol import PAIRS
     from pocketddpm.output import write_json, write_text
     from pocketddpm.pictures import save_grid
 

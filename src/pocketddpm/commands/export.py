@@ -10,7 +10,7 @@ from pocketddpm.commands.options import Plugins
 from pocketddpm.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
-    from pocketddpm.model import Model
+    from pocketddpm.models.model import Model
 
 FORMATS = ("diffusers", "onnx", "web")
 
@@ -43,7 +43,7 @@ class Export:
 
     def run(self) -> None:
         """Convert, write, and say what was written where."""
-        from pocketddpm.model import load_model
+        from pocketddpm.models.model import load_model
         from pocketddpm.output import refuse_existing
 
         hub = self.to.startswith("hub:")
@@ -66,13 +66,13 @@ class Export:
         {"diffusers": self._diffusers, "onnx": self._onnx, "web": self._web}[self.to](model, out)
 
     def _diffusers(self, model: "Model", out: Path) -> None:
-        from pocketddpm.convert.to_diffusers import write_diffusers
+        from pocketddpm.convert.diffusers_write import write_diffusers
 
         write_diffusers(model, out)
         print(f"wrote {out}; its README.md has the lines that draw from it")
 
     def _onnx(self, model: "Model", out: Path) -> None:
-        from pocketddpm.convert.to_onnx import write_onnx
+        from pocketddpm.convert.onnx import write_onnx
 
         _announce()
         difference = write_onnx(model, out)
@@ -81,7 +81,7 @@ class Export:
         )
 
     def _web(self, model: "Model", out: Path) -> None:
-        from pocketddpm.convert.to_web import serve, write_web
+        from pocketddpm.convert.web import serve, write_web
 
         _announce()
         difference = write_web(model, out, self.runtime)
@@ -96,14 +96,14 @@ class Export:
         """Upload the weights alone, with a page that says how to draw from them."""
         import tempfile
 
-        from pocketddpm.checkpoint import (
+        from pocketddpm.models.checkpoint import (
             Checkpoint,
             find_checkpoint,
             load_checkpoint,
             save_checkpoint,
         )
-        from pocketddpm.hub import FILE, push
-        from pocketddpm.model import load_model
+        from pocketddpm.models.hub import FILE, push
+        from pocketddpm.models.model import load_model
 
         model = load_model(self.model, weights=self.weights)
         stored = load_checkpoint(find_checkpoint(Path(self.model)))

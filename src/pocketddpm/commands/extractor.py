@@ -43,7 +43,7 @@ class ExtractorCommand:
 
         from pocketddpm.data.load import load_images
         from pocketddpm.metrics.extractor import save_extractor
-        from pocketddpm.metrics.making import accuracy, pixels_extractor
+        from pocketddpm.metrics.train_extractor import accuracy, pixels_extractor
         from pocketddpm.output import refuse_existing
 
         if self.out.suffix != SUFFIX:
@@ -73,8 +73,8 @@ class ExtractorCommand:
     def _train(self, images):
         from pocketddpm.build import pick_device, pick_precision
         from pocketddpm.commands.progress import progress_bar
-        from pocketddpm.metrics.making import METRIC, train_extractor
-        from pocketddpm.metrics.training import run_length
+        from pocketddpm.metrics.classifier_training import run_length
+        from pocketddpm.metrics.train_extractor import METRIC, train_extractor
 
         device = pick_device(self.device)
         recipe = replace(

@@ -37,8 +37,8 @@ class Import:
 
     def run(self) -> None:
         """Read, check, write, and say what came of it."""
-        from pocketddpm.checkpoint import save_checkpoint
         from pocketddpm.convert.imported import as_checkpoint
+        from pocketddpm.models.checkpoint import save_checkpoint
         from pocketddpm.output import refuse_existing
 
         if self.format not in FORMATS:
@@ -61,7 +61,7 @@ class Import:
         from pocketddpm.config import from_dict, parse_options
 
         if self.format == "diffusers":
-            from pocketddpm.convert.from_diffusers import read_diffusers
+            from pocketddpm.convert.diffusers_read import read_diffusers
 
             if self.flags is not None:
                 raise ConfigError("--flags are for improved-diffusion; diffusers' folders say all")

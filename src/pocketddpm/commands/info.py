@@ -24,7 +24,7 @@ class Info:
 
     def run(self) -> None:
         """Print the checkpoint's own account of itself."""
-        from pocketddpm.checkpoint import find_checkpoint, load_checkpoint
+        from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
 
         path = find_checkpoint(Path(self.model))
         checkpoint = load_checkpoint(path)

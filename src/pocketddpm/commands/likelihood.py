@@ -59,14 +59,14 @@ class Likelihood:
         import sys
 
         from pocketddpm.build import pick_device
-        from pocketddpm.checkpoint import file_sha256
-        from pocketddpm.metrics.counted import choose_images
         from pocketddpm.metrics.likelihood import measure
-        from pocketddpm.model import load_model
+        from pocketddpm.metrics.likelihood_images import choose_images
+        from pocketddpm.models.checkpoint import file_sha256
+        from pocketddpm.models.model import load_model
         from pocketddpm.output import refuse_existing, write_json, write_text
         from pocketddpm.pictures import save_bound_curve
         from pocketddpm.plugins import ALL_KINDS, require
-        from pocketddpm.provenance import versions
+        from pocketddpm.runs.provenance import versions
 
         if self.n < 2 or self.batch_size < 1:
             raise ConfigError(f"--n must be at least 2, and --batch-size 1; got {self.n}")

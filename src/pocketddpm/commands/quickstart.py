@@ -12,7 +12,7 @@ from pocketddpm.errors import DataError
 from pocketddpm.presets import get_preset
 
 if TYPE_CHECKING:
-    from pocketddpm.session import Session
+    from pocketddpm.runs.run import Session
 
 LONGER = """## What longer training gives
 
@@ -49,12 +49,12 @@ def quickstart(out: Path, *, minutes: float, seed: int, device: str) -> None:
 
     The folder is this command's own and is refreshed; one that holds anything else is refused.
     """
-    from pocketddpm.checkpoint import shipped
     from pocketddpm.commands.sample import Sample
-    from pocketddpm.forward import forward_panels
+    from pocketddpm.models.checkpoint import shipped
     from pocketddpm.output import refuse_existing, write_text
     from pocketddpm.pictures import save_grid
-    from pocketddpm.session import Session
+    from pocketddpm.runs.forward import forward_panels
+    from pocketddpm.runs.run import Session
 
     if out.exists() and not (out / "config.json").exists():
         refuse_existing(out, overwrite=False)

@@ -38,12 +38,12 @@ class Reproduce:
         import sys
         from tempfile import TemporaryDirectory
 
-        from pocketddpm.checkpoint import find_checkpoint, load_checkpoint
         from pocketddpm.config import Experiment, from_dict
+        from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
         from pocketddpm.progress import bar as progress_bar
-        from pocketddpm.provenance import machine, versions
-        from pocketddpm.run_log import logged
-        from pocketddpm.session import Session
+        from pocketddpm.runs.log import logged
+        from pocketddpm.runs.provenance import machine, versions
+        from pocketddpm.runs.run import Session
 
         if self.steps < 1:
             raise ConfigError(f"--steps must be at least 1, got {self.steps}")

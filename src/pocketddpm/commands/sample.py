@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from pocketddpm.guidance import Guidance
-    from pocketddpm.model import Model, Samples
+    from pocketddpm.diffusion.guidance import Guidance
+    from pocketddpm.models.model import Model, Samples
 
 SUFFIXES = (".png", ".npz")
 
@@ -96,11 +96,11 @@ class Sample:
         import numpy as np
 
         from pocketddpm.build import build_sampler, pick_device
-        from pocketddpm.model import load_model
+        from pocketddpm.distributed import count, rank
+        from pocketddpm.metrics.together import sample_together
+        from pocketddpm.models.model import load_model
         from pocketddpm.output import refuse_existing
-        from pocketddpm.processes import count, rank
         from pocketddpm.progress import bar as progress_bar
-        from pocketddpm.sharded import sample_together
 
         if self.n < 1 or self.batch_size < 1:
             raise ConfigError(f"--n and --batch-size must be at least 1, got {self.n}")
@@ -194,8 +194,8 @@ class Sample:
         return options
 
     def _guidance(self, model: "Model") -> "Guidance":
-        from pocketddpm.guidance import Guidance
-        from pocketddpm.labels import class_number
+        from pocketddpm.diffusion.guidance import Guidance
+        from pocketddpm.models.labels import class_number
 
         interval = None
         if self.guidance_interval is not None:

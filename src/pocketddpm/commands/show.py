@@ -88,8 +88,8 @@ class Show:
     def _forward(self, out: Path) -> None:
         from pocketddpm.build import build_schedule
         from pocketddpm.config import ScheduleConfig
-        from pocketddpm.forward import forward_panels
         from pocketddpm.pictures import save_grid
+        from pocketddpm.runs.forward import forward_panels
 
         config = ScheduleConfig(
             self.schedule, self.timesteps, dict(parse_options(self.schedule_options or ""))
@@ -119,7 +119,7 @@ class Show:
 
     def _strip(self, out: Path) -> None:
         from pocketddpm.commands.sample import Recorder
-        from pocketddpm.model import load_model
+        from pocketddpm.models.model import load_model
         from pocketddpm.pictures import save_grid
 
         model = load_model(self.subject)

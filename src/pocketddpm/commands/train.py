@@ -135,10 +135,10 @@ class Train:
 
     def run(self) -> None:
         """Train, and say where everything is."""
-        from pocketddpm.checkpoint import find_checkpoint, load_checkpoint, newest_checkpoint
+        from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint, newest_checkpoint
         from pocketddpm.output import refuse_existing
-        from pocketddpm.run_folder import only_begun
-        from pocketddpm.session import Session
+        from pocketddpm.runs.folder import only_begun
+        from pocketddpm.runs.run import Session
 
         out = self.out or Path("runs") / self.preset
         checkpoint, begin_with, overwrite = None, None, self.overwrite

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from pocketddpm import __version__
 from pocketddpm.build import build_network, build_schedule
-from pocketddpm.checkpoint import Checkpoint
 from pocketddpm.config import (
     DataConfig,
     Experiment,
@@ -19,6 +18,7 @@ from pocketddpm.config import (
 )
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.errors import CheckpointError
+from pocketddpm.models.checkpoint import Checkpoint
 from pocketddpm.networks.ddpm_unet import Config
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketddpm.data.decode import GREY_MODES, decode, only_size, opened, times, turned_size
-from pocketddpm.data.find import cache_root
+from pocketddpm.data.download import cache_root
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import DataError
 from pocketddpm.progress import over

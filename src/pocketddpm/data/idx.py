@@ -17,7 +17,7 @@ from typing import BinaryIO, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketddpm.data.find import find_or_download
+from pocketddpm.data.download import find_or_download
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import DataError
 

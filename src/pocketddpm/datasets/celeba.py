@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pocketddpm.data.decode import times
-from pocketddpm.data.find import find, not_found
+from pocketddpm.data.download import find, not_found
 from pocketddpm.data.folder import decode_files, list_images
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import DataError

@@ -14,7 +14,7 @@ def write(film: Film, folder: Path, model: str) -> tuple[Path, Path, Path]:
     [N,H,W,C]), and labels where there are any: what `pocketddpm sample --out x.npz` writes.
     """
     from pocketddpm.commands.sample import write_samples
-    from pocketddpm.model import Samples
+    from pocketddpm.models.model import Samples
 
     place = Path(mkdtemp(dir=folder))
     stem = f"pocketddpm-{model.replace('/', '-')}-{film.name}"

@@ -6,31 +6,31 @@ from typing import Any
 
 import gradio as gr
 
-from pocketddpm.demo import wiring
+from pocketddpm.demo import widgets
 from pocketddpm.demo.drawing import Film, draw, wish
 from pocketddpm.demo.film_view import FilmView
-from pocketddpm.demo.wiring import Page
+from pocketddpm.demo.widgets import Page
 
 
 def build(page: Page) -> None:
     """Lay the tab out and wire it."""
-    wiring.lesson(
+    widgets.lesson(
         "Every image starts as noise, x_T. At each step the network looks at x_t, guesses the "
         "clean image x0, and the sampler goes a little way towards the guess. The same seed gives "
         "the same noise."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            labels = wiring.label_field(page, several=True)
-            n = wiring.count_field(20)
-            sampler = wiring.sampler_field(page)
-            steps = wiring.steps_field(page, own=True)
-            guidance = wiring.guidance_field(page)
+            labels = widgets.label_field(page, several=True)
+            n = widgets.count_field(20)
+            sampler = widgets.sampler_field(page)
+            steps = widgets.steps_field(page, own=True)
+            guidance = widgets.guidance_field(page)
             with gr.Row(elem_classes="bottom"):
-                seed = wiring.seed_field()
+                seed = widgets.seed_field()
                 another = gr.Button("Another", size="md", min_width=90)
             with gr.Accordion("More", open=False):
-                spacing = wiring.spacing_field(page)
+                spacing = widgets.spacing_field(page)
         with gr.Column(scale=2, min_width=300):
             with gr.Row():
                 start = gr.Button("Draw", variant="primary", elem_id="draw-start")

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketddpm.demo.shelf import guidable
+from pocketddpm.demo.model_list import guidable
 from pocketddpm.demo.streaming import stream
+from pocketddpm.diffusion.sampling import State
 from pocketddpm.errors import ConfigError
-from pocketddpm.labels import class_number
-from pocketddpm.model import Model
-from pocketddpm.sampling import State
+from pocketddpm.models.labels import class_number
+from pocketddpm.models.model import Model
 
 MOST_IMAGES = 40
 ROW = 10  # images in a row, at most

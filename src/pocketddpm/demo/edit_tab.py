@@ -6,10 +6,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from pocketddpm.demo import painting, wiring
+from pocketddpm.demo import painting, widgets
 from pocketddpm.demo.drawing import Film, whole, wish
 from pocketddpm.demo.film_view import FilmView
-from pocketddpm.demo.wiring import Page, explained
+from pocketddpm.demo.widgets import Page, explained
 
 CANVAS = 336  # CSS pixels; 12 for each of 28
 Array = np.ndarray[Any, np.dtype[np.uint8]]
@@ -27,7 +27,7 @@ def build(page: Page) -> None:
 
 
 def _inpaint(page: Page) -> None:
-    wiring.lesson(
+    widgets.lesson(
         "The marked part is forgotten and drawn anew; the rest is put back, noised to the right t, "
         "after each step. Repeating a few steps back and forth (RePaint) lets the new part come to "
         "agree with the old one."
@@ -44,14 +44,14 @@ def _inpaint(page: Page) -> None:
                 canvas_size=(CANVAS, CANVAS), fixed_canvas=True, buttons=[], elem_id="edit-mask",
             )  # fmt: skip
             part = gr.Dropdown(list(painting.REGIONS), value=painting.BRUSH, label="Part")
-            label = wiring.label_field(page, several=False)
-            n = wiring.count_field(8, "Ways")
-            steps = wiring.steps_field(page)
+            label = widgets.label_field(page, several=False)
+            n = widgets.count_field(8, "Ways")
+            steps = widgets.steps_field(page)
             repeats = gr.Slider(
                 1, 10, value=2, step=1, label="Repeats", info="1 is none.", buttons=[]
             )
-            guidance = wiring.guidance_field(page)
-            seed = wiring.seed_field()
+            guidance = widgets.guidance_field(page)
+            seed = widgets.seed_field()
         with gr.Column(scale=2, min_width=300):
             with gr.Row():
                 start = gr.Button("Paint", variant="primary", elem_id="inpaint-start")
@@ -101,7 +101,7 @@ def _inpaint(page: Page) -> None:
 
 
 def _between(page: Page) -> None:
-    wiring.lesson(
+    widgets.lesson(
         "Two seeds are two noises. Points on the great circle between them are noises as well, and "
         "DDIM, which adds none of its own, turns a smooth way between noises into a smooth way "
         "between images."
@@ -109,12 +109,12 @@ def _between(page: Page) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             with gr.Row():
-                seed = wiring.seed_field(0, "From seed")
-                other = wiring.seed_field(1, "To seed")
-            label = wiring.label_field(page, several=False)
-            n = wiring.count_field(10, "Pictures on the way", 2)
-            steps = wiring.steps_field(page)
-            guidance = wiring.guidance_field(page)
+                seed = widgets.seed_field(0, "From seed")
+                other = widgets.seed_field(1, "To seed")
+            label = widgets.label_field(page, several=False)
+            n = widgets.count_field(10, "Pictures on the way", 2)
+            steps = widgets.steps_field(page)
+            guidance = widgets.guidance_field(page)
         with gr.Column(scale=2, min_width=300):
             with gr.Row():
                 start = gr.Button("Go", variant="primary", elem_id="between-start")
@@ -133,7 +133,7 @@ def _between(page: Page) -> None:
 
 
 def _sketch(page: Page) -> None:
-    wiring.lesson(
+    widgets.lesson(
         "Your drawing is noised up to a time t and drawn from there (SDEdit). A low strength keeps "
         "your strokes, a high one only their idea. Draw boldly, and fill the sheet as the training "
         "images do."
@@ -158,11 +158,11 @@ def _sketch(page: Page) -> None:
                 info="The time t as a share of T.",
                 buttons=[],
             )
-            label = wiring.label_field(page, several=False)
-            n = wiring.count_field(8, "Ways")
-            steps = wiring.steps_field(page)
-            guidance = wiring.guidance_field(page)
-            seed = wiring.seed_field()
+            label = widgets.label_field(page, several=False)
+            n = widgets.count_field(8, "Ways")
+            steps = widgets.steps_field(page)
+            guidance = widgets.guidance_field(page)
+            seed = widgets.seed_field()
         with gr.Column(scale=2, min_width=300):
             with gr.Row():
                 start = gr.Button("Finish it", variant="primary", elem_id="sketch-start")

@@ -5,10 +5,10 @@ from typing import Any
 
 import gradio as gr
 
-from pocketddpm.demo import pieces
+from pocketddpm.demo import markup
 from pocketddpm.demo.downloads import write
 from pocketddpm.demo.drawing import Film
-from pocketddpm.demo.wiring import QUEUED, Page, explained
+from pocketddpm.demo.widgets import QUEUED, Page, explained
 from pocketddpm.errors import ConfigError
 
 X, X0 = "The images at time t: x_t", "What the network takes them for: its estimate of x0"
@@ -21,10 +21,10 @@ class FilmView:
         """Lay it out; `name` makes the elements' ids."""
         self.page = page
         self.film = gr.State(None)
-        self.status = gr.HTML(pieces.progress(0, ["ready"], busy=False), elem_id=f"{name}-status")
-        self.x = gr.HTML(pieces.panel(X, pieces.empty("Nothing drawn yet.")), elem_id=f"{name}-x")
+        self.status = gr.HTML(markup.progress(0, ["ready"], busy=False), elem_id=f"{name}-status")
+        self.x = gr.HTML(markup.panel(X, markup.empty("Nothing drawn yet.")), elem_id=f"{name}-x")
         self.x0 = gr.HTML(
-            pieces.panel(X0, pieces.empty("Its guess, step by step.")), elem_id=f"{name}-x0"
+            markup.panel(X0, markup.empty("Its guess, step by step.")), elem_id=f"{name}-x0"
         )
         self.frame = gr.Slider(
             0, 1, value=0, step=1, label="Step", info="Go back through the run.",
@@ -60,7 +60,7 @@ class FilmView:
         def run(*values: Any) -> Iterator[tuple[Any, ...]]:
             still = [gr.skip()] * 3
             yield (
-                gr.skip(), gr.skip(), gr.skip(), pieces.progress(0, ["starting"]),
+                gr.skip(), gr.skip(), gr.skip(), markup.progress(0, ["starting"]),
                 gr.update(interactive=False), *[gr.update(interactive=False)] * 3,
             )  # fmt: skip
             film = None
@@ -73,7 +73,7 @@ class FilmView:
 
         def stopped(film: Film | None, name: str) -> tuple[Any, ...]:
             if film is None or not film.frames:
-                note = pieces.progress(0, ["stopped before the first step"], busy=False)
+                note = markup.progress(0, ["stopped before the first step"], busy=False)
                 return film, gr.skip(), gr.skip(), note, gr.skip(), *[gr.skip()] * 3
             return self._whole(film, name)
 
@@ -109,13 +109,13 @@ def _boards(film: Film, k: int) -> tuple[str, str, str]:
     ]
     if frame.i == film.steps:
         words.append(f"{count / max(film.seconds, 1e-9):.1f} images/s")
-    x = pieces.board(
+    x = markup.board(
         frame.x, film.columns, alt=f"{count} images at step {frame.i}, t = {frame.t:g}"
     )
-    x0 = pieces.board(frame.x0, film.columns, alt=f"estimates of x0 at step {frame.i}")
+    x0 = markup.board(frame.x0, film.columns, alt=f"estimates of x0 at step {frame.i}")
     share = frame.i / film.steps
     return (
-        pieces.panel(X, x),
-        pieces.panel(X0, x0),
-        pieces.progress(share, words, busy=not film.done),
+        markup.panel(X, x),
+        markup.panel(X0, x0),
+        markup.progress(share, words, busy=not film.done),
     )

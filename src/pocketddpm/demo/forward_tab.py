@@ -4,17 +4,17 @@ from typing import Any
 
 import gradio as gr
 
-from pocketddpm.demo import pieces, wiring
+from pocketddpm.demo import markup, widgets
 from pocketddpm.demo.noising import Noised, noised
-from pocketddpm.demo.wiring import QUEUED, Page, explained
-from pocketddpm.model import Model
+from pocketddpm.demo.widgets import QUEUED, Page, explained
+from pocketddpm.models.model import Model
 
 SHOWN = 10
 
 
 def build(page: Page) -> None:
     """Lay the tab out and wire it."""
-    wiring.lesson(
+    widgets.lesson(
         "Training images are turned into noise in one go: **x_t = √ᾱ_t · x0 + √(1 − ᾱ_t) · ε**. "
         "The network learns to see through it. Move t: near 0 it has little to do, near T it can "
         "only guess an average of all images."
@@ -39,7 +39,7 @@ def build(page: Page) -> None:
     settings: Any = {**QUEUED, "trigger_mode": "always_last"}
     t.input(show, [t, page.picker], outputs, **settings)
     page.blocks.load(show, [t, page.picker], outputs, **settings)
-    wiring.on_model(page, t, lambda m: gr.update(maximum=m.schedule.T, value=m.schedule.T // 4))
+    widgets.on_model(page, t, lambda m: gr.update(maximum=m.schedule.T, value=m.schedule.T // 4))
     page.picker.change(
         lambda name: show(page.shelf.model(name).schedule.T // 4, name),
         page.picker, outputs, **settings,
@@ -47,16 +47,16 @@ def build(page: Page) -> None:
 
 
 def _pictures(found: Noised) -> tuple[str, str]:
-    x = pieces.board(found.x_t, 5, alt=f"{len(found.x_t)} images at t = {found.t}")
-    guess = pieces.board(found.guess, 5, alt="the network's estimates of the clean images")
+    x = markup.board(found.x_t, 5, alt=f"{len(found.x_t)} images at t = {found.t}")
+    guess = markup.board(found.guess, 5, alt="the network's estimates of the clean images")
     return (
-        pieces.panel(f"x_t at t = {found.t}", x),
-        pieces.panel("The network's guess at x0 from it (no label told)", guess),
+        markup.panel(f"x_t at t = {found.t}", x),
+        markup.panel("The network's guess at x0 from it (no label told)", guess),
     )
 
 
 def _facts(found: Noised, source: str) -> str:
-    return pieces.facts(
+    return markup.facts(
         [
             f"√ᾱ = {found.signal:.3f}, the image's share",
             f"√(1 − ᾱ) = {found.noise:.3f}, the noise's",
@@ -68,11 +68,11 @@ def _facts(found: Noised, source: str) -> str:
 
 
 def _curve(model: Model, found: Noised) -> str:
-    fig, axes = pieces.curves(6.4, 2.2)
+    fig, axes = markup.curves(6.4, 2.2)
     alpha_bar = model.schedule.alpha_bar
-    axes.plot(alpha_bar.sqrt().numpy(), color=pieces.COLOURS[0], label="√ᾱ (image)")
-    axes.plot((1 - alpha_bar).sqrt().numpy(), color=pieces.COLOURS[1], label="√(1 − ᾱ) (noise)")
-    axes.axvline(found.t, color=pieces.INK, linewidth=1)
+    axes.plot(alpha_bar.sqrt().numpy(), color=markup.COLOURS[0], label="√ᾱ (image)")
+    axes.plot((1 - alpha_bar).sqrt().numpy(), color=markup.COLOURS[1], label="√(1 − ᾱ) (noise)")
+    axes.axvline(found.t, color=markup.INK, linewidth=1)
     axes.set(xlabel="t", xlim=(0, model.schedule.T), ylim=(0, 1.03))
-    axes.legend(frameon=False, labelcolor=pieces.INK, loc="center right")
-    return pieces.svg(fig, f"the shares of image and noise over t, marked at t = {found.t}")
+    axes.legend(frameon=False, labelcolor=markup.INK, loc="center right")
+    return markup.svg(fig, f"the shares of image and noise over t, marked at t = {found.t}")

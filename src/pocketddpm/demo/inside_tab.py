@@ -5,11 +5,11 @@ from typing import Any
 
 import gradio as gr
 
-from pocketddpm.demo import insight, pieces, wiring
+from pocketddpm.demo import insight, markup, widgets
 from pocketddpm.demo.drawing import draw, wish
 from pocketddpm.demo.insight import Errors
-from pocketddpm.demo.wiring import QUEUED, Page, explained
-from pocketddpm.model import Model
+from pocketddpm.demo.widgets import QUEUED, Page, explained
+from pocketddpm.models.model import Model
 
 IMAGES = 32
 PANELS = 10
@@ -24,13 +24,13 @@ def build(page: Page) -> None:
 
 def _schedule(page: Page) -> None:
     gr.Markdown("### The noise schedule")
-    wiring.lesson(
+    widgets.lesson(
         "How fast the image drowns: the signal-to-noise ratio on its way from t = 0 to T, and the "
         "times at which a sampler of so many steps asks the network."
     )
     with gr.Row():
-        steps = wiring.steps_field(page, 10)
-        spacing = wiring.spacing_field(page)
+        steps = widgets.steps_field(page, 10)
+        spacing = widgets.spacing_field(page)
     curve = gr.HTML(elem_id="inside-schedule")
 
     @explained
@@ -46,7 +46,7 @@ def _schedule(page: Page) -> None:
 
 def _errors(page: Page) -> None:
     gr.Markdown("### The loss at each time")
-    wiring.lesson(
+    widgets.lesson(
         f"{IMAGES} images are noised to a few times each, and the network is asked. Noise is easy "
         "to tell at high t, where there is little else; the clean image is easy to tell at low t. "
         "The same error, seen from two sides."
@@ -64,7 +64,7 @@ def _errors(page: Page) -> None:
         for found in insight.errors_by_time(model, images):
             share = len(found.t) / found.total
             words = [f"{len(found.t)} of {found.total} times", f"images: {examples.source}"]
-            yield pieces.progress(share, words, busy=share < 1), error_curve(found, model)
+            yield markup.progress(share, words, busy=share < 1), error_curve(found, model)
 
     event = start.click(run, page.picker, [status, curve], **QUEUED)
     stop.click(None, cancels=[event])
@@ -72,18 +72,18 @@ def _errors(page: Page) -> None:
 
 def _estimates(page: Page) -> None:
     gr.Markdown("### What the network takes x_t for, on the way")
-    wiring.lesson(
+    widgets.lesson(
         "Above: one image from noise to the end. Below: the network's estimate of x0 at the same "
         "times. First an average of everything, then the outline, then the detail."
     )
     with gr.Row():
-        label = wiring.label_field(page, several=False)
-        seed = wiring.seed_field()
-        steps = wiring.steps_field(page)
+        label = widgets.label_field(page, several=False)
+        seed = widgets.seed_field()
+        steps = widgets.steps_field(page)
     with gr.Row():
         start = gr.Button("Draw one", variant="primary", elem_id="estimates-start")
         stop = gr.Button("Stop")
-    picture = gr.HTML(pieces.empty("Nothing drawn yet."), elem_id="inside-estimates")
+    picture = gr.HTML(markup.empty("Nothing drawn yet."), elem_id="inside-estimates")
 
     @explained
     def run(label: str, seed: float, steps: float, name: str) -> Iterator[str]:
@@ -94,8 +94,8 @@ def _estimates(page: Page) -> None:
                 times = ", ".join(f"{t:.4g}" for t in insight.strip_times(film, PANELS))
                 panels = insight.strip(film, PANELS)
                 columns = len(panels) // 2
-                board = pieces.board(panels, columns, alt="x_t above, estimates of x0 below")
-                yield pieces.panel(f"t = {times}", board)
+                board = markup.board(panels, columns, alt="x_t above, estimates of x0 below")
+                yield markup.panel(f"t = {times}", board)
 
     event = start.click(run, [label, seed, steps, page.picker], picture, **QUEUED)
     stop.click(None, cancels=[event])
@@ -106,8 +106,8 @@ def schedule_curve(model: Model, steps: int, spacing: str) -> str:
     schedule = model.schedule
     grid = model.grid(steps, spacing)
     log_snr = schedule.log_snr[1:]
-    fig, axes = pieces.curves(6.4, 2.8)
-    axes.plot(range(1, schedule.T + 1), log_snr.numpy(), color=pieces.COLOURS[0], label="log SNR")
+    fig, axes = markup.curves(6.4, 2.8)
+    axes.plot(range(1, schedule.T + 1), log_snr.numpy(), color=markup.COLOURS[0], label="log SNR")
     asked = [(t, a) for t, a in zip(grid.t, grid.alpha_bar, strict=True) if 0 < a < 1]
     from math import log
 
@@ -115,22 +115,22 @@ def schedule_curve(model: Model, steps: int, spacing: str) -> str:
         [t for t, _ in asked],
         [log(a / (1 - a)) for _, a in asked],
         "o",
-        color=pieces.COLOURS[1],
+        color=markup.COLOURS[1],
         label=f"asked: {grid.steps} steps, {spacing}",
     )
     axes.set(xlabel="t", ylabel="log SNR", xlim=(0, schedule.T * 1.02))
-    axes.legend(frameon=False, labelcolor=pieces.INK)
+    axes.legend(frameon=False, labelcolor=markup.INK)
     name = model.experiment.schedule.name
-    return pieces.svg(fig, f"log SNR of the {name} schedule over t, with {grid.steps} steps marked")
+    return markup.svg(fig, f"log SNR of the {name} schedule over t, with {grid.steps} steps marked")
 
 
 def error_curve(found: Errors, model: Model) -> str:
     """Return both errors over t as SVG."""
-    fig, axes = pieces.curves(6.4, 2.8)
-    axes.plot(found.t, found.eps, "o-", color=pieces.COLOURS[1], label="of the noise, eps")
-    axes.plot(found.t, found.x0, "o-", color=pieces.COLOURS[0], label="of the clean image, x0")
+    fig, axes = markup.curves(6.4, 2.8)
+    axes.plot(found.t, found.eps, "o-", color=markup.COLOURS[1], label="of the noise, eps")
+    axes.plot(found.t, found.x0, "o-", color=markup.COLOURS[0], label="of the clean image, x0")
     axes.set(
         xlabel="t", ylabel="mean squared error", yscale="log", xlim=(0, model.schedule.T * 1.02)
     )
-    axes.legend(frameon=False, labelcolor=pieces.INK)
-    return pieces.svg(fig, "errors of the network's estimates over t")
+    axes.legend(frameon=False, labelcolor=markup.INK)
+    return markup.svg(fig, "errors of the network's estimates over t")

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from pocketddpm.demo.drawing import Film
 from pocketddpm.demo.streaming import stream
-from pocketddpm.model import Model
+from pocketddpm.diffusion.process import add_noise
+from pocketddpm.models.model import Model
 from pocketddpm.noise import Role, normal
-from pocketddpm.process import add_noise
 
 POINTS = 16
 

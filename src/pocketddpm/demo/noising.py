@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pocketddpm.model import Model
+from pocketddpm.diffusion.process import add_noise
+from pocketddpm.models.model import Model
 from pocketddpm.noise import Role, normal
-from pocketddpm.process import add_noise
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from pocketddpm.demo import (
     edit_tab,
     forward_tab,
     inside_tab,
-    look,
-    pieces,
+    markup,
     race_tab,
-    wiring,
+    theme,
+    widgets,
 )
-from pocketddpm.demo.shelf import Shelf, describe
+from pocketddpm.demo.model_list import Shelf, describe
 
 TABS = {
     "Draw": draw_tab.build,
@@ -42,12 +42,12 @@ def build(shelf: Shelf, files: Path) -> gr.Blocks:
             )  # fmt: skip
             dark = gr.Button("Light / dark", size="sm", scale=0, min_width=110, elem_id="dark")
         first = describe(shelf.model(shelf.names[0]))
-        told = gr.HTML(pieces.facts(first), elem_id="model-facts")
-        page = wiring.Page(shelf, files, blocks, picker)
+        told = gr.HTML(markup.facts(first), elem_id="model-facts")
+        page = widgets.Page(shelf, files, blocks, picker)
         with gr.Tabs(elem_id="tabs"):
             for name, build_tab in TABS.items():
                 with gr.Tab(name):
                     build_tab(page)
-        wiring.on_model(page, told, lambda model: pieces.facts(describe(model)))
-        dark.click(None, js=look.TOGGLE_DARK)
+        widgets.on_model(page, told, lambda model: markup.facts(describe(model)))
+        dark.click(None, js=theme.TOGGLE_DARK)
     return blocks

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from pocketddpm.data.decode import crop_resize
 from pocketddpm.demo.drawing import ROW, Film, Wish, record, whole
-from pocketddpm.editing import Settings, decode, img2img, inpaint, resampling_path, slerp
-from pocketddpm.editing import start_time as time_of
+from pocketddpm.diffusion.sampling import State, start_noise
 from pocketddpm.errors import ConfigError
-from pocketddpm.model import Model
-from pocketddpm.sampling import State, start_noise
+from pocketddpm.models.editing import Settings, decode, img2img, inpaint, resampling_path, slerp
+from pocketddpm.models.editing import start_time as time_of
+from pocketddpm.models.model import Model
 
 Images = NDArray[np.uint8]
 Shape = tuple[int, int, int]

@@ -6,18 +6,18 @@ from typing import Any
 
 import gradio as gr
 
-from pocketddpm.demo import pieces, wiring
+from pocketddpm.demo import markup, widgets
 from pocketddpm.demo.drawing import whole, wish
+from pocketddpm.demo.model_list import find_judge
 from pocketddpm.demo.racing import MOST, Lane, drawing_samplers, lanes, race
-from pocketddpm.demo.shelf import find_judge
-from pocketddpm.demo.wiring import QUEUED, Page, explained
+from pocketddpm.demo.widgets import QUEUED, Page, explained
 
 FIRST = ["ddpm", "ddim", "heun", "dpmpp"]
 
 
 def build(page: Page) -> None:
     """Lay the tab out and wire it."""
-    wiring.lesson(
+    widgets.lesson(
         "All samplers follow the same network from the same noise. What costs time is asking the "
         "network, so they are compared at an equal number of evaluations of it (nfe): a sampler "
         "that asks twice a step gets half as many steps."
@@ -30,17 +30,17 @@ def build(page: Page) -> None:
             nfe = gr.Slider(
                 2, 100, value=10, step=1, label="Evaluations (nfe)", buttons=[], elem_id="race-nfe"
             )
-            labels = wiring.label_field(page, several=True)
-            n = wiring.count_field(10)
-            guidance = wiring.guidance_field(page)
-            spacing = wiring.spacing_field(page)
-            seed = wiring.seed_field()
+            labels = widgets.label_field(page, several=True)
+            n = widgets.count_field(10)
+            guidance = widgets.guidance_field(page)
+            spacing = widgets.spacing_field(page)
+            seed = widgets.seed_field()
         with gr.Column(scale=2, min_width=300):
             with gr.Row():
                 start = gr.Button("Compare", variant="primary", elem_id="race-start")
                 stop = gr.Button("Stop", elem_id="race-stop")
             status = gr.HTML(elem_id="race-status")
-            results = gr.HTML(pieces.empty("Nothing compared yet."), elem_id="race-results")
+            results = gr.HTML(markup.empty("Nothing compared yet."), elem_id="race-results")
 
     @explained
     def run(
@@ -59,12 +59,12 @@ def build(page: Page) -> None:
             words = [f"{done} of {len(found)} samplers", f"{wanted.n} images each"]
             if judge is not None:
                 words.append(f"read by {judge.name}")
-            yield pieces.progress(share, words, busy=share < 1), _results(found, columns)
+            yield markup.progress(share, words, busy=share < 1), _results(found, columns)
 
     inputs = [samplers, nfe, labels, n, guidance, spacing, seed, page.picker]
     event = start.click(run, inputs, [status, results], **QUEUED)
     stop.click(
-        lambda: pieces.progress(0, ["stopped"], busy=False), None, status,
+        lambda: markup.progress(0, ["stopped"], busy=False), None, status,
         cancels=[event], show_progress="hidden",
     )  # fmt: skip
 
@@ -88,11 +88,11 @@ def _results(found: list[Lane], columns: int) -> str:
         rows.append(row)
     boards = [
         '<div class="lane">'
-        + pieces.panel(
+        + markup.panel(
             f"{lane.sampler}, {lane.steps} steps",
-            pieces.empty("waiting")
+            markup.empty("waiting")
             if lane.images is None
-            else pieces.board(
+            else markup.board(
                 lane.images, columns, alt=f"{len(lane.images)} images drawn by {lane.sampler}"
             ),
         )
@@ -107,4 +107,4 @@ def _results(found: list[Lane], columns: int) -> str:
         else "No classifier is shipped for these images: look for yourself, or use "
         "pocketddpm evaluate."
     )
-    return pieces.table(head, rows) + f'<p class="facts">{note}</p>' + "".join(boards)
+    return markup.table(head, rows) + f'<p class="facts">{note}</p>' + "".join(boards)

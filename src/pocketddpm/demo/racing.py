@@ -13,7 +13,7 @@ from pocketddpm.demo.drawing import Wish
 from pocketddpm.demo.streaming import stream
 from pocketddpm.errors import ConfigError
 from pocketddpm.metrics.extractor import Extractor
-from pocketddpm.model import Model
+from pocketddpm.models.model import Model
 
 MOST = 6
 

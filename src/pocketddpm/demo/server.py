@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketddpm.demo.shelf import Shelf
+from pocketddpm.demo.model_list import Shelf
 from pocketddpm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _import_page() -> "Callable[..., Any]":
 def _settings(port: int | None) -> dict[str, Any]:
     from starlette.middleware import Middleware
 
-    from pocketddpm.demo import look
+    from pocketddpm.demo import theme
 
     return {
         "server_name": HOST,
@@ -111,7 +111,7 @@ def _settings(port: int | None) -> dict[str, Any]:
         "run_history": False,
         "enable_monitoring": False,
         "footer_links": [],
-        "theme": look.theme(),
-        "css": look.CSS,
+        "theme": theme.theme(),
+        "css": theme.CSS,
         "app_kwargs": {"middleware": [Middleware(OnlyHere)]},
     }

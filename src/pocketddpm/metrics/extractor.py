@@ -23,7 +23,7 @@ from pocketddpm.errors import DataError, unknown
 from pocketddpm.metrics.classifiers import ARCHITECTURES, Unit
 from pocketddpm.output import replacing
 
-ASSETS = Path(__file__).parent.parent / "assets"
+ASSETS = Path(__file__).parents[1] / "assets"
 FORMAT_VERSION = 1
 _KEY = "pocketddpm-extractor"
 

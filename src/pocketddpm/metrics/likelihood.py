@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pocketddpm.bound import Bins, pixel_decoder
+from pocketddpm.diffusion.bound import Bins, pixel_decoder
+from pocketddpm.diffusion.likelihood import Bound, Flow, cut, draw_bound, flow, flow_nfe, per_image
 from pocketddpm.errors import DDPMError
-from pocketddpm.likelihood import Bound, Flow, cut, draw_bound, flow, flow_nfe, per_image
-from pocketddpm.metrics.counted import Counted, choose_images
-from pocketddpm.metrics.estimate import Estimate, of_mean
+from pocketddpm.metrics.intervals import Estimate, of_mean
+from pocketddpm.metrics.likelihood_images import Counted, choose_images
 from pocketddpm.metrics.report import Report, Row, flatten, markdown_table, number
-from pocketddpm.model import Model
+from pocketddpm.models.model import Model
 
 FEW_IMAGES = 500
 FEW_DRAWS = 10

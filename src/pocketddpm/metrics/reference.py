@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from pocketddpm.errors import DataError
-from pocketddpm.metrics.classified import class_score
+from pocketddpm.metrics.classifier_scores import class_score
 from pocketddpm.metrics.extractor import Asset, Extractor, Features, save_tensors
-from pocketddpm.metrics.moments import Moments, frechet_distance, predicted_bias
+from pocketddpm.metrics.frechet import Moments, frechet_distance, predicted_bias
 
 
 @dataclass(frozen=True)

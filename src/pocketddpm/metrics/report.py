@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketddpm.metrics.estimate import Estimate, difference, ratio
+from pocketddpm.metrics.intervals import Estimate, difference, ratio
 
 FEW = 10_000
 COLUMNS = ("measure", "samples", "real images", "samples to real", "predicted bias")

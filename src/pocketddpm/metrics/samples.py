@@ -8,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketddpm.data.arrays import MissingArray, read_npz
 from pocketddpm.data.folder import list_images, load_folder
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import fit_size
+from pocketddpm.data.npz import MissingArray, read_npz
 from pocketddpm.errors import DataError
-from pocketddpm.metrics.halves import draw
+from pocketddpm.metrics.split import draw
 
 Fit = Literal["pad", "resize"]
 

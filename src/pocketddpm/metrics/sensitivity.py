@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import DataError
-from pocketddpm.metrics.evaluate import evaluate
-from pocketddpm.metrics.halves import draw, halves
+from pocketddpm.metrics.protocol import evaluate
+from pocketddpm.metrics.reference_data import Setting, load_setting
 from pocketddpm.metrics.report import Report, Row, markdown_table
 from pocketddpm.metrics.samples import Subject
-from pocketddpm.metrics.setting import Setting, load_setting
+from pocketddpm.metrics.split import draw, halves
 from pocketddpm.noise import Role, uniform
 from pocketddpm.output import write_text
 

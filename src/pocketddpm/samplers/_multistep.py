@@ -20,8 +20,8 @@ from math import exp, factorial, inf, isfinite, log, log1p
 import numpy as np
 from torch import Tensor
 
+from pocketddpm.diffusion.grid import Grid
 from pocketddpm.errors import ConfigError
-from pocketddpm.grid import Grid
 
 FEW_STEPS = 15  # the published bound below which lower_order_final lowers the last steps
 History = deque[tuple[float, Tensor]]  # (lambda, estimate), newest first

@@ -3,8 +3,8 @@
 There the probability flow is d(x / a) / d sigma = eps_hat.
 """
 
+from pocketddpm.diffusion.grid import Grid
 from pocketddpm.errors import ConfigError
-from pocketddpm.grid import Grid
 
 
 def sigma_of(alpha_bar: float) -> float:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pocketddpm.denoiser import Denoise
+from pocketddpm.diffusion.denoiser import Denoise
+from pocketddpm.diffusion.grid import Grid
+from pocketddpm.diffusion.process import posterior
+from pocketddpm.diffusion.sampling import Noise, State
 from pocketddpm.errors import ConfigError
-from pocketddpm.grid import Grid
-from pocketddpm.process import posterior
-from pocketddpm.sampling import Noise, State
 
 STOCHASTIC = False
 

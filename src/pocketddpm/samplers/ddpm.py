@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pocketddpm.denoiser import Denoise
-from pocketddpm.grid import Grid
-from pocketddpm.process import VARIANCES, posterior, step_beta
-from pocketddpm.sampling import Noise, State
+from pocketddpm.diffusion.denoiser import Denoise
+from pocketddpm.diffusion.grid import Grid
+from pocketddpm.diffusion.process import VARIANCES, posterior, step_beta
+from pocketddpm.diffusion.sampling import Noise, State
 
 STOCHASTIC = True
 

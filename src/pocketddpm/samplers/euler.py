@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pocketddpm.denoiser import Denoise
-from pocketddpm.grid import Grid
+from pocketddpm.diffusion.denoiser import Denoise
+from pocketddpm.diffusion.grid import Grid
+from pocketddpm.diffusion.sampling import Noise, State
 from pocketddpm.samplers._sigma import sigmas
-from pocketddpm.sampling import Noise, State
 
 STOCHASTIC = False
 

@@ -7,11 +7,11 @@ from math import inf, sqrt
 import torch
 from torch import Tensor
 
-from pocketddpm.denoiser import Denoise
+from pocketddpm.diffusion.denoiser import Denoise
+from pocketddpm.diffusion.grid import Grid
+from pocketddpm.diffusion.sampling import Noise, State
 from pocketddpm.errors import ConfigError
-from pocketddpm.grid import Grid
 from pocketddpm.samplers._sigma import alpha_bar_of, sigmas
-from pocketddpm.sampling import Noise, State
 
 STOCHASTIC = False
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pocketddpm.denoiser import Denoise
-from pocketddpm.grid import Grid
-from pocketddpm.process import posterior
+from pocketddpm.diffusion.denoiser import Denoise
+from pocketddpm.diffusion.grid import Grid
+from pocketddpm.diffusion.process import posterior
+from pocketddpm.diffusion.sampling import Noise, State
 from pocketddpm.samplers import _multistep as ms
-from pocketddpm.sampling import Noise, State
 
 STOCHASTIC = True
 

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pocketddpm.denoiser import Denoise
-from pocketddpm.grid import Grid
+from pocketddpm.diffusion.denoiser import Denoise
+from pocketddpm.diffusion.grid import Grid
+from pocketddpm.diffusion.sampling import Noise, State
 from pocketddpm.samplers import _multistep as ms
-from pocketddpm.sampling import Noise, State
 
 STOCHASTIC = False
 

@@ -6,7 +6,7 @@ from math import pi
 import torch
 from torch import Tensor
 
-from pocketddpm.schedule import from_beta
+from pocketddpm.diffusion.schedule import from_beta
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pocketddpm.schedule import from_beta
+from pocketddpm.diffusion.schedule import from_beta
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from pocketddpm.checkpoint import Checkpoint
 from pocketddpm.config import Experiment
-from pocketddpm.data.loader import Loader
+from pocketddpm.data.batches import Loader
 from pocketddpm.data.scaling import Scaling
+from pocketddpm.diffusion.objective import Objective
 from pocketddpm.errors import CheckpointError, ConfigError
-from pocketddpm.objective import Objective
+from pocketddpm.models.checkpoint import Checkpoint
 from pocketddpm.training.health import Health
 from pocketddpm.training.optimiser import build_optimisers, load_optimisers, optimiser_tensors
 from pocketddpm.training.plan import Plan, ema_decay, learning_rate, plan_for

@@ -40,7 +40,7 @@ function normal(seed, index, size, role = START, step = 0) {
   return noise;
 }
 
-// Pairs [t, alpha_bar] from T down to the clean image, as pocketddpm.grid makes them.
+// Pairs [t, alpha_bar] from T down to the clean image, as pocketddpm.diffusion.grid makes them.
 function makeGrid(facts, steps) {
   const table = facts.alpha_bar, T = table.length - 1;
   if (facts.spacing === "karras") return [...karras(table, steps), [0, 1]];

@@ -1,0 +1,211 @@
+"""A model as a folder that diffusers loads; diffusers itself is not needed to write it.
+
+Unconditional models become a pipeline (`DDPMPipeline.from_pretrained`), class-conditional ones
+`unet/` and `scheduler/`; both get a README.md with the lines that sample them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from pocketddpm.convert.unet_names import as_ddpm_unet
+from pocketddpm.errors import CheckpointError, ConfigError
+from pocketddpm.models.model import Model
+from pocketddpm.networks.ddpm_unet import Config
+from pocketddpm.output import replacing, write_json, write_text
+
+VERSION = "0.33.0"  # the oldest one that the tests' extra allows
+PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
+VARIANCES = {"beta": "fixed_large", "beta-tilde": "fixed_small", "learned": "learned_range"}
+ABOUT = "pocketddpm.json"
+"""What diffusers has no place for: class names and the whole experiment, for the way back."""
+
+
+def write_diffusers(model: Model, out: Path) -> None:
+    """Write the folder `out`.
+
+    Raises ConfigError, before anything is written, for what the format cannot hold: another
+    network than a plain U-Net, EDM's prediction, images that are not scaled to -1..1.
+    """
+    unet, tensors = unet_config(model), as_ddpm_unet(model)[1]
+    scheduler = scheduler_config(model)
+    if not model.classes:
+        index = {
+            "_class_name": "DDPMPipeline",
+            "_diffusers_version": VERSION,
+            "scheduler": ["diffusers", "DDPMScheduler"],
+            "unet": ["diffusers", "UNet2DModel"],
+        }
+        write_json(out / "model_index.json", index)
+    write_json(out / "unet" / "config.json", unet)
+    with replacing(out / "unet" / "diffusion_pytorch_model.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_json(out / "scheduler" / "scheduler_config.json", scheduler)
+    write_json(out / ABOUT, {k: v for k, v in model.meta.items() if k not in ("run", "sha256")})
+    write_text(out / "README.md", readme(model))
+
+
+def unet_config(model: Model) -> dict[str, Any]:
+    """Return the keyword arguments of `UNet2DModel`."""
+    sizes, _ = as_ddpm_unet(model)
+    if sizes.time_scale != 1:
+        raise ConfigError(
+            f"diffusers' times count by one, and this network's by {sizes.time_scale:g}; "
+            "it cannot be exported there"
+        )
+    channels, height, width = model.shape
+    learned = model.experiment.objective.variance == "learned"
+    levels = range(len(sizes.widths))
+    attends = ["Attn" if level in sizes.attention else "" for level in levels]
+    return {
+        "_class_name": "UNet2DModel",
+        "_diffusers_version": VERSION,
+        "sample_size": height if height == width else [height, width],
+        "in_channels": channels,
+        "out_channels": channels * (2 if learned else 1),
+        "block_out_channels": list(sizes.widths),
+        "layers_per_block": sizes.blocks,
+        "down_block_types": [f"{a}DownBlock2D" for a in attends],
+        "up_block_types": [f"{a}UpBlock2D" for a in reversed(attends)],
+        "add_attention": sizes.middle,
+        "attention_head_dim": _head_width(sizes),
+        "attn_norm_num_groups": sizes.groups,
+        "norm_num_groups": sizes.groups,
+        "norm_eps": sizes.eps,
+        "resnet_time_scale_shift": "scale_shift" if sizes.scale_shift else "default",
+        "downsample_padding": sizes.padding,
+        "dropout": sizes.dropout,
+        "time_embedding_type": "positional",
+        "flip_sin_to_cos": True,
+        "freq_shift": sizes.frequency_shift,
+        "center_input_sample": False,
+        "act_fn": "silu",
+        # The row after the last class stands for "no label".
+        "num_class_embeds": len(model.classes) + 1 if model.classes else None,
+    }
+
+
+def _head_width(sizes: Config) -> int | None:
+    """Return diffusers' `attention_head_dim`; None is one head."""
+    if sizes.head_width or sizes.heads == 1:
+        return sizes.head_width or None
+    widths = {sizes.widths[level] for level in sizes.attention}
+    widths |= {sizes.widths[-1]} if sizes.middle else set()
+    if len(widths) > 1:
+        raise ConfigError(
+            f"diffusers has heads of one width, and this network has {sizes.heads} heads at widths "
+            f"{sorted(widths)}; it cannot be exported there"
+        )
+    return widths.pop() // sizes.heads if widths else None
+
+
+def scheduler_config(model: Model) -> dict[str, Any]:
+    """Return the configuration of a `DDPMScheduler`, which diffusers' other schedulers read too."""
+    objective, plan = model.experiment.objective, model.experiment.sampling
+    if objective.prediction not in PREDICTIONS:
+        raise ConfigError(
+            f"diffusers' DDPM has no '{objective.prediction}' prediction; it has eps, x0 and v"
+        )
+    if model.scaling.bounds != (-1.0, 1.0) or model.scaling.mean is not None:
+        low, high = model.scaling.bounds
+        mean = " less a mean image" if model.scaling.mean is not None else ""
+        raise ConfigError(
+            f"diffusers' pipelines show images of -1..1, and this model's are of {low:g}..{high:g}"
+            f"{mean}; it cannot be exported there"
+        )
+    variance = plan.options.get("variance", "beta-tilde") if plan.sampler == "ddpm" else None
+    if objective.variance == "learned":
+        variance = "learned"  # its network has the outputs for it, which a pipeline must know
+    return {
+        "_class_name": "DDPMScheduler",
+        "_diffusers_version": VERSION,
+        "num_train_timesteps": model.schedule.T,
+        "trained_betas": model.schedule.beta.tolist(),
+        "prediction_type": PREDICTIONS[objective.prediction],
+        "variance_type": VARIANCES[variance or "beta-tilde"],
+        "clip_sample": plan.clip,
+        "clip_sample_range": 1.0,
+        "timestep_spacing": plan.spacing if plan.spacing == "leading" else "trailing",
+    }
+
+
+def readme(model: Model) -> str:
+    """Return README.md: what this is, and Python that draws from it."""
+    plan = model.experiment.sampling
+    ddim = plan.sampler != "ddpm"
+    clipped = ", use_clipped_model_output=True" if ddim and plan.clip else ""
+    code = _conditional(model, ddim, clipped) if model.classes else _pipeline(model, ddim, clipped)
+    c, height, width = model.shape
+    note = ""
+    if plan.sampler not in ("ddpm", "ddim"):
+        note = f"\nMade for the sampler {plan.sampler}; these lines use DDIM.\n"
+    return (
+        "---\nlibrary_name: diffusers\n---\n\n"
+        f"A denoising diffusion model for images of {c}x{height}x{width}, trained on "
+        f"{model.experiment.data.name} with pocketddpm. In this folder:\n\n"
+        f"```python\n{code}```\n{note}"
+        f"\n`{ABOUT}` is for pocketddpm, which takes the folder back with "
+        "`pocketddpm import FOLDER --from diffusers`.\n"
+    )
+
+
+def _pipeline(model: Model, ddim: bool, clipped: str) -> str:
+    name = "DDIMPipeline" if ddim else "DDPMPipeline"
+    return (
+        f"from diffusers import {name}\n\n"
+        f'pipeline = {name}.from_pretrained(".")\n'
+        f"steps = {model.experiment.sampling.steps}\n"
+        f"images = pipeline(batch_size=4, num_inference_steps=steps{clipped}).images\n"
+        'images[0].save("sample.png")\n'
+    )
+
+
+def _conditional(model: Model, ddim: bool, clipped: str) -> str:
+    name = "DDIMScheduler" if ddim else "DDPMScheduler"
+    classes, plan = len(model.classes), model.experiment.sampling
+    c, height, width = model.shape
+    guided = model.experiment.objective.label_dropout > 0
+    first = "output = unet(x, t, labels).sample\n"
+    if guided:
+        first += (
+            f"        plain = unet(x, t, torch.full_like(labels, {classes})).sample"
+            "  # no label\n"
+            "        output = plain + guidance * (output - plain)\n"
+        )
+    begin = f"guidance = {plan.guidance:g}\n" if guided else ""
+    # A learned variance stays as it is: guidance would lead it out of its range.
+    if guided and model.experiment.objective.variance == "learned":
+        first = first.replace(
+            "output = plain + guidance * (output - plain)",
+            f"output[:, :{c}] = (plain + guidance * (output - plain))[:, :{c}]",
+        )
+    return (
+        "import torch\nfrom diffusers import "
+        + ", ".join(sorted((name, "UNet2DModel")))
+        + "\nfrom diffusers.utils import make_image_grid, pt_to_pil\n\n"
+        'unet = UNet2DModel.from_pretrained(".", subfolder="unet").eval()\n'
+        f'scheduler = {name}.from_pretrained(".", subfolder="scheduler")\n'
+        f"scheduler.set_timesteps({plan.steps})\n"
+        f"labels = torch.arange({classes})  # {', '.join(model.classes)}\n"
+        f"{begin}"
+        f"x = torch.randn({classes}, {c}, {height}, {width})\n"
+        "with torch.no_grad():\n"
+        "    for t in scheduler.timesteps:\n"
+        f"        {first}"
+        f"        x = scheduler.step(output, t, x{clipped}).prev_sample\n"
+        f'make_image_grid(pt_to_pil(x), rows=1, cols={classes}).save("samples.png")\n'
+    )
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """Return what `write_diffusers` left for pocketddpm in the folder; {} for nothing."""
+    path = folder / ABOUT
+    if not path.is_file():
+        return {}
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    return told if isinstance(told, dict) else {}

@@ -1,0 +1,152 @@
+"""The models that the page offers, loaded when they are first asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pocketddpm.catalog import EXTRACTORS
+from pocketddpm.data.load import load_images
+from pocketddpm.errors import CheckpointError, DDPMError
+from pocketddpm.metrics.extractor import ASSETS, Extractor, load_extractor
+from pocketddpm.models.checkpoint import find_checkpoint
+from pocketddpm.models.model import Model, load_model
+
+EXAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Examples:
+    """images: uint8 [N,C,H,W] of the model's shape. source: where they are from, in words."""
+
+    images: NDArray[np.uint8]
+    source: str
+
+
+class Shelf:
+    """Models by name. Safe to use from several threads; a model is loaded once."""
+
+    def __init__(self, paths: list[Path], device: torch.device) -> None:
+        """Take run folders and checkpoint files; the first is loaded at once.
+
+        Raises CheckpointError for one that is not there.
+        """
+        if not paths:
+            raise CheckpointError(
+                "no model to show; give a run folder or a checkpoint, or train one first: "
+                "pocketddpm train mnist --minutes 10 --out runs/mnist"
+            )
+        self.device = device
+        self._paths = dict(zip(_names(paths), map(find_checkpoint, paths), strict=True))
+        self._models: dict[str, Model] = {}
+        self._examples: dict[str, Examples] = {}
+        self._lock = Lock()
+        self.model(self.names[0])
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all models; the first one is shown at the start."""
+        return list(self._paths)
+
+    def model(self, name: str) -> Model:
+        """Return the model; CheckpointError when its file is damaged or gone."""
+        if name not in self._paths:
+            raise CheckpointError(f"no model '{name}' here; choose from {', '.join(self.names)}")
+        with self._lock:
+            if name not in self._models:
+                self._models[name] = load_model(self._paths[name], self.device)
+            return self._models[name]
+
+    def examples(self, name: str) -> Examples:
+        """Return a few images such as the model was trained on, or some that it drew itself.
+
+        Real ones are of the test set where the data set is on this machine; nothing is downloaded.
+        """
+        model = self.model(name)
+        with self._lock:
+            if name not in self._examples:
+                self._examples[name] = _real(model) or _drawn(model)
+            return self._examples[name]
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """Return a name for each path: its own, with as much of its parents as makes it unique."""
+    places = [path.resolve() for path in paths]
+    names = []
+    for k, place in enumerate(places):
+        others = [p for i, p in enumerate(places) if i != k]
+        for depth in range(1, len(place.parts)):
+            tail = place.parts[-depth:]
+            if all(other.parts[-depth:] != tail for other in others):
+                break
+        else:
+            raise CheckpointError(f"{place} is given twice; leave one out")
+        names.append("/".join(tail).removesuffix(".safetensors"))
+    return names
+
+
+def _real(model: Model) -> Examples | None:
+    data = model.experiment.data
+    _, height, width = model.shape
+    for split in ("test", "train"):
+        try:
+            images = load_images(data.name, split, image_size=(height, width), fit=data.fit)
+        except DDPMError:
+            continue
+        if images.shape == model.shape:
+            chosen = images.images[:EXAMPLES]
+            if images.labels is not None:  # one of each class first
+                firsts = np.unique(images.labels, return_index=True)[1]
+                chosen = np.concatenate([images.images[firsts], chosen])[:EXAMPLES]
+            return Examples(np.ascontiguousarray(chosen), f"the {split} set of {images.name}")
+    return None
+
+
+def _drawn(model: Model) -> Examples:
+    labels = np.arange(10) % len(model.classes) if model.classes else None
+    steps = min(20, model.schedule.T)
+    samples = model.sample(10, labels=labels, sampler="ddim", steps=steps, seed=0)
+    return Examples(samples.images, "drawn by this model, as its data set is not on this machine")
+
+
+def find_judge(model: Model) -> Extractor | None:
+    """Return a shipped classifier for the model's classes and image size, or None."""
+    data = model.experiment.data.name
+    entries = {name: EXTRACTORS.load(name) for name in EXTRACTORS.names()}
+    for name in sorted(entries, key=lambda n: entries[n].ROLE != "judge"):
+        asset = entries[name].WEIGHTS.get(data)
+        if asset is None:
+            continue
+        extractor = load_extractor(name, ASSETS / asset.file, asset.sha256)
+        if extractor.classes and (extractor.classes, extractor.shape) == (
+            model.classes,
+            model.shape,
+        ):
+            return extractor
+    return None
+
+
+def describe(model: Model) -> list[str]:
+    """Return what the model is, in a few phrases."""
+    channels, height, width = model.shape
+    parameters = sum(p.numel() for p in model.network.parameters())
+    run = model.meta.get("run", {})
+    colour = "grey" if channels == 1 else f"{channels} channels"
+    told = [
+        f"{height}x{width} {colour}",
+        f"{len(model.classes)} classes" if model.classes else "no classes",
+        f"{model.experiment.network.name}, {parameters / 1e6:.2f}M parameters",
+        f"predicts {model.experiment.objective.prediction}",
+        f"{model.experiment.schedule.name} schedule, T = {model.schedule.T}",
+    ]
+    if run:
+        told.append(f"{run['images_seen']:,} training images in {run['seconds'] / 60:.0f} min")
+    return told
+
+
+def guidable(model: Model) -> bool:
+    """Return whether guidance means something: the model has seen labels, and none."""
+    return bool(model.classes) and model.experiment.objective.label_dropout > 0

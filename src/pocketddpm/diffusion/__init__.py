@@ -1,0 +1,1 @@
+"""The mathematics: schedules, processes, objectives, guidance, the denoiser, the sampling loop."""

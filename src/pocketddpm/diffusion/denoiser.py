@@ -1,0 +1,137 @@
+"""`Denoiser`: network + schedule + prediction -> (x0_hat, eps_hat), all that samplers ever see.
+
+Clipping and guidance are applied here, so that every sampler and every metric has them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pocketddpm.diffusion.guidance import Guidance, as_guidance
+from pocketddpm.diffusion.prediction import Answer, Prediction, ask
+from pocketddpm.errors import ConfigError
+
+
+class Estimate(NamedTuple):
+    """What the network believes: the clean image and the noise, consistent with each other.
+
+    x0, eps: [B,C,H,W], with x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps (but under CFG++,
+    where eps is the one to renoise with). variance_fraction: [B,C,H,W], where a learned variance
+    lies between beta_tilde (0) and beta (1); None without one.
+    """
+
+    x0: Tensor
+    eps: Tensor
+    variance_fraction: Tensor | None = None
+
+
+class Denoise(Protocol):
+    """The callable that a sampler is given."""
+
+    def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> Estimate:
+        """Return the estimate at one time t (as the network counts it) with its alpha_bar."""
+        ...
+
+
+@dataclass
+class Denoiser:
+    """A trained network seen as x_t -> (x0_hat, eps_hat).
+
+    network: net(x_t, t, y) -> output [B,C,H,W], or [B,2C,H,W] with a learned variance.
+    labels: int64 [B] in 0..classes-1, `classes` for no label, or None for an unconditional network.
+    guidance: a `Guidance`, or its scale: 1 is the plain conditional model.
+    null: the label value that means "no label".
+    clip: brings an x0 estimate into the data's range, or None. eps is re-derived afterwards.
+    guide: a weaker network with the same prediction, for autoguidance in the place of `null`.
+    bf16: whether the network computes in bfloat16; everything around it stays as it is.
+    nfe: network evaluations of an image so far, over all calls.
+    """
+
+    network: nn.Module
+    prediction: Prediction
+    labels: Tensor | None = None
+    guidance: Guidance | float = 1.0
+    null: int | None = None
+    clip: Callable[[Tensor], Tensor] | None = None
+    guide: nn.Module | None = None
+    bf16: bool = False
+    nfe: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        how = as_guidance(self.guidance)
+        without = self.labels is None or self.null is None
+        if not how.is_none and self.guide is None and without:
+            raise ConfigError(
+                f"guidance {how.scale:g} needs a model with labels, and this one has none; "
+                "use --guidance 1, or a weaker model as --guide"
+            )
+        if self.guide is not None and how.negative_label is not None:
+            raise ConfigError(
+                "a guide and a negative label are two choices of what to lead away from; "
+                "leave one of --guide and --negative-label out"
+            )
+
+    def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> Estimate:
+        """Return (x0_hat, eps_hat) at x_t, [B,C,H,W]. One network call, two with a guide.
+
+        Raises ConfigError where eps prediction meets alpha_bar = 0.
+        """
+        if alpha_bar == 0 and self.prediction.name == "eps":
+            raise ConfigError(
+                "eps prediction needs alpha_bar[T] > 0 (got 0: zero terminal SNR); "
+                "train with --prediction v or x0"
+            )
+        how = as_guidance(self.guidance)
+        if how.is_none or not how.covers(t):
+            answer = self._ask(self.network, x_t, t, alpha_bar, self.labels)
+            return self._estimate(answer, x_t, alpha_bar)
+        if how.scale == 0 and how.rescale == 0:
+            return self._estimate(self._weak(x_t, t, alpha_bar), x_t, alpha_bar)
+        strong, weak = self._both(x_t, t, alpha_bar)
+        # The variance is not guided: beyond its range there is none.
+        guided = Answer(how.combine(strong.output, weak.output), strong.fraction)
+        estimate = self._estimate(guided, x_t, alpha_bar)
+        if how.cfg_plus_plus:
+            return estimate._replace(eps=self._estimate(weak, x_t, alpha_bar).eps)
+        return estimate
+
+    def _estimate(self, answer: Answer, x_t: Tensor, alpha_bar: float) -> Estimate:
+        a, b = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+        x0 = self.prediction.x0(answer.output, x_t, a, b)
+        if self.clip is not None:
+            x0 = self.clip(x0)
+        return Estimate(x0, (x_t - a * x0) / b, answer.fraction)
+
+    def _ask(
+        self, network: nn.Module, x_t: Tensor, t: float, alpha_bar: float, labels: Tensor | None
+    ) -> Answer:
+        self.nfe += 1
+        times = torch.full((len(x_t),), t, dtype=torch.float32, device=x_t.device)
+        a, b = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
+            return ask(network, self.prediction, x_t, times, labels, a, b)
+
+    def _weak(self, x_t: Tensor, t: float, alpha_bar: float) -> Answer:
+        if self.guide is not None:
+            return self._ask(self.guide, x_t, t, alpha_bar, self.labels)
+        return self._ask(self.network, x_t, t, alpha_bar, self._weak_labels())
+
+    def _both(self, x_t: Tensor, t: float, alpha_bar: float) -> tuple[Answer, Answer]:
+        """Return (strong, weak), in one call where they are of one network."""
+        if self.guide is not None or self.labels is None:
+            strong = self._ask(self.network, x_t, t, alpha_bar, self.labels)
+            return strong, self._weak(x_t, t, alpha_bar)
+        labels = torch.cat([self.labels, self._weak_labels()])
+        both = self._ask(self.network, torch.cat([x_t, x_t]), t, alpha_bar, labels)
+        self.nfe += 1  # each image went through twice
+        strong, weak = both.output.chunk(2)
+        fraction = None if both.fraction is None else both.fraction[: len(x_t)]
+        return Answer(strong, fraction), Answer(weak, None)
+
+    def _weak_labels(self) -> Tensor:
+        assert self.labels is not None and self.null is not None  # as __post_init__ has checked
+        negative = as_guidance(self.guidance).negative_label
+        return torch.full_like(self.labels, self.null if negative is None else negative)

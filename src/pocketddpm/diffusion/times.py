@@ -1,0 +1,181 @@
+"""Which times t training asks about: probabilities over 1..T, turned into draws by position.
+
+A draw is the place of one uniform number in the cumulated probabilities. That number is a function
+of (seed, position in the stream of training images), so t is one too, for any number of processes
+and accumulated parts. Where t is drawn more often than the loss means it to count, the loss is
+divided by as much.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import ceil, log2
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pocketddpm.config import ObjectiveConfig
+from pocketddpm.diffusion.schedule import Schedule
+from pocketddpm.errors import unknown
+from pocketddpm.noise import Role, uniform
+
+Gather = Callable[[Any], Any]  # a tensor of every process -> all of them, joined
+FIRST_TIMES = 10  # of progressive training
+
+
+@dataclass
+class Times:
+    """A distribution of t.
+
+    target: float64 [T], how much t = 1..T counts in the expected loss; adds up to 1.
+    strata: images among which the unit interval is divided, one part for each (1: not divided).
+    progressive: begin with few times (see `progressive_times`).
+    """
+
+    target: Tensor
+    strata: int = 1
+    progressive: bool = False
+
+    def draw(self, seed: int, position: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """Return t, int64 [B] in 1..T, and the weights of their losses, float64 [B], on the CPU.
+
+        position: int64 [B], the images' numbers in the stream. progress: share of the run, 0..1.
+        """
+        position = position.cpu()
+        chosen = self._chosen(progress)
+        target, proposal = (_share(p * chosen) for p in (self.target, self.proposal()))
+        stratum = position % self.strata
+        u = (stratum + uniform(seed, Role.TRAIN_TIME, position)) / self.strata
+        total = proposal.cumsum(0)
+        row = torch.searchsorted(total / total[-1], u, right=True)
+        return row + 1, target[row] / proposal[row]
+
+    def proposal(self) -> Tensor:
+        """Return what is drawn from, float64 [T]; here the target, so that all weights are 1."""
+        return self.target
+
+    def observe(
+        self, seed: int, position: Tensor, progress: float, losses: Tensor, gather: Gather
+    ) -> None:
+        """Learn from the losses of one step's images, those of `draw`; here nothing.
+
+        losses: [B], weighted. gather: joins the tensors of all processes.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what resuming needs; here nothing."""
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state()`; KeyError when something is missing."""
+
+    def _chosen(self, progress: float) -> Tensor:
+        """Return which times are in use, float64 [T] of zeros and ones."""
+        T = len(self.target)
+        if not self.progressive:
+            return torch.ones(T, dtype=torch.float64)
+        chosen = torch.zeros(T, dtype=torch.float64)
+        chosen[progressive_times(T, progress) - 1] = 1
+        return chosen
+
+
+@dataclass
+class LossSecondMoment(Times):
+    """t drawn in proportion to the root mean square of its last losses (arXiv 2102.09672, eq. 18).
+
+    Uniform until every t has been seen `KEPT` times, and in `FLOOR` of the draws afterwards. The
+    history is the same in all processes and is part of the run's state.
+    """
+
+    KEPT = 10
+    FLOOR = 0.001
+
+    history: Tensor = field(init=False)  # float64 [T, KEPT], of each t a ring of losses
+    seen: Tensor = field(init=False)  # int64 [T]
+
+    def __post_init__(self) -> None:
+        T = len(self.target)
+        self.history = torch.zeros(T, self.KEPT, dtype=torch.float64)
+        self.seen = torch.zeros(T, dtype=torch.int64)
+
+    def proposal(self) -> Tensor:
+        """Return what is drawn from, float64 [T]."""
+        if int(self.seen.min()) < self.KEPT:
+            return self.target
+        size = self.history.square().mean(1).sqrt()
+        return (1 - self.FLOOR) * _share(size) + self.FLOOR * self.target
+
+    def observe(
+        self, seed: int, position: Tensor, progress: float, losses: Tensor, gather: Gather
+    ) -> None:
+        """Keep the losses, without their weights, of all processes' images."""
+        # In the stream's order, whoever computed which image.
+        position, order = gather(position).cpu().sort()
+        losses = gather(losses.detach()).cpu().double()[order]
+        t, weight = self.draw(seed, position, progress)
+        row, order = (t - 1).sort(stable=True)
+        losses = (losses / weight)[order]
+        count = row.bincount(minlength=len(self.seen))
+        nth = torch.arange(len(row)) - torch.searchsorted(row, row)  # 0, 1, .. of the same t
+        kept = nth >= count[row] - self.KEPT  # no place of a ring is written twice
+        self.history[row[kept], (self.seen[row] + nth)[kept] % self.KEPT] = losses[kept]
+        self.seen += count
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the history."""
+        return {"history": self.history, "seen": self.seen}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state()`; KeyError when something is missing."""
+        self.history.copy_(state["history"])
+        self.seen.copy_(state["seen"])
+
+
+def _share(values: Tensor) -> Tensor:
+    return values / values.sum()
+
+
+def progressive_times(T: int, progress: float) -> Tensor:
+    """Return the K evenly spaced times in use, int64 [K]; the last is T.
+
+    K doubles from 10 to T over the first half of training, at equal intervals.
+    """
+    doublings = max(0, ceil(log2(T / FIRST_TIMES)))
+    K = min(T, FIRST_TIMES * 2 ** int(2 * progress * doublings))
+    return torch.arange(1, K + 1) * T // K
+
+
+def _even(schedule: Schedule, config: ObjectiveConfig) -> Tensor:
+    return torch.full((schedule.T,), 1 / schedule.T, dtype=torch.float64)
+
+
+def _log_normal(schedule: Schedule, config: ObjectiveConfig) -> Tensor:
+    """Return the share of ln sigma ~ N(p_mean, p_std^2) that is nearest to each t, float64 [T]."""
+    table = schedule.sigma[1:].log()
+    z = ((table[1:] + table[:-1]) / 2 - config.p_mean) / config.p_std
+    ends = torch.tensor([0, 1], dtype=torch.float64)
+    return torch.cat([ends[:1], torch.special.ndtr(z), ends[1:]]).diff()
+
+
+TIMES: dict[str, tuple[type[Times], Callable[[Schedule, ObjectiveConfig], Tensor], bool]] = {
+    # Every t alike.
+    "uniform": (Times, _even, False),
+    # The same, spread evenly over each batch: less variance for nothing (arXiv 2107.00630).
+    "stratified": (Times, _even, True),
+    # What is drawn most counts most (arXiv 2206.00364, table 1); spread evenly over each batch.
+    "log-normal": (Times, _log_normal, True),
+    # What varies most is drawn most, and counts no more for it; spread evenly over each batch.
+    "importance": (LossSecondMoment, _even, True),
+}
+"""The kind of distribution, what counts in the expected loss, whether batches are stratified."""
+
+
+def build_times(config: ObjectiveConfig, schedule: Schedule, batch_size: int) -> Times:
+    """Return the distribution of t that the configuration names.
+
+    batch_size: images of one optimiser step, over all processes. ConfigError for an unknown name.
+    """
+    if config.times not in TIMES:
+        raise unknown("distribution of times", config.times, TIMES)
+    kind, target, stratified = TIMES[config.times]
+    return kind(target(schedule, config), batch_size if stratified else 1, config.progressive)

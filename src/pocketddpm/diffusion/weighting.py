@@ -1,0 +1,78 @@
+"""How much each time counts in the loss: weights of squared errors, as a table over t = 1..T.
+
+Papers weigh the error of whatever their network predicts. Here every weight is written once, as the
+weight of the squared error of x0, and converted: an error d of the output is an error slope * d of
+x0, so the output's weight is the x0 weight times slope^2. With SNR = alpha_bar / (1 - alpha_bar):
+slope^2 is 1 / SNR for eps, 1 for x0 and 1 - alpha_bar = 1 / (SNR + 1) for v.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pocketddpm.diffusion.prediction import Prediction
+from pocketddpm.diffusion.process import posterior, step_beta
+from pocketddpm.diffusion.schedule import Schedule
+from pocketddpm.errors import ConfigError, unknown
+
+
+class Case(NamedTuple):
+    """What a weight may depend on; float64 [T] for t = 1..T, but for sigma_data."""
+
+    alpha_bar: Tensor
+    before: Tensor  # alpha_bar one step earlier
+    snr: Tensor
+    slope: Tensor
+    sigma_data: float
+
+
+def _ddpm(case: Case) -> Tensor:
+    """Weight of the mean's error in the bound with sigma^2 = beta (arXiv 2006.11239, eq. 12).
+
+    It is beta / (2 alpha (1 - alpha_bar)) on eps; in x0 it holds no 1 / alpha, which may be 1 / 0.
+    """
+    share = posterior(case.alpha_bar, case.before).x0_weight
+    return share**2 / (2 * step_beta(case.alpha_bar, case.before))
+
+
+WEIGHTINGS: dict[str, Callable[[Case], Tensor]] = {
+    # 1 on the output, whatever it is (arXiv 2006.11239, eq. 14).
+    "simple": lambda case: case.slope**-2,
+    "ddpm": _ddpm,
+    # min(SNR, gamma) with gamma = 5 (arXiv 2303.09556).
+    "min-snr": lambda case: case.snr.clamp(max=5),
+    # 1 / (sigma^2 + sigma_data^2): the same with a smooth bend (arXiv 2401.11605).
+    "soft-min-snr": lambda case: case.snr / (1 + case.sigma_data**2 * case.snr),
+    # 1 / (k + SNR)^gamma on eps, with k = gamma = 1 (arXiv 2204.00227).
+    "p2": lambda case: case.snr / (1 + case.snr),
+    # (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (arXiv 2206.00364, table 1).
+    "edm": lambda case: case.snr + case.sigma_data**-2,
+}
+
+
+def weight_table(
+    name: str, schedule: Schedule, prediction: Prediction, sigma_data: float
+) -> Tensor:
+    """Return the weight of the output's squared error, float64 [T] for t = 1..T.
+
+    Raises ConfigError for an unknown name, and where a time would count nothing or infinitely much.
+    """
+    if name not in WEIGHTINGS:
+        raise unknown("weighting", name, WEIGHTINGS)
+    alpha_bar = schedule.alpha_bar[1:]
+    a, b = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    # x0 is linear in the output: its value at output 1 and x_t = 0 is its slope.
+    slope = prediction.x0(torch.ones_like(a), torch.zeros_like(a), a, b)
+    case = Case(alpha_bar, schedule.alpha_bar[:-1], schedule.snr[1:], slope, sigma_data)
+    weight = WEIGHTINGS[name](case) * slope**2
+    bad = ~(weight.isfinite() & (weight > 0))
+    if bool(bad.any()):
+        t = int(bad.nonzero()[-1]) + 1
+        raise ConfigError(
+            f"weighting '{name}' gives t = {t}, where the SNR is {float(schedule.snr[t]):.3g}, "
+            f"the weight {float(weight[t - 1]):g}; use --weighting simple or edm, "
+            "or a schedule that ends above SNR 0"
+        )
+    return weight

@@ -1,0 +1,1 @@
+"""A trained model: its checkpoint, its labels, sampling and editing."""

@@ -1,0 +1,177 @@
+"""Checkpoints: one safetensors file, with plain JSON in its header. Nothing in it can be executed.
+
+The header's entry `pocketddpm` holds the JSON: format_version, the whole experiment, the state of
+the run, and a sha256 over that JSON and every tensor, which is checked on loading. Tensors are
+named `model.*` (the weights), `ema.*` (their average) and `optimizer.*`.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pocketddpm.errors import CheckpointError
+from pocketddpm.models.hub import pull
+from pocketddpm.output import replacing, writing
+
+FORMAT_VERSION = 1
+_KEY = "pocketddpm"
+_MAX_HEADER = 64 * 2**20
+_SHIPPED = Path(__file__).parents[1] / "weights"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint: plain JSON values and named tensors on the CPU."""
+
+    meta: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors called `name.*`, without that prefix."""
+        start = len(name) + 1
+        return {k[start:]: v for k, v in self.tensors.items() if k.startswith(f"{name}.")}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically; OutputError when it cannot be written."""
+    meta = {**checkpoint.meta, "format_version": FORMAT_VERSION}
+    tensors = {k: v.detach().contiguous().cpu() for k, v in checkpoint.tensors.items()}
+    meta["sha256"] = _digest(meta, tensors)
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={_KEY: json.dumps(meta)})
+        except SafetensorError as error:  # it wraps a full disk in an error of its own
+            raise OSError(0, str(error)) from error
+
+
+def save_last(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write last.safetensors, keeping the one before as previous.safetensors.
+
+    At every instant one of the two is whole. OutputError when it cannot be written.
+    """
+    last, previous = folder / "last.safetensors", folder / "previous.safetensors"
+    with writing(previous):
+        if last.exists():
+            previous.unlink(missing_ok=True)
+            try:
+                os.link(last, previous)  # a second name for the old file
+            except OSError:
+                os.replace(last, previous)
+    save_checkpoint(last, checkpoint)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises CheckpointError when the file is missing, foreign, truncated, altered, or written by a
+    newer version.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; give a run folder or a .safetensors file")
+    _check_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = (file.metadata() or {}).get(_KEY)
+            if stored is None:
+                raise CheckpointError(f"{path} is a safetensors file, but not one of pocketddpm's")
+            meta = json.loads(stored)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; use an older checkpoint") from error
+    if not isinstance(meta, dict) or not isinstance(meta.get("format_version"), int):
+        raise CheckpointError(f"{path} is damaged: its header is not pocketddpm's")
+    if meta["format_version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format_version {meta['format_version']}, and this version of pocketddpm "
+            f"reads up to {FORMAT_VERSION}; update pocketddpm"
+        )
+    if meta.pop("sha256", None) != _digest(meta, tensors):
+        raise CheckpointError(f"{path} is damaged: its checksum is wrong; use an older checkpoint")
+    return Checkpoint(meta, tensors)
+
+
+def shipped() -> tuple[str, ...]:
+    """Return the names of the models that come with the package."""
+    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.safetensors")))
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the newest whole checkpoint of a run, naming damaged ones; None without any.
+
+    Raises CheckpointError when there are some and all are damaged.
+    """
+    damaged = []
+    for path in (folder / "last.safetensors", folder / "previous.safetensors"):
+        if path.exists():
+            try:
+                return load_checkpoint(path)
+            except CheckpointError as error:
+                damaged.append(path.name)
+                print(f"pocketddpm: skipped: {error}", file=sys.stderr)
+    if damaged:
+        raise CheckpointError(
+            f"no whole checkpoint is left in {folder} ({', '.join(damaged)} damaged); "
+            "start again with --overwrite"
+        )
+    return None
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that `path` means: itself, the last of a run folder, a shipped name.
+
+    hf:USER/NAME is one on the Hugging Face hub.
+    Raises CheckpointError when there is none. What lies on the disk comes before a shipped name.
+    """
+    if (given := path.as_posix()).startswith("hf:"):
+        return pull(given[3:])
+    if path.is_dir():
+        for name in ("last.safetensors", "previous.safetensors", "best.safetensors"):
+            if (path / name).is_file():
+                return path / name
+        raise CheckpointError(f"{path} holds no checkpoint; is it a run folder of `train`?")
+    if not path.exists():
+        if str(path) in shipped():
+            return _SHIPPED / f"{path}.safetensors"
+        raise CheckpointError(
+            f"no model at {path}; give a run folder, a .safetensors file"
+            + "".join(f" or {name}" for name in shipped())
+        )
+    return path
+
+
+def _check_header(path: Path) -> None:
+    """Refuse files that do not begin like safetensors, before a library allocates anything."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    size = path.stat().st_size
+    if len(start) < 9 or start[8:9] != b"{":
+        raise CheckpointError(
+            f"{path} is not a pocketddpm checkpoint (a .safetensors file is expected)"
+        )
+    (header,) = struct.unpack("<Q", start[:8])
+    if header > min(size, _MAX_HEADER):
+        raise CheckpointError(f"{path} is damaged: its header does not fit the file")
+
+
+def _digest(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256, in hex digits, of a run folder's checkpoint or of a checkpoint file."""
+    return hashlib.sha256(find_checkpoint(path).read_bytes()).hexdigest()

@@ -1,0 +1,329 @@
+"""Editing images by sampling: encode and decode, interpolation, image-to-image, inpainting.
+
+All of it uses the samplers, grids and denoiser that drawing uses; only where a run starts, and what
+is put in between its steps, is new. Images are uint8 [N,C,H,W] of the model's shape. Image k's
+noise depends on (seed, first + k) alone, so a large set can be edited part by part.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pocketddpm.build import SamplerChoice, build_sampler
+from pocketddpm.config import Options
+from pocketddpm.diffusion.denoiser import Denoiser
+from pocketddpm.diffusion.grid import Grid
+from pocketddpm.diffusion.guidance import Guidance, as_guidance
+from pocketddpm.diffusion.process import step_beta
+from pocketddpm.diffusion.sampling import Noise, State, start_noise, step_noise
+from pocketddpm.errors import ConfigError
+from pocketddpm.models.model import Model, Samples
+from pocketddpm.noise import Role, normal
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+Watch = Callable[[State], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an edit samples.
+
+    steps, spacing: None means what the checkpoint's experiment says; an edit that starts below T
+      keeps their stride and so takes fewer. sampler: None means the edit's own choice.
+    guidance: a `Guidance` or its scale; None means the experiment's, or none without labels.
+    guide: a weaker model, for autoguidance. first: the number of the first image.
+    """
+
+    sampler: str | None = None
+    options: Options | None = None
+    steps: int | None = None
+    spacing: str | None = None
+    guidance: Guidance | float | None = None
+    guide: Model | None = None
+    seed: int = 0
+    first: int = 0
+
+
+DEFAULT = Settings()
+
+
+def encode(
+    model: Model, images: Images, *, labels: Labels | None = None, settings: Settings = DEFAULT
+) -> Tensor:
+    """Return the noise that DDIM makes of images, [N,C,H,W] (arXiv 2010.02502, section 4.3).
+
+    `decode` with the same labels and settings returns the images, the better the more steps.
+    """
+    choice = build_sampler("ddim-inversion", {})
+    denoiser = _denoiser(model, labels, settings, "ddim", len(images))
+    grid = model.grid(settings.steps, settings.spacing)
+    return _walk(denoiser, _to_model(model, images), grid, choice, _no_noise)
+
+
+def decode(
+    model: Model,
+    noise: Tensor,
+    *,
+    labels: Labels | None = None,
+    settings: Settings = DEFAULT,
+    watch: Watch | None = None,
+) -> Samples:
+    """Return the images of noise [N,C,H,W] from `encode`. The sampler is ddim unless named.
+
+    watch(state) is called after every step. Raises ConfigError for a sampler that adds noise.
+    """
+    choice = model.sampler(settings.sampler or "ddim", settings.options or {})
+    if choice.stochastic:
+        raise ConfigError(
+            f"{choice.name} adds noise, and what is encoded would be lost; use --sampler ddim"
+        )
+    denoiser = _denoiser(model, labels, settings, choice.name, len(noise))
+    grid = model.grid(settings.steps, settings.spacing)
+    x = _walk(denoiser, noise, grid, choice, _no_noise, watch)
+    return _samples(model, x, labels, denoiser)
+
+
+def interpolate(
+    model: Model,
+    one: Images,
+    other: Images,
+    *,
+    frames: int = 8,
+    t: int | None = None,
+    labels: Labels | None = None,
+    settings: Settings = DEFAULT,
+) -> Samples:
+    """Return `frames` images from each of `one` to its partner in `other`, [N * frames,C,H,W].
+
+    t: None encodes both with DDIM and decodes along the great circle between their noises, so that
+    both ends are reconstructions (arXiv 2010.02502, section 5.3). A time blends both images there,
+    under one shared noise, and lets the model finish the blend; its ends are variations of the
+    inputs, the wilder the higher t (arXiv 2006.11239, section 4.3). labels: int64 [N], one a pair.
+    The result's nfe is that of drawing a frame; encoding takes as many for each input once.
+    Raises ConfigError for fewer than two frames and for different numbers of images.
+    """
+    if frames < 2:
+        raise ConfigError(f"an interpolation needs at least 2 frames, got {frames}")
+    if len(one) != len(other):
+        raise ConfigError(f"an interpolation needs pairs, got {len(one)} and {len(other)} images")
+    share = torch.linspace(0, 1, frames, device=model.device)
+    repeated = None if labels is None else labels.repeat(frames)
+    if t is None:
+        start, end = (encode(model, i, labels=labels, settings=settings) for i in (one, other))
+        between = slerp(start, end, share).flatten(0, 1)
+        return decode(model, between, labels=repeated, settings=settings)
+    choice, grid, denoiser = _prepare(model, repeated, settings, len(one) * frames, t)
+    index = _index(model, settings, len(one))
+    start, end = _to_model(model, one), _to_model(model, other)
+    blend = torch.lerp(start[:, None], end[:, None], share.view(1, -1, 1, 1, 1))
+    eps = normal(settings.seed, Role.EDIT, index, model.shape)[:, None]
+    a, b = grid.alpha_bar[0] ** 0.5, (1 - grid.alpha_bar[0]) ** 0.5
+    # All frames of a pair share their steps' noise as well, so that only the blend moves.
+    noise = step_noise(settings.seed, index.repeat_interleave(frames), model.shape)
+    x = _walk(denoiser, (a * blend + b * eps).flatten(0, 1), grid, choice, noise)
+    return _samples(model, x, repeated, denoiser)
+
+
+def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+    """Return points on the great circle from start to end, [N,F,...], exact at 0 and at 1.
+
+    sin((1 - share) theta) / sin(theta) start + sin(share theta) / sin(theta) end, with theta the
+    angle between them. start, end: [N,...]. share: [F] in 0..1.
+    """
+    ends = torch.stack([start, end], 1).flatten(2)  # [N,2,pixels]
+    cosine = torch.cosine_similarity(ends[:, 0], ends[:, 1], dim=1).clamp(-1, 1)
+    theta = cosine.acos()[:, None]  # [N,1]
+    weights = torch.stack([((1 - share) * theta).sin(), (share * theta).sin()], -1)
+    # Where start and end are (anti)parallel there is no single circle: the straight line.
+    straight = torch.stack([1 - share, share], -1)
+    circle = theta.sin()[..., None] > 1e-3
+    weights = torch.where(circle, weights / theta.sin()[..., None], straight)  # [N,F,2]
+    return (weights @ ends).unflatten(2, start.shape[1:])
+
+
+def img2img(
+    model: Model,
+    images: Images,
+    *,
+    strength: float = 0.5,
+    labels: Labels | None = None,
+    settings: Settings = DEFAULT,
+    watch: Watch | None = None,
+) -> Samples:
+    """Return images noised up to the time strength * T and drawn from there (arXiv 2108.01073).
+
+    strength: 0 returns the images, 1 forgets them: then it is `Model.sample` of the same seed.
+    watch(state) is called after every step. Raises ConfigError for a strength outside 0..1.
+    """
+    t, x0 = start_time(model, strength), _to_model(model, images)
+    if t == 0:
+        return Samples(images.copy(), labels, 0)
+    choice, grid, denoiser = _prepare(model, labels, settings, len(images), t)
+    index = _index(model, settings, len(images))
+    x = start_noise(settings.seed, index, model.shape)
+    if t < model.schedule.T:
+        alpha_bar = grid.alpha_bar[0]
+        x = alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * x
+    noise = step_noise(settings.seed, index, model.shape)
+    return _samples(model, _walk(denoiser, x, grid, choice, noise, watch), labels, denoiser)
+
+
+def start_time(model: Model, strength: float) -> int:
+    """Return the time, 0..T, that a strength stands for; ConfigError outside of 0..1."""
+    if not 0 <= strength <= 1:
+        raise ConfigError(f"strength must lie in 0..1, got {strength}")
+    return round(strength * model.schedule.T)
+
+
+def inpaint(
+    model: Model,
+    images: Images,
+    mask: NDArray[np.bool_],
+    *,
+    jump_length: int = 10,
+    jump_count: int = 10,
+    labels: Labels | None = None,
+    settings: Settings = DEFAULT,
+    watch: Watch | None = None,
+) -> Samples:
+    """Return images whose masked part is painted anew; the rest is kept exactly (RePaint).
+
+    After each step the known part is put in from q(x_s | x0); every `jump_length` steps the run
+    jumps as far back into noise and repeats them, so that each stretch is walked `jump_count`
+    times and the new part comes to agree with the known (arXiv 2201.09865, algorithm 1). The
+    sampler is ddpm unless named; steps are taken one by one, so multistep samplers act at order 1.
+
+    mask: bool [H,W] or [N,H,W], True where to paint. watch(state) is called after every step.
+    Raises ConfigError for a mask of another size, and where jumps do not fit the steps.
+    """
+    choice = model.sampler(settings.sampler or "ddpm", settings.options)
+    grid = model.grid(settings.steps, settings.spacing)
+    path = resampling_path(grid.steps, jump_length, jump_count)
+    x0 = _to_model(model, images)
+    painted = _mask(model, mask, len(images))
+    denoiser = _denoiser(model, labels, settings, choice.name, len(images))
+    index = _index(model, settings, len(images))
+    x = start_noise(settings.seed, index, model.shape)
+    steps_noise = step_noise(settings.seed, index, model.shape)
+    for visit, (i, j) in enumerate(pairwise(path)):
+        eps = normal(settings.seed, Role.EDIT, index, model.shape, visit)
+        ab_i, ab_j = grid.alpha_bar[i], grid.alpha_bar[j]
+        if j < i:
+            beta = step_beta(ab_j, ab_i)
+            x = (1 - beta) ** 0.5 * x + beta**0.5 * eps
+            continue
+        step = Grid(grid.t[i : j + 1], grid.alpha_bar[i : j + 1], grid.schedule)
+
+        def noise(_: int, visit: int = visit) -> Tensor:
+            return steps_noise(visit)
+
+        for state in choice.sample(denoiser, x, step, noise, choice.config):
+            x = torch.where(painted, state.x, ab_j**0.5 * x0 + (1 - ab_j) ** 0.5 * eps)
+            if watch is not None:
+                watch(State(visit + 1, state.t, x, state.x0, denoiser.nfe))
+    return _samples(model, x, labels, denoiser)
+
+
+def resampling_path(steps: int, jump_length: int, jump_count: int) -> list[int]:
+    """Return the points of a grid, 0 (noise) to `steps` (clean), in the order of their visits.
+
+    A stretch of `jump_length` steps is walked `jump_count` times; stretches are counted from the
+    last step but one, which is never repeated, as there is nothing left to harmonise.
+    Raises ConfigError for values below 1 and for jumps longer than the run.
+    """
+    if jump_length < 1 or jump_count < 1:
+        raise ConfigError(
+            f"jumps need a length and a count of at least 1, got {jump_length} and {jump_count}; "
+            "a count of 1 is no jump"
+        )
+    if jump_count > 1 and jump_length >= steps:
+        raise ConfigError(
+            f"jumps of {jump_length} do not fit into {steps} steps; "
+            "use more steps, a shorter --jump-length, or --jump-count 1"
+        )
+    path = [0]
+    for i in range(1, steps + 1):
+        path.append(i)
+        if i < steps and i >= jump_length and (steps - 1 - i) % jump_length == 0:
+            path += list(range(i - jump_length, i + 1)) * (jump_count - 1)
+    return path
+
+
+def _walk(
+    denoiser: Denoiser,
+    x: Tensor,
+    grid: Grid,
+    choice: SamplerChoice,
+    noise: Noise,
+    watch: Watch | None = None,
+) -> Tensor:
+    for state in choice.sample(denoiser, x, grid, noise, choice.config):
+        x = state.x
+        if watch is not None:
+            watch(state)
+    return x
+
+
+def _prepare(
+    model: Model, labels: Labels | None, settings: Settings, count: int, t_start: int
+) -> tuple[SamplerChoice, Grid, Denoiser]:
+    choice = model.sampler(settings.sampler, settings.options)
+    grid = model.grid(settings.steps, settings.spacing, t_start)
+    return choice, grid, _denoiser(model, labels, settings, choice.name, count)
+
+
+def _denoiser(
+    model: Model, labels: Labels | None, settings: Settings, sampler: str, count: int
+) -> Denoiser:
+    """Return the denoiser of `count` images, once labels and guidance are found to fit."""
+    plan = model.experiment.sampling
+    guidance = settings.guidance
+    if guidance is None:
+        guidance = 1.0 if labels is None else plan.guidance
+    guidance = as_guidance(guidance)
+    guidance.check_sampler(sampler)
+    if labels is not None and not model.classes:
+        raise ConfigError("this model was trained without labels; leave out --labels")
+    if labels is not None and len(labels) != count:
+        raise ConfigError(f"there are {len(labels)} labels for {count} images")
+    y = None if labels is None else torch.from_numpy(labels).to(model.device)
+    return model.denoiser(y, guidance=guidance, guide=settings.guide, clip=plan.clip)
+
+
+def _to_model(model: Model, images: Images) -> Tensor:
+    """Return images in model units, float32 [N,C,H,W] on the model's device."""
+    if images.dtype != np.uint8 or images.shape[1:] != model.shape:
+        raise ConfigError(
+            f"this model edits uint8 images [N, {', '.join(map(str, model.shape))}], "
+            f"got {images.dtype} {list(images.shape)}"
+        )
+    return model.scaling.to_model(torch.tensor(images, device=model.device))
+
+
+def _mask(model: Model, mask: NDArray[np.bool_], count: int) -> Tensor:
+    """Return a mask as bool [N or 1,1,H,W] on the model's device."""
+    _, height, width = model.shape
+    if mask.dtype != np.bool_ or mask.shape not in ((height, width), (count, height, width)):
+        raise ConfigError(
+            f"a mask is bool [{height}, {width}], or one for each of the {count} images, "
+            f"got {mask.dtype} {list(mask.shape)}"
+        )
+    return torch.tensor(mask.reshape(-1, 1, height, width), device=model.device)
+
+
+def _index(model: Model, settings: Settings, count: int) -> Tensor:
+    return torch.arange(settings.first, settings.first + count, device=model.device)
+
+
+def _samples(model: Model, x: Tensor, labels: Labels | None, denoiser: Denoiser) -> Samples:
+    return Samples(model.scaling.to_uint8(x).cpu().numpy(), labels, denoiser.nfe)
+
+
+def _no_noise(step: int) -> Tensor:
+    raise ConfigError("this sampler's options make it add noise, and what is encoded would be lost")

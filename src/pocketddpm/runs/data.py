@@ -1,0 +1,114 @@
+"""The images of one run: loaded, split, scaled and recorded, before anything is written."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from pocketddpm.build import plugin_records, takes_labels
+from pocketddpm.catalog import DATASETS
+from pocketddpm.models.checkpoint import Checkpoint
+from pocketddpm.config import DataConfig, Experiment
+from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.load import class_counts, fingerprint, hold_out, load_images
+from pocketddpm.data.scaling import Scaling
+from pocketddpm.errors import DataError
+from pocketddpm.runs.provenance import machine, versions
+from pocketddpm.runs.evaluation import held_out_images
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run learns from.
+
+    config: the experiment's data with every choice made (flip, held_out).
+    images: what is trained on. held_out: what evaluations during training compare with, or None.
+    classes: names of the classes; none where there are no labels or the network takes none.
+    fingerprint: of all images and labels, the held-out ones too.
+    """
+
+    config: DataConfig
+    images: ImageSet
+    held_out: ImageSet | None
+    scaling: Scaling
+    classes: tuple[str, ...]
+    fingerprint: str
+
+    def refuse_changed(self, checkpoint: Checkpoint) -> None:
+        """Raise DataError unless these are the images that the checkpoint's run began with."""
+        stored = checkpoint.meta["data"]
+        if self.fingerprint != stored["fingerprint"]:
+            raise DataError(
+                f"{self.images.name} has changed since this run began ({stored['images']} images, "
+                f"fingerprint {stored['fingerprint']}; now {len(self.images)}, "
+                f"{self.fingerprint}); restore it, or start a new run with another --out"
+            )
+
+
+def load_run_data(experiment: Experiment, device: torch.device) -> RunData:
+    """Load what the experiment names; its mean image, where one is removed, goes to device.
+
+    Raises DataError for data that cannot be read and ConfigError for choices that do not fit.
+    """
+    data = experiment.data
+    images = load_images(
+        data.name,
+        image_size=data.image_size,
+        fit=data.fit,
+        subset=data.subset,
+        classes=data.classes,
+    )
+    print_of_all, held_out = fingerprint(images), None
+    if experiment.evaluation.every and not data.held_out:
+        data = replace(data, held_out=held_out_images(len(images)))
+    if data.held_out:
+        images, held_out = hold_out(images, data.held_out)
+    if data.flip is None:
+        name = data.name if data.name in DATASETS.names() else "folder"
+        data = replace(data, flip=bool(DATASETS.load(name).FLIP))
+    labelled = images.labels is not None and takes_labels(experiment.network)
+    scaling = Scaling(data.low, data.high)
+    if data.center:
+        scaling = scaling.centered(images.images, device)
+    classes = images.classes if labelled else ()
+    return RunData(data, images, held_out, scaling, classes, print_of_all)
+
+
+def run_record(
+    experiment: Experiment, data: RunData, device: torch.device, *, begun_with: Any = None
+) -> dict[str, Any]:
+    """Return what config.json and every checkpoint of a run say of it (docs/design.md).
+
+    begun_with: of the run whose weights it began with, if it did; see `origin`.
+    """
+    record: dict[str, Any] = {
+        "experiment": experiment.to_dict(),
+        "shape": list(data.images.shape),
+        "classes": list(data.classes),
+        "class_counts": class_counts(data.images) if data.classes else [],
+        "scaling": data.scaling.to_config(),
+        "data": {
+            "name": data.images.name,
+            "images": len(data.images),
+            "held_out": data.config.held_out,
+            "source": data.images.source,
+            "fingerprint": data.fingerprint,
+        },
+        "versions": versions(),
+        "machine": machine(device),
+    }
+    if begun_with:
+        record["begun_with"] = begun_with
+    if plugins := plugin_records(experiment):
+        record["plugins"] = plugins
+    return record
+
+
+def origin(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a run's record keeps of the one whose weights it began with, and of its own."""
+    run = checkpoint.meta["run"]
+    kept: dict[str, Any] = {key: run[key] for key in ("images_seen", "seconds")}
+    kept["objective"] = checkpoint.meta["experiment"]["objective"]
+    if earlier := checkpoint.meta.get("begun_with"):
+        kept["begun_with"] = earlier
+    return kept

@@ -1,0 +1,166 @@
+"""How good is the model by now? Samples against training images that the run has never seen.
+
+The last images of the training set are held out (`DataConfig.held_out`) and are the reference; the
+test set is not touched. The floor is the distance of as many training images. These numbers choose
+within a run: n is small, the sampler is short, the reference is not that of `evaluate`.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pocketddpm.config import Experiment
+from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.batches import mix
+from pocketddpm.errors import ConfigError
+from pocketddpm.runs.tables import Row, append_log, read_log, write_log
+from pocketddpm.metrics.split import draw
+from pocketddpm.metrics.frechet import Moments, frechet_distance
+from pocketddpm.metrics.precision_recall import neighbourhoods
+from pocketddpm.metrics.pca import fit_pixels_pca
+from pocketddpm.metrics.samples import Fit, brought_to
+from pocketddpm.metrics.reference_data import own_extractor, usual_fit
+from pocketddpm.models.model import Model
+from pocketddpm.pictures import save_distance_curve
+from pocketddpm.progress import bar as progress_bar
+from pocketddpm.diffusion.sampling import State
+
+COLUMNS = ["step", "images_seen", "frechet", "ratio", "precision", "recall", "seconds"]
+MOST, SHARE, FEWEST = 5000, 10, 20  # held out: 5000 images, at most a tenth, at least 20
+STEPS = 10  # of the model's own sampler: enough to compare checkpoints
+
+
+def check_evaluation(experiment: Experiment) -> None:
+    """Raise ConfigError for settings of the evaluation during training that cannot work."""
+    config = experiment.evaluation
+    if config.every < 0:
+        raise ConfigError(f"--evaluate-every must be at least 0, got {config.every}")
+    if config.n < FEWEST:
+        raise ConfigError(f"--evaluate-n must be at least {FEWEST}, got {config.n}")
+    if config.best_by == "evaluation" and not config.every:
+        raise ConfigError("--best-by evaluation needs --evaluate-every STEPS")
+
+
+def held_out_images(total: int) -> int:
+    """Return how many of a training set's images are held out; ConfigError if it is too small."""
+    count = min(MOST, total // SHARE)
+    if count < FEWEST:
+        raise ConfigError(
+            f"--evaluate-every holds out a tenth of the training images, at least {FEWEST}: "
+            f"{total} images are too few; leave it out"
+        )
+    return count
+
+
+class Validation:
+    """Evaluates one run, and keeps its log: evaluation.csv and evaluation.png in the run folder."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        training: ImageSet,
+        held_out: ImageSet,
+        out: Path,
+        *,
+        resumed_at: int | None = None,
+    ) -> None:
+        """Look at the real images; write the log's head, or go on with the log of a resumed run.
+
+        training, held_out: at the model's size. resumed_at: the step of the checkpoint.
+        """
+        data = experiment.data
+        self.out, self.held_out = out, len(held_out)
+        self.n = min(experiment.evaluation.n, len(training))
+        self.steps = min(STEPS, experiment.sampling.steps, experiment.schedule.T)
+        # Noise that no `sample` or `evaluate` of this model draws.
+        self.seed = mix(experiment.training.seed, "evaluation during training")
+        extractor = own_extractor(data.name)
+        self.extractor = extractor or fit_pixels_pca(training.images, training.name)
+        self.fit: Fit = data.fit or usual_fit(data.name)
+        self.reference = self._features(held_out.images)
+        self.moments = Moments.of(self.reference)
+        real = self._features(training.images[np.sort(draw(len(training), self.n))])
+        self.floor = frechet_distance(Moments.of(real), self.moments)
+        path = self.out / "evaluation.csv"
+        self.rows = [] if resumed_at is None else read_log(path, COLUMNS, resumed_at)
+        write_log(path, COLUMNS, self.rows)
+
+    def describe(self) -> str:
+        """Return what is measured against what, in one line."""
+        return (
+            f"held out: the last {self.held_out} training images; evaluated against them: "
+            f"{self.n} samples of {self.steps} steps, in {self.extractor.name} (as many training "
+            f"images score {self.floor:.4g}); the test set is not touched"
+        )
+
+    def __call__(self, model: Model, step: int, images_seen: int) -> Row:
+        """Draw samples, score them, draw the curve; return the row, which `record` writes."""
+        started = time.monotonic()
+        fake = self._features(self._draw(model))
+        distance = frechet_distance(Moments.of(fake), self.moments)
+        near = neighbourhoods(self.reference[: self.n], fake)
+        row: Row = {
+            "step": step,
+            "images_seen": images_seen,
+            "frechet": distance,
+            "ratio": distance / self.floor,
+            "precision": near.precision.double().mean().item(),
+            "recall": near.recall.double().mean().item(),
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        self.rows.append(row)
+        save_distance_curve(
+            self.out / "evaluation.png",
+            [int(r["images_seen"]) for r in self.rows],
+            [r["frechet"] for r in self.rows],
+            self.floor,
+        )
+        return row
+
+    def record(self) -> None:
+        """Write the last row to the log, as the last act of an evaluation.
+
+        A run that is killed before makes the whole evaluation again when it is resumed.
+        """
+        append_log(self.out / "evaluation.csv", COLUMNS, self.rows[-1:])
+
+    def is_best(self) -> bool:
+        """Whether the last row has the smallest distance so far (the first of equals)."""
+        distances = [row["frechet"] for row in self.rows]
+        return distances.index(min(distances)) == len(distances) - 1
+
+    def told(self) -> str:
+        """Return the last row in one line."""
+        row = self.rows[-1]
+        return (
+            f"step {row['step']}: {row['ratio']:.2f} times the Frechet distance of training "
+            f"images, precision {row['precision']:.3f}, recall {row['recall']:.3f} "
+            f"({row['seconds']:.0f} s)"
+        )
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the log has a row for this step."""
+        return bool(self.rows) and self.rows[-1]["step"] == step
+
+    def _draw(self, model: Model) -> NDArray[np.uint8]:
+        bar = progress_bar(total=self.n, desc="evaluating", unit="image", leave=False)
+
+        def watch(which: slice, state: State) -> None:
+            if state.i == self.steps:
+                bar.update(which.stop - which.start)
+
+        with bar:
+            labels = model.label_numbers("all", self.n, self.seed)
+            samples = model.sample(
+                self.n, labels=labels, steps=self.steps, seed=self.seed, watch=watch
+            )
+        return samples.images
+
+    def _features(self, images: NDArray[np.uint8]) -> Tensor:
+        with torch.no_grad():
+            brought = brought_to(images, self.extractor.shape, self.fit, "the data")
+            return self.extractor(brought).values

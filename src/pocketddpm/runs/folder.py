@@ -1,0 +1,100 @@
+"""The folder of a run: one run at a time, and nothing left behind by one that was killed.
+
+The lock is the operating system's (flock): it ends with the process that holds it, however that
+ends, so that no stale lock is ever in the way.
+"""
+
+import json
+import os
+import socket
+import sys
+import weakref
+from pathlib import Path
+
+from pocketddpm.models.checkpoint import load_checkpoint
+from pocketddpm.errors import CheckpointError, OutputError
+from pocketddpm.output import writing
+
+# What a run writes; everything else in its folder is somebody else's.
+FILES = ("*.safetensors", "*.csv", "*.png", "samples/*.png", "tensorboard/*")
+LEFTOVERS = (
+    *(f".*.tmp.{kind}" for kind in ("safetensors", "csv", "json", "png")),
+    "samples/.step-*.tmp.png",
+    ".tmp??????",  # safetensors' own, since 0.8: it writes beside the file that it is given
+)
+
+
+class RunFolder:
+    """A run's hold on its folder, from here to `release`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder, take its lock, and remove what a killed run left half-written.
+
+        Raises OutputError when another process trains into it, or when it cannot be written.
+        """
+        self.folder = folder
+        path = folder / ".lock"
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
+        self.release = weakref.finalize(self, os.close, handle)
+        self._lock(handle)
+        with writing(path):
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        self._remove(LEFTOVERS)
+
+    def clear(self) -> None:
+        """Remove the files of an earlier run that --overwrite gave up."""
+        self._remove(FILES)
+
+    def set_aside_damaged(self) -> None:
+        """Rename a damaged last.safetensors, so that it never becomes previous.safetensors."""
+        last = self.folder / "last.safetensors"
+        if last.exists():
+            try:
+                load_checkpoint(last)
+            except CheckpointError:
+                with writing(last):
+                    os.replace(last, last.with_suffix(".damaged"))
+
+    def _lock(self, handle: int) -> None:
+        try:
+            import fcntl
+        except ImportError:
+            return  # Windows has none: two runs to one folder are not noticed there
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
+            self.release()
+            raise OutputError(
+                f"{self.folder} is being trained into by {holder}; stop that run, or give another "
+                "--out"
+            ) from None
+        except OSError as error:
+            print(
+                f"pocketddpm: {self.folder} cannot be locked ({error.strerror}): take care that "
+                "no other run writes there",
+                file=sys.stderr,
+            )
+
+    def _remove(self, patterns: tuple[str, ...]) -> None:
+        with writing(self.folder):
+            for pattern in patterns:
+                for path in self.folder.glob(pattern):
+                    path.unlink()
+
+
+def only_begun(folder: Path) -> bool:
+    """Whether a folder holds a run that ended before its first checkpoint, and nothing else."""
+    try:
+        begun = "experiment" in json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
+    names = {"config.json", *(str(p) for pattern in FILES for p in _inside(folder, pattern))}
+    here = {str(p) for p in _inside(folder, "**/*") if (folder / p).is_file()}
+    return begun and {name for name in here if not Path(name).name.startswith(".")} <= names
+
+
+def _inside(folder: Path, pattern: str) -> list[Path]:
+    return [path.relative_to(folder) for path in folder.glob(pattern)]

@@ -1,0 +1,67 @@
+"""What a run shows of itself: a few lines at its start, pictures of its data, previews."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pocketddpm.models.cost import count_flops, count_parameters
+from pocketddpm.runs.forward import forward_panels
+from pocketddpm.models.model import Model
+from pocketddpm.pictures import save_grid
+from pocketddpm.training.trainer import Trainer
+
+PREVIEW_ROWS, PREVIEW_STEPS = 6, 50
+
+
+def describe(
+    record: dict[str, Any], network: nn.Module, trainer: Trainer, total: int, out: Path
+) -> str:
+    """Return the lines that a run begins with: its data, network, machine and budget."""
+    data, training = record["data"], trainer.experiment.training
+    accelerator = trainer.accelerator
+    c, h, w = record["shape"]
+    x = torch.zeros(1, c, h, w, device=accelerator.device)
+    y = torch.zeros(1, dtype=torch.int64, device=x.device) if record["classes"] else None
+    flops = count_flops(network, x, torch.ones(1, device=x.device), y)
+    parameters, _ = count_parameters(network)
+    source = f" ({data['source']})" if data["source"] else ""
+    classes = len(record["classes"])
+    return (
+        f"{data['name']}: {data['images']} images {c}x{h}x{w}{source}, "
+        f"{f'{classes} classes' if classes else 'no labels'}\n"
+        f"{trainer.experiment.network.name}: {parameters / 1e6:.2f}M parameters, "
+        f"{flops / 1e9:.2f} GFLOP per image; {accelerator.device} "
+        f"x {accelerator.num_processes}, {training.precision}\n"
+        f"{total} images in {total // training.batch_size} steps of {training.batch_size} "
+        f"({total / trainer.loader.epoch_images:.1f} epochs) -> {out}"
+    )
+
+
+def save_first_pictures(out: Path, trainer: Trainer) -> None:
+    """Write data.png, the first batch, and forward.png, what the forward process does to it."""
+    training = trainer.experiment.training
+    first = trainer.loader.batch(0, min(64, training.batch_size)).images
+    save_grid(out / "data.png", first.cpu().numpy())
+    few = first[:8].cpu().numpy()
+    schedule = trainer.objective.schedule
+    panels = forward_panels(few, schedule, scaling=trainer.scaling, seed=training.seed)
+    save_grid(out / "forward.png", panels, columns=5)
+
+
+def save_preview(path: Path, model: Model, seed: int) -> None:
+    """Write a grid, every class in its column, by a quick sampler whatever the preset's."""
+    columns = min(len(model.classes), 10) or PREVIEW_ROWS
+    labels = None
+    if model.classes:
+        names = ",".join(model.classes[:columns])
+        labels = model.label_numbers(names, PREVIEW_ROWS * columns)
+    images = model.sample(
+        PREVIEW_ROWS * columns,
+        labels=labels,
+        sampler="ddim",
+        steps=min(PREVIEW_STEPS, model.schedule.T),
+        seed=seed,
+    ).images
+    save_grid(path, images, columns)

@@ -1,0 +1,304 @@
+"""`Session`: one training run in its folder, with logs, checkpoints and pictures.
+
+The trainer only trains; here its `Progress` is turned into files, and Ctrl-C or SIGTERM into a
+checkpoint. A run folder holds: config.json, log.csv, last/previous/best.safetensors, data.png,
+loss.png and samples/; with evaluation during training evaluation.csv and evaluation.png.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from pocketddpm.diffusion.bound import Bins
+from pocketddpm.build import build_network, build_schedule, pick_device, pick_precision
+from pocketddpm.models.checkpoint import Checkpoint, save_checkpoint, save_last
+from pocketddpm.config import Experiment, TrainingConfig, from_dict
+from pocketddpm.data.batches import Loader
+from pocketddpm.models.model import Model, model_from
+from pocketddpm.diffusion.objective import build_objective
+from pocketddpm.output import refuse_existing, write_json
+from pocketddpm.plugins import ALL_KINDS, require
+from pocketddpm.distributed import agree_on_start, ending_together, rank
+from pocketddpm.progress import bar as progress_bar
+from pocketddpm.progress import say
+from pocketddpm.runs.data import RunData, load_run_data, origin, run_record
+from pocketddpm.runs.folder import RunFolder
+from pocketddpm.runs.log import RunLog
+from pocketddpm.runs.previews import describe, save_first_pictures, save_preview
+from pocketddpm.runs.signals import Stop
+from pocketddpm.training.health import find_spikes, refuse_poisoned
+from pocketddpm.training.plan import check_budget
+from pocketddpm.training.trainer import Trainer
+from pocketddpm.runs.evaluation import Validation, check_evaluation
+
+FLUSH_EVERY = 50  # steps between reads of the losses from the device
+
+
+class Session:
+    """A run: `run()` trains it to the end of its budget, or until it is told to stop."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        out: Path,
+        device: str = "auto",
+        checkpoint: Checkpoint | None = None,
+        begin_with: Checkpoint | None = None,
+        checkpoint_every: int = 500,
+        sample_every: int = 500,
+        sample_at_start: bool = False,
+        sample_each_epoch: bool = False,
+        tensorboard: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Build everything; nothing is written before all of it has been found to fit.
+
+        checkpoint: where to continue; None starts anew, and then refuses a folder in use.
+        begin_with: the model whose weights a new run begins with.
+        checkpoint_every: in steps; 0 means only at the end. sample_every: steps between previews;
+        0 means none at all, at the end neither, unless one of the other two is set.
+        """
+        check_budget(experiment.training)
+        check_evaluation(experiment)
+        if checkpoint is not None:
+            require(checkpoint.meta, ALL_KINDS)
+        self.main = rank() == 0
+        if checkpoint is None and self.main:
+            refuse_existing(out, overwrite)
+        self.out = out
+        self.checkpoint_every, self.sample_every = checkpoint_every, sample_every
+        self.sample_at_start, self.sample_each_epoch = sample_at_start, sample_each_epoch
+        where = pick_device(device)
+        precision = pick_precision(experiment.training.precision, where)
+        training = replace(experiment.training, precision=precision)
+        data = load_run_data(experiment, where)
+        if checkpoint is not None:
+            data.refuse_changed(checkpoint)
+        self.experiment = replace(experiment, data=data.config, training=training)
+        begun_with = origin(begin_with) if begin_with else None
+        if checkpoint is not None:
+            begun_with = checkpoint.meta.get("begun_with")
+        self.meta = run_record(self.experiment, data, where, begun_with=begun_with)
+        self.images = data.images
+        self.accelerator = Accelerator(mixed_precision="no", cpu=where.type == "cpu")
+        self.network = build_network(self.experiment, data.images.shape, len(data.classes))
+        self.trainer = self._build_trainer(data)
+        self.validation: Validation | None = None
+        self.stop = Stop(self.accelerator, self._say)
+        if begin_with is not None:
+            self.trainer.begin_with(begin_with)
+        if checkpoint is not None:
+            self.trainer.restore(checkpoint)
+            if experiment.training != _training(checkpoint):
+                self.trainer.plan = None  # another budget was asked for
+        agree_on_start(self.accelerator, self.trainer.step, out)
+        self.folder = RunFolder(out) if self.main else None
+        try:
+            if self.folder is not None:
+                self._prepare(self.folder, checkpoint, overwrite)
+                if data.held_out is not None and experiment.evaluation.every:
+                    step = None if checkpoint is None else self.trainer.step
+                    self.validation = Validation(
+                        self.experiment, data.images, data.held_out, out, resumed_at=step
+                    )
+            self.log = RunLog(
+                out, until=self.trainer.step, writes=self.main, tensorboard=tensorboard
+            )
+        except BaseException:
+            self._release()
+            raise
+
+    def _build_trainer(self, data: RunData) -> Trainer:
+        training, batches = self.experiment.training, self.experiment.training.batches_per_epoch
+        loader = Loader(
+            data.images,
+            batch_size=training.batch_size,
+            seed=training.seed,
+            device=self.accelerator.device,
+            epoch_images=batches * training.batch_size if batches else None,
+            flip=bool(data.config.flip),
+        )
+        objective = build_objective(
+            self.experiment.objective,
+            build_schedule(self.experiment.schedule),
+            null=len(data.classes) if data.classes else None,
+            batch_size=training.batch_size,
+            bins=Bins(*data.scaling.model_bounds, data.scaling.bin_width),
+        )
+        return Trainer(
+            self.experiment, self.network, objective, loader, data.scaling, self.accelerator
+        )
+
+    def _prepare(self, folder: RunFolder, checkpoint: Checkpoint | None, overwrite: bool) -> None:
+        """Make the folder ready: to go on in it, or to begin, with pictures of the data."""
+        if checkpoint is not None:
+            folder.set_aside_damaged()
+            return
+        # Asked again: another run may have come and gone since.
+        refuse_existing(self.out, overwrite)
+        folder.clear()
+        write_json(self.out / "config.json", self.meta)
+        save_first_pictures(self.out, self.trainer)
+
+    def _release(self) -> None:
+        if self.folder is not None:
+            self.folder.release()
+
+    def run(self) -> None:
+        """Train to the end; on Ctrl-C or SIGTERM save, say how to resume, and exit."""
+        try:
+            self._run()
+        finally:
+            self._release()
+
+    def _run(self) -> None:
+        trainer = self.trainer
+        plan = trainer.plan or trainer.make_plan()
+        self._say(describe(self.meta, self.network, self.trainer, plan.total, self.out))
+        if self.validation is not None:
+            self._say(self.validation.describe())
+        bar = progress_bar(
+            total=plan.total,
+            initial=trainer.images_seen,
+            unit="img",
+            unit_scale=True,
+            disable=not self.main,
+            mininterval=0.5,
+        )
+        saved = trainer.step
+        hint = f"{self.out} keeps its last checkpoint; go on with {self._resume_command()}"
+        with self.stop.listening(), bar, ending_together(hint):
+            if not saved:
+                self.save()  # from here on, every instant can be resumed from
+                if self.sample_at_start:
+                    self._sample(0)
+            for progress in trainer.steps():
+                self.log.add(progress)
+                bar.update(self.experiment.training.batch_size)
+                if progress.event:
+                    self._say(progress.event)
+                    bar.total = trainer.plan.total if trainer.plan else bar.total
+                if progress.epoch_loss is not None:
+                    self._end_epoch(progress.epoch_loss)
+                if progress.step % FLUSH_EVERY == 0:
+                    self._flush(bar)
+                # Before the checkpoint: it then knows of every evaluation up to its step.
+                if self._due(self.experiment.evaluation.every, progress.step):
+                    self._evaluate()
+                epoch_over = self.sample_each_epoch and progress.epoch_loss is not None
+                if epoch_over or self._due(self.sample_every, progress.step):
+                    self._sample(progress.step)
+                # Last: a run that resumes from this step has nothing of it left to do.
+                if self._due(self.checkpoint_every, progress.step):
+                    self.save()
+                    saved = progress.step
+                if self.stop.after(progress.step):
+                    break
+        if self.stop.signal is None:
+            self._evaluate()
+        if trainer.step != saved:
+            self.save()
+        if self.stop.signal is not None:
+            self.log.close()
+            self._say(
+                f"stopped at step {trainer.step}; saved {self.out / 'last.safetensors'}; go on "
+                f"with: {self._resume_command()}"
+            )
+            sys.exit(self.stop.status)
+        self._finish()
+        self.log.close()
+
+    def save(self) -> None:
+        """Write the log, then last.safetensors, keeping the one before."""
+        self._flush()
+        if self.main:
+            checkpoint = self._checkpoint()
+            refuse_poisoned(checkpoint.tensors)
+            save_last(self.out, checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Finish the log and release the folder."""
+        self.log.close()
+        self._release()
+
+    def model(self) -> Model:
+        """Return the model as it is now, with averaged weights."""
+        return model_from(self._checkpoint(with_state=False), self.accelerator.device)
+
+    def _checkpoint(self, *, with_state: bool = True) -> Checkpoint:
+        rows = self.validation.rows if self.validation else []
+        meta = {**self.meta, "evaluation": rows[-1]} if rows else self.meta
+        return self.trainer.checkpoint(meta, with_state=with_state)
+
+    def _end_epoch(self, loss: float) -> None:
+        best = self.trainer.best_loss
+        if best is None or loss < best:
+            self.trainer.best_loss = loss
+            if self.main and self.experiment.evaluation.best_by == "loss":
+                self._save_best()
+        if self.main:
+            epoch = self.trainer.images_seen / self.trainer.loader.epoch_images
+            say(f"epoch {epoch:.2f}: mean loss {loss:.5f}")
+
+    def _evaluate(self) -> None:
+        """Measure the model of now, unless that is done; the other processes wait."""
+        trainer, validation = self.trainer, self.validation
+        if validation is not None and not validation.evaluated(trainer.step):
+            row = validation(self.model(), trainer.step, trainer.images_seen)
+            self._say(validation.told())
+            if self.experiment.evaluation.best_by == "evaluation" and validation.is_best():
+                self._save_best()
+            validation.record()
+            keys = ("frechet", "ratio", "precision", "recall")
+            self.log.chart({f"held-out {key}": row[key] for key in keys}, trainer.images_seen)
+        self.accelerator.wait_for_everyone()
+
+    def _save_best(self) -> None:
+        save_checkpoint(self.out / "best.safetensors", self._checkpoint(with_state=False))
+
+    def _flush(self, bar: Any = None) -> None:
+        """Write the log, and say where the loss jumped."""
+        first = len(self.log.loss)
+        mean = self.log.flush()
+        for spike in find_spikes(self.log.loss, first):
+            self._say(str(spike))
+        if bar is not None:
+            bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+
+    def _sample(self, step: int) -> None:
+        """Write a preview: every class in its column, by a quick sampler whatever the preset's."""
+        if self.main:
+            seed = self.experiment.training.seed
+            save_preview(self.out / "samples" / f"step-{step:07d}.png", self.model(), seed)
+            self.log.save_curve(self.out / "loss.png")
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self) -> None:
+        trainer = self.trainer
+        if self.sample_every or self.sample_each_epoch:
+            self._sample(trainer.step)
+        rate = trainer.images_seen / max(trainer.seconds, 1e-9)
+        self._say(
+            f"done: {trainer.images_seen} images in {trainer.seconds / 60:.1f} minutes "
+            f"({rate:.0f} images/s), loss {self.log.final_loss():.4f} -> {self.out}; "
+            f"draw with: pocketddpm sample {self.out}"
+        )
+
+    def _due(self, every: int, step: int) -> bool:
+        return every > 0 and step % every == 0
+
+    def _say(self, text: str) -> None:
+        if self.main:
+            say(text)
+
+    def _resume_command(self) -> str:
+        return f"pocketddpm train {self.experiment.preset} --resume {self.out}"
+
+
+def _training(checkpoint: Checkpoint) -> TrainingConfig:
+    return from_dict(Experiment, checkpoint.meta["experiment"], "checkpoint: ").training
