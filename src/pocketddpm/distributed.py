@@ -1,10 +1,10 @@
 """Several processes, started by torchrun: who am I, and joining what each of them has done."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import distributed
@@ -14,6 +14,7 @@ from pocketddpm.errors import ConfigError, DDPMError
 if TYPE_CHECKING:  # a second and 100 MB that sampling does without
     from accelerate import Accelerator
 
+T = TypeVar("T")
 NETWORK = ("gloo", "nccl", "connection", "peer", "socket", "timed out")
 
 
@@ -40,6 +41,17 @@ def gathered(mine: Any) -> list[Any]:
     everyone: list[Any] = [None] * count()
     distributed.all_gather_object(everyone, mine)
     return everyone
+
+
+def share_batches(n: int, batch_size: int, work: Callable[[slice], T]) -> list[tuple[slice, T]]:
+    """Return (which, work(which)) for all batches of 0..n-1, in order; each is done by one process.
+
+    The batches are those that one process would make, so that results agree to the last bit.
+    """
+    join()
+    slices = [slice(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+    everyone = gathered([work(which) for which in slices[rank() :: count()]])
+    return [(which, everyone[k % count()][k // count()]) for k, which in enumerate(slices)]
 
 
 def agree_on_start(accelerator: "Accelerator", step: int, folder: Path) -> None:

@@ -96,9 +96,9 @@ class Evaluate:
         from pocketddpm.build import pick_device
         from pocketddpm.distributed import rank
         from pocketddpm.metrics.classifier_training import Recipe
+        from pocketddpm.metrics.extractor import features_together
         from pocketddpm.metrics.likelihood import add_bits
         from pocketddpm.metrics.protocol import evaluate, in_one_process
-        from pocketddpm.metrics.together import features_together
         from pocketddpm.models.model import load_model
         from pocketddpm.output import refuse_existing
         from pocketddpm.runs.provenance import versions
@@ -167,8 +167,8 @@ class Evaluate:
         from pocketddpm.config import parse_options
         from pocketddpm.metrics.reference_data import load_setting
         from pocketddpm.metrics.samples import Subject, brought_to
-        from pocketddpm.metrics.together import sample_together
         from pocketddpm.models.checkpoint import file_sha256
+        from pocketddpm.models.model import sample_together
         from pocketddpm.plugins import ALL_KINDS, require
 
         require(model.meta, ALL_KINDS)

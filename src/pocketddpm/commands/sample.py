@@ -97,8 +97,7 @@ class Sample:
 
         from pocketddpm.build import build_sampler, pick_device
         from pocketddpm.distributed import count, rank
-        from pocketddpm.metrics.together import sample_together
-        from pocketddpm.models.model import load_model
+        from pocketddpm.models.model import load_model, sample_together
         from pocketddpm.output import refuse_existing
         from pocketddpm.progress import bar as progress_bar
 

@@ -19,10 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pocketddpm.distributed import share_batches
 from pocketddpm.errors import DataError, unknown
 from pocketddpm.metrics.classifiers import ARCHITECTURES, Unit
 from pocketddpm.output import replacing
 
+FEATURE_BATCH = 100
 ASSETS = Path(__file__).parents[1] / "assets"
 FORMAT_VERSION = 1
 _KEY = "pocketddpm-extractor"
@@ -71,7 +73,11 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(
-        self, images: NDArray[np.uint8], *, batch_size: int = 100, progress: Progress | None = None
+        self,
+        images: NDArray[np.uint8],
+        *,
+        batch_size: int = FEATURE_BATCH,
+        progress: Progress | None = None,
     ) -> Features:
         """Return the features of images, uint8 [N,C,H,W]. progress(k): after every k images.
 
@@ -99,6 +105,19 @@ class Extractor:
                 f"(channels x height x width), got {len(images)} of "
                 f"{'x'.join(map(str, images.shape[1:]))}"
             )
+
+
+def features_together(
+    extractor: Extractor, images: NDArray[np.uint8], progress: Progress
+) -> Features:
+    """Return what `extractor(images)` returns, computed by all processes of torchrun."""
+
+    def extract(which: slice) -> Features:
+        return extractor(images[which], progress=progress)
+
+    parts = [part for _, part in share_batches(len(images), FEATURE_BATCH, extract)]
+    logits = [part.logits for part in parts if part.logits is not None]
+    return Features(torch.cat([p.values for p in parts]), torch.cat(logits) if logits else None)
 
 
 def _filled(whole: Tensor | None, part: Tensor, start: int, total: int) -> Tensor:

@@ -27,6 +27,7 @@ from pocketddpm.diffusion.guidance import Guidance, as_guidance, dynamic_thresho
 from pocketddpm.diffusion.prediction import get_prediction
 from pocketddpm.diffusion.sampling import State, sample
 from pocketddpm.diffusion.schedule import Schedule
+from pocketddpm.distributed import share_batches
 from pocketddpm.errors import CheckpointError, ConfigError, DDPMError
 from pocketddpm.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from pocketddpm.models.labels import Labels, count_labels, label_numbers
@@ -298,3 +299,33 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", weights: st
     Raises CheckpointError when it is missing, damaged or foreign.
     """
     return model_from(load_checkpoint(find_checkpoint(Path(path))), torch.device(device), weights)
+
+
+def sample_together(
+    model: Model,
+    n: int,
+    *,
+    labels: NDArray[np.int64] | None,
+    batch_size: int,
+    watch: Watch,
+    **settings: Any,
+) -> Samples:
+    """Return what `model.sample` returns, drawn by all processes of torchrun; all get all of it.
+
+    watch: is called for this process's batches only.
+    """
+
+    def draw(which: slice) -> Samples:
+        return model.sample(
+            which.stop - which.start,
+            labels=None if labels is None else labels[which],
+            batch_size=batch_size,
+            first=which.start,
+            watch=lambda _, state: watch(which, state),
+            **settings,
+        )
+
+    images, nfe = np.empty((n, *model.shape), np.uint8), 0
+    for which, samples in share_batches(n, batch_size, draw):
+        images[which], nfe = samples.images, samples.nfe
+    return Samples(images, labels, nfe)
