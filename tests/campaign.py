@@ -23,7 +23,6 @@ from typing import Any
 
 import matplotlib.backends.backend_agg
 import PIL.PngImagePlugin
-import sklearn.datasets
 import torch
 from tqdm import tqdm
 
@@ -169,7 +168,6 @@ class Child:
 @cache
 def warm() -> None:
     """Do once, for all children, what a process does only the first time."""
-    sklearn.datasets.load_digits = cache(sklearn.datasets.load_digits)
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
         tiny_train(Path(folder) / "run", steps=1).run()

@@ -63,7 +63,7 @@ def unet_mnist() -> Experiment:
 
 
 def digits() -> Experiment:
-    """scikit-learn's 8x8 handwritten digits: needs no download, a minute on two cores."""
+    """The shipped 8x8 handwritten digits: no download, a minute on two cores."""
     return Experiment(
         preset="digits",
         data=DataConfig("digits"),
