@@ -21,7 +21,6 @@ from pocketddpm.config import (
 )
 from pocketddpm.convert.diffusers_read import read_diffusers
 from pocketddpm.convert.diffusers_write import write_diffusers
-from pocketddpm.convert.imported import as_checkpoint
 from pocketddpm.convert.unet_names import as_ddpm_unet
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.sampling import start_noise
@@ -231,7 +230,7 @@ def test_the_layout_of_ddpm_cifar10_32(tmp_path, layout):
         for new, name in old.items():
             tensors = {k.replace(f".{new}.", f".{name}."): v for k, v in tensors.items()}
         torch.save(tensors, file)
-    checkpoint = as_checkpoint(read_diffusers(tmp_path))
+    checkpoint = read_diffusers(tmp_path)
     assert len(checkpoint.tensors) == 328
     assert sum(t.numel() for t in checkpoint.tensors.values()) == 35_746_307
     save_checkpoint(tmp_path / "mine" / "last.safetensors", checkpoint)
@@ -285,9 +284,9 @@ def test_labels_of_strangers_get_a_row_for_no_label(tmp_path):
     theirs = awake(diffusers.UNet2DModel(**small))
     theirs.save_pretrained(tmp_path / "unet")
     diffusers.DDIMScheduler(prediction_type="v_prediction").save_pretrained(tmp_path / "scheduler")
-    foreign = read_diffusers(tmp_path)
-    assert foreign.classes == tuple("01234")
-    save_checkpoint(tmp_path / "last.safetensors", as_checkpoint(foreign))
+    checkpoint = read_diffusers(tmp_path)
+    assert checkpoint.meta["classes"] == list("01234")
+    save_checkpoint(tmp_path / "last.safetensors", checkpoint)
     model = load_model(tmp_path)
     x, y = torch.ones(2, 1, 8, 8), torch.tensor([4, 0])
     with torch.no_grad():

@@ -41,7 +41,6 @@ NOT_RUN = {
     "hub:|hf:": "needs the Hugging Face hub: tests/test_hub.py",
     "--extractor inception": "needs 95 MB of weights: tests/test_extractors.py",
     "train diffunet-mnist": "94 million parameters: tests/test_networks_systems.py",
-    "import ema.pt": "needs weights of improved-diffusion: tests/test_improved_format.py",
     "^pocketddpm compare": "starts a process for each model: tests/test_compare.py",
     "completion ": "writes to the home folder: tests/test_comfort.py",
 }

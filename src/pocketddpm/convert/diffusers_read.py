@@ -3,6 +3,7 @@ google/ddpm-cifar10-32, flat or with `unet/` and `scheduler/`.
 """
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,18 +13,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pocketddpm.build import build_schedule
+from pocketddpm import __version__
+from pocketddpm.build import build_network, build_schedule
 from pocketddpm.catalog import SCHEDULES
 from pocketddpm.config import (
     DataConfig,
+    Experiment,
+    NetworkConfig,
     ObjectiveConfig,
     SamplingConfig,
     ScheduleConfig,
+    TrainingConfig,
     from_dict,
 )
 from pocketddpm.convert.diffusers_write import PREDICTIONS, about
-from pocketddpm.convert.imported import Foreign
+from pocketddpm.data.scaling import Scaling
 from pocketddpm.errors import CheckpointError
+from pocketddpm.models.checkpoint import Checkpoint
 from pocketddpm.networks.ddpm_unet import Config
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -55,11 +61,13 @@ SCHEDULER_EXPECTED: dict[str, tuple[Any, ...]] = {
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def read_diffusers(folder: Path) -> Foreign:
-    """Read a folder that diffusers wrote, or `export --to diffusers`.
+def read_diffusers(folder: Path, data: str | None = None) -> Checkpoint:
+    """Read a folder that diffusers wrote, or `export --to diffusers`, as a checkpoint.
 
-    Raises CheckpointError, naming the entry, for a folder that is none, or for a model of a kind
-    that `ddpm-unet` cannot be.
+    data: the name of the data set that the model was trained on; None is what the folder says.
+
+    Raises CheckpointError, naming the file and the entry, for a folder that holds no such model,
+    for a model that `ddpm-unet` cannot represent, and for weights that do not fit its sizes.
     """
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     config = _read_json(unet / "config.json")
@@ -80,28 +88,75 @@ def read_diffusers(folder: Path) -> Foreign:
     height, width = (size, size) if isinstance(size, int) else size
     learned = int(config.get("out_channels", 3)) == 2 * channels
     prediction = {v: k for k, v in PREDICTIONS.items()}[scheduler.get("prediction_type", "epsilon")]
-    mine = about(folder)
+    ours = about(folder)
     rows = config.get("num_class_embeds") or 0
-    classes = tuple(mine.get("classes", ())) if rows else ()
+    classes = tuple(ours.get("classes", ())) if rows else ()
     if len(classes) not in (rows, rows - 1):
         classes = tuple(str(k) for k in range(rows))
-    return Foreign(
-        source="diffusers",
-        shape=(channels, int(height), int(width)),
-        sizes=_sizes(config, unet / "config.json"),
-        tensors=tensors,
+    counts = ours.get("class_counts") if classes else None
+    known = _data(ours)
+    experiment = Experiment(
+        preset="imported",
+        data=known if data is None else replace(known, name=data),
+        network=NetworkConfig("ddpm-unet", asdict(_sizes(config, unet / "config.json"))),
+        schedule=_schedule(scheduler, scheduler_file),
         objective=ObjectiveConfig(
             prediction=prediction,  # pyright: ignore[reportArgumentType]
             variance="learned" if learned else "beta-tilde",
             loss="hybrid" if learned else "mse",
             label_dropout=0.1 if rows == len(classes) + 1 and classes else 0.0,
         ),
-        schedule=_schedule(scheduler, scheduler_file),
         sampling=_sampling(scheduler),
-        classes=classes,
-        counts=tuple(mine.get("class_counts", ())) if classes else (),
-        data=_data(mine),
+        training=TrainingConfig(precision="float32"),
     )
+    return _checkpoint(experiment, tensors, (channels, int(height), int(width)), classes, counts)
+
+
+def _checkpoint(
+    experiment: Experiment,
+    tensors: dict[str, Tensor],
+    shape: tuple[int, int, int],
+    classes: tuple[str, ...],
+    counts: list[int] | None,
+) -> Checkpoint:
+    """Return the checkpoint of a run of no steps; CheckpointError for tensors that do not fit."""
+    build_schedule(experiment.schedule)
+    network = build_network(experiment, shape, len(classes))
+    key = "class_embedding.weight"
+    if key in tensors and len(tensors[key]) == len(classes):
+        # A label table without a row for "no label" gets one of zeros.
+        tensors[key] = torch.cat([tensors[key], torch.zeros_like(tensors[key][:1])])
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        raise CheckpointError(
+            f"these weights are not those of the U-Net that is described with them: {said[:300]}"
+        ) from error
+    meta: dict[str, Any] = {
+        "experiment": experiment.to_dict(),
+        "shape": list(shape),
+        "classes": list(classes),
+        "class_counts": list(counts or [1] * len(classes)),
+        "scaling": Scaling().to_config(),
+        "data": {
+            "name": experiment.data.name,
+            "images": 0,
+            "source": "imported from diffusers",
+            "fingerprint": "unknown",
+        },
+        "versions": {"pocketddpm": __version__, "torch": torch.__version__},
+        "run": {
+            "step": 0,
+            "images_seen": 0,
+            "seconds": 0.0,
+            "plan": None,
+            "best_loss": None,
+            "epoch_sum": 0.0,
+            "epoch_steps": 0,
+        },
+    }
+    return Checkpoint(meta, {f"model.{k}": v for k, v in network.state_dict().items()})
 
 
 def _sizes(config: dict[str, Any], path: Path) -> Config:
@@ -183,8 +238,8 @@ def _sampling(config: dict[str, Any]) -> SamplingConfig:
     return SamplingConfig("ddpm", T, spacing, {"variance": names[variance]}, clip=clip)
 
 
-def _data(mine: dict[str, Any]) -> DataConfig:
-    known = mine.get("experiment", {}).get("data")
+def _data(ours: dict[str, Any]) -> DataConfig:
+    known = ours.get("experiment", {}).get("data")
     return from_dict(DataConfig, known, "pocketddpm.json: ") if known else DataConfig("unknown")
 
 

@@ -1,8 +1,8 @@
 """The U-Net of DDPM and Improved DDPM as others publish it (arXiv 2006.11239, 2102.09672).
 
-Weights of diffusers' `UNet2DModel` and of improved-diffusion's `UNetModel` fit into it, and its
-tensors are named as diffusers names them. The defaults are google/ddpm-cifar10-32: with three
-channels 35,746,307 parameters in 328 tensors. For a model of your own, `unet` is the better choice.
+Weights of diffusers' `UNet2DModel` fit into it, and its tensors are named as diffusers names them.
+The defaults are google/ddpm-cifar10-32: with three channels 35,746,307 parameters in 328 tensors.
+For a model of your own, `unet` is the better choice.
 
 Shapes: B images, C channels, H x W pixels, E = 4 `widths[0]`.
 """
