@@ -203,10 +203,21 @@ def test_a_cache_that_cannot_be_written_is_said(
         find.find_or_download(["set/x.gz"], [f"{mirror[0]}/x.gz"], Path.read_bytes)
 
 
-def test_offline_means_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("value", ["1", "true", "yes"])
+def test_offline_means_no_download(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setattr(find, "_download", lambda *_: pytest.fail("downloaded"))
-    with pytest.raises(DataError, match=r"downloads are off \(POCKETDDPM_OFFLINE\)"):
+    monkeypatch.setenv("POCKETDDPM_OFFLINE", value)
+    with pytest.raises(DataError, match="POCKETDDPM_OFFLINE"):
         load_images("mnist")
+
+
+@pytest.mark.parametrize("value", ["", "0", "false", "False", "no", None])
+def test_these_values_mean_online(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    if value is None:
+        monkeypatch.delenv("POCKETDDPM_OFFLINE")
+    else:
+        monkeypatch.setenv("POCKETDDPM_OFFLINE", value)
+    assert not find.offline()
 
 
 # --- MNIST and its like ---

@@ -12,8 +12,8 @@ import pocketddpm as pd
 from pocketddpm.commands.main import main
 from pocketddpm.data.load import load_images
 from pocketddpm.errors import CheckpointError, ConfigError, DataError, OutputError
-from pocketddpm.models.checkpoint import load_checkpoint
-from pocketddpm.models.hub import push
+from pocketddpm.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pocketddpm.models.publishing import public_meta, public_name, push
 
 datasets = pytest.importorskip("datasets")
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -117,11 +117,11 @@ class Api:
     """The hub, as far as it is used: repositories are folders."""
 
     root = None
-    made: list[str]
+    made: list[tuple[str, bool]]
 
-    def create_repo(self, name, exist_ok):
+    def create_repo(self, name, private, exist_ok):
         assert exist_ok
-        type(self).made.append(name)
+        type(self).made.append((name, private))
         return f"hub/{name}"
 
     def upload_folder(self, repo_id, folder_path, commit_message):
@@ -156,7 +156,8 @@ def test_there_and_back(hub, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("POCKETDDPM_OFFLINE")
     main(["export", str(out), "--to", "hub:me/digits"])
     assert "pocketddpm sample hf:me/digits" in capsys.readouterr().out
-    assert Api.made == ["me/digits"]
+    main(["export", str(out), "--to", "hub:me/digits", "--public"])
+    assert Api.made == [("me/digits", True), ("me/digits", False)]
     (code,) = re.findall(
         r"```python\n(.*?)```", (hub / "me/digits/README.md").read_text(), re.DOTALL
     )
@@ -177,10 +178,10 @@ def test_there_and_back(hub, trained, tmp_path, monkeypatch, capsys):
 
 
 def test_what_the_hub_refuses_is_one_line(hub, trained, monkeypatch, capsys):
-    with pytest.raises(OutputError, match="POCKETDDPM_OFFLINE is set"):
-        push(trained[0] / "last.safetensors", "me/x", "")
-    monkeypatch.delenv("POCKETDDPM_OFFLINE")
-    with pytest.raises(CheckpointError, match="hf:me/nothing cannot be had: 404"):
+    with pytest.raises(OutputError, match=r"me/x.*POCKETDDPM_OFFLINE"):
+        push(trained[0], "me/x")
+    monkeypatch.setenv("POCKETDDPM_OFFLINE", "0")
+    with pytest.raises(CheckpointError, match=r"hf:me/nothing.*404"):
         pd.load("hf:me/nothing")
     for name in ("me", "a/b/c", "../x/y", "me/ x", ""):
         with pytest.raises(ConfigError, match="named USER/NAME"):
@@ -188,10 +189,53 @@ def test_what_the_hub_refuses_is_one_line(hub, trained, monkeypatch, capsys):
     monkeypatch.setattr(Api, "create_repo", lambda *_, **__: 1 / 0)
     with pytest.raises(SystemExit):
         main(["export", str(trained[0]), "--to", "hub:me/x"])
-    assert (
-        "cannot push to me/x: division by zero; is 'hf auth login' done?" in capsys.readouterr().err
-    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(value in line for value in ("me/x", "division by zero", "hf auth login"))
+    with pytest.raises(SystemExit):
+        main(["export", str(trained[0]), "--to", "onnx", "--public"])
+    assert "--public" in capsys.readouterr().err
     (hub / "me" / "broken").mkdir(parents=True)
     (hub / "me" / "broken" / "model.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(CheckpointError, match="not a pocketddpm checkpoint"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         pd.load("hf:me/broken")
+
+
+def test_no_path_of_this_machine_is_uploaded(hub, trained, tmp_path, monkeypatch):
+    """A model of somebody's photos, its folder given in every way, and a plug-in of his own."""
+    monkeypatch.delenv("POCKETDDPM_OFFLINE")
+    stored = load_checkpoint(trained[0] / "last.safetensors")
+    data = {**stored.meta["experiment"]["data"], "name": str(tmp_path / "photos")}
+    meta = {**stored.meta, "experiment": {**stored.meta["experiment"], "data": data}}
+    save_checkpoint(tmp_path / "run" / "last.safetensors", Checkpoint(meta, stored.tensors))
+    push(tmp_path / "run", "me/photos")
+    uploaded = (hub / "me" / "photos" / "model.safetensors").read_bytes()
+    assert str(tmp_path).encode() not in uploaded
+    assert pd.load("hf:me/photos").experiment.data.name == "photos"
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("mnist", "mnist"),
+        ("/home/ann/photos", "photos"),
+        ("/home/ann/photos/", "photos"),
+        ("~/photos", "photos"),
+        ("../ann/photos", "photos"),
+        ("./photos", "photos"),
+        ("ann/photos", "photos"),
+        (r"C:\Users\ann\photos", "photos"),
+        ("hf:ylecun/mnist", "hf:ylecun/mnist"),
+        ("hf:/home/ann/photos", "hf:photos"),
+        ("hf:./photos", "hf:photos"),
+    ],
+)
+def test_of_a_path_its_last_part_is_public(name, public):
+    assert public_name(name) == public
+    plugin = {"kind": "network", "name": "mine", "path": "/home/ann/mine.py", "sha256": "0" * 64}
+    given = {"experiment": {"data": {"name": name, "low": -1.0}, "preset": "x"},
+             "classes": ["/", "T-shirt/top"], "plugins": [plugin]}  # fmt: skip
+    found = public_meta(given)
+    assert found["experiment"] == {"data": {"name": public, "low": -1.0}, "preset": "x"}
+    assert found["classes"] == ["/", "T-shirt/top"]
+    assert found["plugins"] == [{**plugin, "path": "mine.py"}]
+    assert given["plugins"][0]["path"] == "/home/ann/mine.py"

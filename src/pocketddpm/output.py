@@ -12,6 +12,10 @@ from typing import Any
 
 from pocketddpm.errors import OutputError
 
+# Reading the mask means setting it, for the whole process: done once, before there are threads.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise OutputError if `path` cannot be written, or exists (and is not an empty folder).
@@ -52,13 +56,23 @@ def replacing(path: Path) -> Iterator[Path]:
             with open(temporary, "r+b") as file:
                 os.fsync(file.fileno())
             # Some libraries write files that only their owner may read.
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
+            temporary.chmod(0o666 & ~_UMASK)
             os.replace(temporary, path)
+            _flush_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a power cut (Windows: nothing to do)."""
+    if os.name == "nt":
+        return
+    entries = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(entries)
+    finally:
+        os.close(entries)
 
 
 def file_name(text: str) -> str:

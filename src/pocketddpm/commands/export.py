@@ -30,6 +30,8 @@ class Export:
     """Where to write it; MODEL-FORMAT beside the model by default."""
     weights: str = "ema"
     """ema (the average) or model (the last step's)."""
+    public: bool = False
+    """For hub: everybody can see the repository; a new one is private by default."""
     runtime: Path | None = None
     """For web: a folder with onnxruntime-web's files, in place of npm."""
     serve: bool = False
@@ -44,6 +46,7 @@ class Export:
     def run(self) -> None:
         """Convert, write, and say what was written where."""
         from pocketddpm.models.model import load_model
+        from pocketddpm.models.publishing import push
         from pocketddpm.output import refuse_existing
 
         hub = self.to.startswith("hub:")
@@ -53,10 +56,15 @@ class Export:
             raise ConfigError(f"--weights is ema or model, got '{self.weights}'")
         if self.to != "web" and (self.runtime is not None or self.serve):
             raise ConfigError(f"--runtime and --serve are for --to web, not {self.to}")
+        if self.public and not hub:
+            raise ConfigError(f"--public is for --to hub:USER/NAME, not {self.to}")
         if hub:
             if self.out is not None:
                 raise ConfigError("--out is for files; hub:USER/NAME says where already")
-            return self._hub(self.to.removeprefix("hub:"))
+            name = self.to.removeprefix("hub:")
+            url = push(self.model, name, weights=self.weights, public=self.public)
+            print(f"wrote {url}; draw from it with: pocketddpm sample hf:{name}")
+            return
         path = Path(self.model)
         # Shipped models and the hub's have no folder of their own here.
         beside = path.parent if path.exists() else Path()
@@ -91,41 +99,6 @@ class Export:
         )
         if self.serve:
             serve(out, self.port, lambda url: print(f"serving {url}, Ctrl-C ends it", flush=True))
-
-    def _hub(self, name: str) -> None:
-        """Upload the weights alone, with a page that says how to draw from them."""
-        import tempfile
-
-        from pocketddpm.models.checkpoint import (
-            Checkpoint,
-            find_checkpoint,
-            load_checkpoint,
-            save_checkpoint,
-        )
-        from pocketddpm.models.hub import FILE, push
-        from pocketddpm.models.model import load_model
-
-        model = load_model(self.model, weights=self.weights)
-        stored = load_checkpoint(find_checkpoint(Path(self.model)))
-        weights = stored.part(self.weights) or stored.part("model")
-        parts = {f"model.{k}": v for k, v in weights.items()}
-        parts |= {f"scaling.{k}": v for k, v in stored.part("scaling").items()}
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / FILE
-            save_checkpoint(path, Checkpoint(stored.meta, parts))
-            url = push(path, name, _page(model, name))
-        print(f"wrote {url}; draw from it with: pocketddpm sample hf:{name}")
-
-
-def _page(model: "Model", name: str) -> str:
-    c, height, width = model.shape
-    labels = ", labels=[0]" if model.classes else ""
-    return (
-        "---\nlibrary_name: pocketddpm\ntags: [diffusion, ddpm]\n---\n\n"
-        f"A diffusion model for images of {c}x{height}x{width}, trained with pocketddpm.\n"
-        f'\n```python\nimport pocketddpm as pd\n\nmodel = pd.load("hf:{name}")\n'
-        f'model.sample(4{labels}).save("samples.png")\n```\n'
-    )
 
 
 def _announce() -> None:

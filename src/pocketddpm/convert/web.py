@@ -6,7 +6,6 @@ checksums.
 """
 
 import hashlib
-import os
 import shutil
 import subprocess
 import tarfile
@@ -18,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from pocketddpm.convert.onnx import facts, write_onnx
-from pocketddpm.data.download import cache_root
+from pocketddpm.data.download import cache_root, offline
 from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.models.model import Model
 from pocketddpm.output import replacing, write_json
@@ -75,7 +74,7 @@ def find_runtime(folder: Path | None = None) -> Path:
 
 def _from_npm(cached: Path) -> None:
     npm = shutil.which("npm")
-    if npm is None or os.environ.get("POCKETDDPM_OFFLINE"):
+    if npm is None or offline():
         why = "npm is not installed" if npm is None else "POCKETDDPM_OFFLINE is set"
         raise DataError(f"the page needs {RUNTIME}, and {why}; {_how_to()}")
     with tempfile.TemporaryDirectory() as temporary:

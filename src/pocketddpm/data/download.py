@@ -2,7 +2,7 @@
 
 Environment variables: POCKETDDPM_DATA is the user's folder of data sets (in torchvision's layout),
 POCKETDDPM_CACHE the folder for downloads and decoded images, POCKETDDPM_OFFLINE=1 forbids
-downloads.
+downloads (0, "false" or nothing allows them).
 """
 
 import os
@@ -18,6 +18,11 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
+
+
+def offline() -> bool:
+    """Return whether POCKETDDPM_OFFLINE forbids downloads and uploads."""
+    return os.environ.get("POCKETDDPM_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
 def cache_root() -> Path:
@@ -87,7 +92,7 @@ def find_or_download(
         return read(found)
     if root is not None:
         raise not_found(places, root)
-    if os.environ.get("POCKETDDPM_OFFLINE", "0") not in ("", "0"):
+    if offline():
         raise not_found(places, tried="downloads are off (POCKETDDPM_OFFLINE)")
     target = cache_root() / places[0]
     failures = []

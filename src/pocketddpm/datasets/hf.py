@@ -4,13 +4,13 @@ The first column of images counts, and the first of class labels, if there is on
 as those of a folder are (`data.decode`). No code of a data set is run.
 """
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from pocketddpm.data.decode import GREY_MODES, decode, only_size, opened, times, turned_size
+from pocketddpm.data.download import offline
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.progress import over
@@ -64,7 +64,7 @@ def _open(name: str, split: str) -> tuple[Any, str, str | None]:
         raise ConfigError(
             f"hf:{name} needs the extra 'hub': pip install 'pocketddpm[hub]' ({error})"
         ) from error
-    if os.environ.get("POCKETDDPM_OFFLINE") and not Path(name).is_dir():
+    if offline() and not Path(name).is_dir():
         raise DataError(f"hf:{name} is no folder here, and POCKETDDPM_OFFLINE forbids downloads")
     try:
         found = datasets.load_dataset(name)

@@ -3,14 +3,12 @@
 A pulled file is a checkpoint like any other: its checksum is verified, and nothing in it is run.
 """
 
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from pocketddpm.data.download import offline
 from pocketddpm.errors import CheckpointError, ConfigError, OutputError
-from pocketddpm.output import write_text
 
 FILE = "model.safetensors"
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -20,40 +18,40 @@ def pull(name: str) -> Path:
     """Return the checkpoint of USER/NAME, from the hub's cache on this disk or downloaded.
 
     Raises ConfigError for a name of another form or without the extra, CheckpointError when the
-    file cannot be had.
+    file is not found.
     """
     library = _library(name)
     try:
-        offline = bool(os.environ.get("POCKETDDPM_OFFLINE"))
-        return Path(library.hf_hub_download(name, FILE, local_files_only=offline))
+        return Path(library.hf_hub_download(name, FILE, local_files_only=offline()))
     # The library passes on whatever its many parts raise.
     except Exception as error:
-        told = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"hf:{name} cannot be had: {told}") from error
+        raise CheckpointError(f"hf:{name} was not found: {_reason(error)}") from error
 
 
-def push(checkpoint: Path, name: str, page: str) -> str:
-    """Upload a checkpoint and its page as one commit to USER/NAME, made if need be; return its URL.
+def upload(folder: Path, name: str, *, public: bool = False) -> str:
+    """Upload a folder's files as one commit to USER/NAME, made if need be; return its URL.
 
-    Raises ConfigError as `pull` does, OutputError when the hub refuses (`hf auth login` first).
+    public: whether a repository that is made now can be seen by everybody; one that exists keeps
+    its visibility. Raises ConfigError as `pull` does, OutputError when the hub refuses.
     """
     library = _library(name)
-    if os.environ.get("POCKETDDPM_OFFLINE"):
+    if offline():
         raise OutputError(f"cannot push to {name}: POCKETDDPM_OFFLINE is set")
     try:
         api = library.HfApi()
-        url = str(api.create_repo(name, exist_ok=True))
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            write_text(folder / "README.md", page)
-            (folder / FILE).write_bytes(checkpoint.read_bytes())
-            api.upload_folder(
-                repo_id=name, folder_path=str(folder), commit_message="Upload by pocketddpm"
-            )
+        url = str(api.create_repo(name, private=not public, exist_ok=True))
+        api.upload_folder(
+            repo_id=name, folder_path=str(folder), commit_message="Upload by pocketddpm"
+        )
     except Exception as error:
-        told = " ".join(str(error).split())[:200]
-        raise OutputError(f"cannot push to {name}: {told}; is 'hf auth login' done?") from error
+        raise OutputError(
+            f"cannot push to {name}: {_reason(error)}; is 'hf auth login' done?"
+        ) from error
     return url
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _library(name: str) -> Any:
