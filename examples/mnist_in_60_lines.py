@@ -20,7 +20,7 @@ from pocketddpm.diffusion.denoiser import Denoiser
 from pocketddpm.diffusion.grid import make_grid
 from pocketddpm.diffusion.objective import build_objective
 from pocketddpm.diffusion.prediction import get_prediction
-from pocketddpm.diffusion.sampling import sample
+from pocketddpm.diffusion.sampling import sample_states
 from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.networks import unet
 from pocketddpm.pictures import save_grid
@@ -49,7 +49,7 @@ optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
 for step in (bar := trange(steps)):
     batch = loader.batch(step * 128, 128)
     x0 = scaling.to_model(batch.images)
-    loss = objective(network, x0, batch.labels, batch.positions, seed=0).mean()
+    loss = objective(network, x0, batch.labels, batch.stream_index, seed=0).mean()
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
@@ -61,7 +61,9 @@ denoiser = Denoiser(
     network.eval(), get_prediction("v"), labels, guidance=2.0, null=classes, clip=scaling.clip
 )
 grid, index = make_grid(schedule, steps=25), torch.arange(len(labels))
-states = sample(denoiser, ddim.sample, grid, ddim.Config(), index=index, shape=images.shape, seed=0)
+states = sample_states(
+    denoiser, ddim.sample, grid, ddim.Config(), index=index, shape=images.shape, seed=0
+)
 *_, last = states
 save_grid(Path("samples.png"), scaling.to_uint8(last.x).numpy(), classes)
 print("wrote samples.png")

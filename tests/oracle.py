@@ -5,20 +5,23 @@ the truth: to the exact probability flow, or to the exact mean and covariance. T
 because the Gaussian's flow is linear and hides mistakes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import product
-from math import exp, log, log1p
+from math import exp, log, log1p, pi, sqrt
 from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from pocketddpm.catalog import SAMPLERS
-from pocketddpm.diffusion.denoiser import Estimate
+from pocketddpm.diffusion.bound import MINUS_ONE_TO_ONE, Decoder, pixel_log_likelihood, term
+from pocketddpm.diffusion.denoiser import Denoise, DenoiserOutput
 from pocketddpm.diffusion.grid import Grid
+from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.errors import ConfigError
 
 
@@ -33,7 +36,7 @@ class Mixture:
     mean: Tensor
     cov: Tensor
 
-    def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> Estimate:
+    def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> DenoiserOutput:
         a, b = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
         weight, mean, size, axes = (v.to(x_t.device, x_t.dtype) for v in self._parts)
         gap = x_t.flatten(1)[:, None] - a * mean  # [B,K,D]
@@ -45,7 +48,7 @@ class Mixture:
         each = mean + a * (axes * (along * size / spread)[:, :, None, :]).sum(-1)
         x0 = (share[..., None] * each).sum(1).view_as(x_t)
         # As if the variance had been learned, half-way between its bounds.
-        return Estimate(x0, (x_t - a * x0) / b, torch.full_like(x0, 0.5))
+        return DenoiserOutput(x0, (x_t - a * x0) / b, torch.full_like(x0, 0.5))
 
     @cached_property
     def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -153,3 +156,58 @@ def samplers(*, stochastic: bool | None = None) -> list[tuple[str, ModuleType]]:
     found = [(name, SAMPLERS.load(name)) for name in SAMPLERS.names()]
     found = [(n, m) for n, m in found if not getattr(m, "INVERSE", False)]
     return [(n, m) for n, m in found if stochastic is None or stochastic == m.STOCHASTIC]
+
+
+# The variational bound ---------------------------------------------------------------------------
+
+
+def gaussian_log_density(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Return log N(x0; mean, exp log_variance): the decoder of data that are real numbers."""
+    return -0.5 * (log(2 * pi) + log_variance + (x0 - mean).square() * (-log_variance).exp())
+
+
+def published_log_cdf(z: Tensor) -> Tensor:
+    """Return log Phi(z), Phi(z) = (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))) / 2, as published."""
+    return logsigmoid(2 * sqrt(2 / pi) * (z + 0.044715 * z**3))
+
+
+def published_decoder(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Return the decoder of the published code: pixels in -1..1, an approximate Phi."""
+    return pixel_log_likelihood(x0, mean, log_variance, MINUS_ONE_TO_ONE, published_log_cdf)
+
+
+@torch.no_grad()
+def bound_terms(
+    denoise: Denoise,
+    schedule: Schedule,
+    x0: Tensor,
+    noise: Callable[[int], Tensor],
+    steps: Iterable[tuple[int, int]],
+    *,
+    variance: str = "beta-tilde",
+    decoder: Decoder,
+) -> Tensor:
+    """Return the terms of the given steps (t, s) in bits/dim, [B, number of steps], one draw each.
+
+    All steps of a chain T -> .. -> 0, with `prior`, add up to the bound; some of the steps, times
+    how many they stand for, estimate it. denoise: a `Denoiser`, called as (x_t, t, alpha_bar_t).
+    noise(t): standard normal [B,C,H,W]. The rest is as in `term`.
+    """
+    terms = []
+    for t, s in steps:
+        alpha_bar = float(schedule.alpha_bar[t])
+        x_t = alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise(t)
+        estimate = denoise(x_t, float(t), alpha_bar)
+        terms.append(
+            term(
+                schedule,
+                torch.full((len(x0),), t),
+                torch.full((len(x0),), s),
+                x0,
+                estimate.x0,
+                estimate.variance_fraction,
+                variance=variance,
+                decoder=decoder,
+            )
+        )
+    return torch.stack(terms, dim=1)

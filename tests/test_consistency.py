@@ -13,7 +13,7 @@ from conftest import with_training
 from pocketddpm.build import build_schedule
 from pocketddpm.commands.main import main
 from pocketddpm.config import NetworkConfig, ObjectiveConfig, ScheduleConfig
-from pocketddpm.diffusion.denoiser import Estimate
+from pocketddpm.diffusion.denoiser import DenoiserOutput
 from pocketddpm.diffusion.grid import make_grid
 from pocketddpm.diffusion.losses import CONSISTENCY_STAGES, TAUGHT_STAGES
 from pocketddpm.diffusion.objective import build_objective
@@ -63,7 +63,7 @@ def test_the_exact_map_gives_the_exact_law_in_any_number_of_steps(steps):
     x = normal(0, Role.START, index, (1, 1, 2))
 
     def denoise(x_t, t, alpha_bar):
-        return Estimate(flow_map(x_t, alpha_bar), x_t)
+        return DenoiserOutput(flow_map(x_t, alpha_bar), x_t)
 
     def noise(i):
         return normal(0, Role.STEP, index, (1, 1, 2), i)
@@ -75,16 +75,16 @@ def test_the_exact_map_gives_the_exact_law_in_any_number_of_steps(steps):
     assert_close(flat.T.cov(), DEVIATION**2 * torch.eye(2), rtol=0, atol=0.006)
 
 
-@pytest.mark.parametrize("progress", [0.0, 0.5, 0.99])
-def test_the_exact_map_has_no_loss_but_that_of_drawing_eps(progress):
+@pytest.mark.parametrize("run_fraction", [0.0, 0.5, 0.99])
+def test_the_exact_map_has_no_loss_but_that_of_drawing_eps(run_fraction):
     """On x0 = 0 the estimates at t and r are multiples of eps: known, and equal only if exact."""
     objective = build_objective(EDM, TABLE, None, batch_size=64)
     x0 = torch.zeros(64, 1, 4, 4)
-    loss = objective(Exact(), x0, None, POSITION, 0, progress)
-    t, _ = objective.times.draw(0, POSITION, progress)
+    loss = objective(Exact(), x0, None, POSITION, 0, run_fraction)
+    t, _ = objective.times.draw(0, POSITION, run_fraction)
     eps = normal(0, Role.TRAIN_EPS, POSITION, (1, 4, 4)).double()
     sigma = TABLE.sigma[t]
-    gap = (1 + 8 * torch.sigmoid(-sigma)) / 2 ** (1 + int(8 * progress))
+    gap = (1 + 8 * torch.sigmoid(-sigma)) / 2 ** (1 + int(8 * run_fraction))
     r = sigma * (1 - gap).clamp(min=0)
     r = torch.where(r < TABLE.sigma[1], 0.0, r)
 
@@ -120,8 +120,8 @@ def test_along_the_teachers_flow_the_exact_map_errs_by_the_square_of_the_gap():
     def off(objective, stage):
         """Return how far the exact map is from the objective's target, for each image."""
         stages = CONSISTENCY_STAGES if objective.teacher is None else TAUGHT_STAGES
-        progress = (stages.index(stage) + 0.5) / len(stages)
-        loss = objective(Exact(), x0, None, POSITION, 0, progress).double()
+        run_fraction = (stages.index(stage) + 0.5) / len(stages)
+        loss = objective(Exact(), x0, None, POSITION, 0, run_fraction).double()
         sigma = (b / a).flatten().double()
         gap = (1 + 8 * torch.sigmoid(-sigma)) / 2**stage
         c = 0.00054 * 4

@@ -293,11 +293,11 @@ def test_the_perfect_network_has_no_loss(prediction, loss):
     config = ObjectiveConfig(prediction=prediction, loss=loss)
     objective = build_objective(config, LINEAR, null=None)
     x0 = torch.rand(6, 1, 4, 4) * 2 - 1
-    position = torch.arange(6)
+    stream_index = torch.arange(6)
     perfect = Perfect(x0, LINEAR, get_prediction(prediction))
     # The network re-derives eps from x_t by dividing by b, which is 0.01 at t = 1.
-    assert_close(objective(perfect, x0, None, position, 0), torch.zeros(6), rtol=0, atol=1e-3)
-    zero = objective(lambda x, t, y: torch.zeros_like(x), x0, None, position, 0)
+    assert_close(objective(perfect, x0, None, stream_index, 0), torch.zeros(6), rtol=0, atol=1e-3)
+    zero = objective(lambda x, t, y: torch.zeros_like(x), x0, None, stream_index, 0)
     assert zero.shape == (6,)
     assert float(zero.min()) > 0.01
 

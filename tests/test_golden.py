@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 from pocketddpm.build import build_schedule
 from pocketddpm.config import ScheduleConfig
-from pocketddpm.diffusion.denoiser import Denoise, Denoiser, Estimate
+from pocketddpm.diffusion.denoiser import Denoise, Denoiser, DenoiserOutput
 from pocketddpm.diffusion.grid import Grid, explicit_grid, make_grid
 from pocketddpm.diffusion.prediction import get_prediction
 from pocketddpm.diffusion.process import add_noise, posterior
@@ -105,7 +105,7 @@ def ddim_run(
     return run(ddim, ddim.Config(eta), make_grid(schedule, 10, spacing), clip=clip, **options)
 
 
-def keeping_eps(x_t: Tensor, t: float, alpha_bar: float) -> Estimate:
+def keeping_eps(x_t: Tensor, t: float, alpha_bar: float) -> DenoiserOutput:
     """Clip x0 but keep the network's eps, as diffusers does unless told otherwise."""
     estimate = Denoiser(Model(), get_prediction("eps"))(x_t, t, alpha_bar)
     return estimate._replace(x0=unit(estimate.x0))

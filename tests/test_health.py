@@ -33,9 +33,9 @@ def session(experiment, out, broken=(), **options):
     class Broken:
         observe, state, load = whole.observe, whole.state, whole.load
 
-        def __call__(self, network, x0, y, position, seed, progress):
-            losses = whole(network, x0, y, position, seed, progress)
-            step = int(position[0]) // experiment.training.batch_size + 1
+        def __call__(self, network, x0, y, stream_index, seed, run_fraction):
+            losses = whole(network, x0, y, stream_index, seed, run_fraction)
+            step = int(stream_index[0]) // experiment.training.batch_size + 1
             # By turns the loss, and the gradient of a loss that is finite.
             if step in broken:
                 bad = losses * (math.nan if step % 2 else 1)

@@ -13,14 +13,14 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from torch.testing import assert_close
 
 from models import Labelled, model_around
-from oracle import GAUSSIAN, MIXTURE
+from oracle import GAUSSIAN, MIXTURE, bound_terms, gaussian_log_density
 from pocketddpm.build import build_schedule
 from pocketddpm.catalog import SCHEDULES
 from pocketddpm.config import DataConfig, ScheduleConfig
 from pocketddpm.data.load import load_images
 from pocketddpm.data.scaling import Scaling
-from pocketddpm.diffusion.bound import Bins, bound_terms, gaussian_log_density, pixel_decoder, prior
-from pocketddpm.diffusion.denoiser import Denoiser, Estimate
+from pocketddpm.diffusion.bound import Bins, pixel_decoder, prior
+from pocketddpm.diffusion.denoiser import Denoiser, DenoiserOutput
 from pocketddpm.diffusion.grid import explicit_grid
 from pocketddpm.diffusion.likelihood import (
     cut,
@@ -45,21 +45,21 @@ def schedule_of(name="cosine", T=1000, **values):
 
 
 def at_once(oracle):
-    """Return `Believe` from an oracle, for a batch that shares its time, as in the flow."""
+    """Return `DenoiseEach` from an oracle, for a batch that shares its time, as in the flow."""
     return lambda x_t, t, alpha_bar: oracle(x_t, 0.0, float(alpha_bar[0]))
 
 
 def one_by_one(oracle):
-    """Return `Believe` for images that have times of their own; the oracle must be a Gaussian."""
+    """Return `DenoiseEach` of images with times of their own; the oracle must be a Gaussian."""
     size, axes = torch.linalg.eigh(oracle.cov[0])
 
-    def believe(x_t, t, alpha_bar):
+    def denoise(x_t, t, alpha_bar):
         ab = alpha_bar[:, None]
         along = (x_t.flatten(1) - ab.sqrt() * oracle.mean[0]) @ axes
         x0 = oracle.mean[0] + (ab.sqrt() * size / (ab * size + 1 - ab) * along) @ axes.T
-        return Estimate(x0.view_as(x_t), x0.view_as(x_t), torch.full_like(x_t, 0.5))
+        return DenoiserOutput(x0.view_as(x_t), x0.view_as(x_t), torch.full_like(x_t, 0.5))
 
-    return believe
+    return denoise
 
 
 def points(oracle, n, seed=0):
@@ -99,11 +99,11 @@ def test_every_step_of_a_short_chain_by_hand(zero_terminal):
     x0 = (values.double() / 255)[:, None, None]  # to 0..1, as system A has it
     index = torch.tensor([5, 11])
 
-    def believe(x_t, t, alpha_bar):
-        return Estimate(0.99 * x_t + 0.002 * t.view(-1, 1, 1, 1), x_t)
+    def denoise(x_t, t, alpha_bar):
+        return DenoiserOutput(0.99 * x_t + 0.002 * t.view(-1, 1, 1, 1), x_t)
 
     decoder = pixel_decoder(Bins(0.0, 1.0, 1 / 255))
-    found = draw_bound(believe, schedule, x0, index, cut(3, 3), decoder=decoder)
+    found = draw_bound(denoise, schedule, x0, index, cut(3, 3), decoder=decoder)
     assert found.t.tolist() == [[1, 2, 3]] * 2
     end = Normal(ab[3] ** 0.5 * x0, (1 - ab[3]) ** 0.5)
     total = kl_divergence(end, Normal(torch.zeros_like(x0), 1.0))
@@ -259,10 +259,10 @@ def test_flow_of_a_unit_gaussian_is_the_mass_of_its_bins():
     schedule, width = schedule_of("log-linear"), 0.02
     x0 = 0.02 * torch.arange(-100, 100, dtype=DOUBLE).view(200, 1, 1, 1).expand(200, 1, 1, 4)
 
-    def believe(x_t, t, alpha_bar):
-        return Estimate(alpha_bar.sqrt().view(-1, 1, 1, 1) * x_t, x_t)
+    def denoise(x_t, t, alpha_bar):
+        return DenoiserOutput(alpha_bar.sqrt().view(-1, 1, 1, 1) * x_t, x_t)
 
-    found = flow(believe, schedule, x0.contiguous(), torch.arange(200), bin_width=width, steps=4)
+    found = flow(denoise, schedule, x0.contiguous(), torch.arange(200), bin_width=width, steps=4)
     law = Normal(0.0, 1.0)
     exact = -(law.cdf(x0 + width / 2) - law.cdf(x0 - width / 2)).log2().mean((1, 2, 3))
     noise = x0.abs().mean((1, 2, 3)) * width  # of the dequantisation: x u w, at most
@@ -274,14 +274,14 @@ def test_flow_of_a_unit_gaussian_is_the_mass_of_its_bins():
 def test_flow_spends_what_it_says_and_extrapolates():
     calls, gradients, images = [], [], []
 
-    def believe(x_t, t, alpha_bar):
+    def denoise(x_t, t, alpha_bar):
         calls.append(1)
         gradients.append(x_t.requires_grad)
         return GAUSSIAN(x_t, 0.0, float(alpha_bar[0]))
 
     x0 = points(GAUSSIAN, 2)
     found = flow(
-        believe,
+        denoise,
         schedule_of(),
         x0,
         torch.arange(2),
@@ -294,10 +294,10 @@ def test_flow_spends_what_it_says_and_extrapolates():
     assert_close(found.total, (4 * found.fine - found.coarse) / 3)
     for steps in (0, 1, 7):
         with pytest.raises(ConfigError, match="must be even"):
-            flow(believe, schedule_of(), x0, torch.arange(2), bin_width=0.01, steps=steps)
+            flow(denoise, schedule_of(), x0, torch.arange(2), bin_width=0.01, steps=steps)
     short = schedule_of("flow", 2)
     with pytest.raises(ConfigError, match="two times of SNR above 0"):
-        flow(believe, short, x0, torch.arange(2), bin_width=0.01, steps=2)
+        flow(denoise, short, x0, torch.arange(2), bin_width=0.01, steps=2)
 
 
 def test_one_probe_is_right_on_average():
@@ -375,8 +375,8 @@ def test_flow_of_every_prediction_is_the_same(schedule, prediction):
     """Through fractional times, on every schedule; at zero terminal SNR it starts a step lower."""
     table, x0 = schedule_of(schedule, 30), points(GAUSSIAN, 3)
     map_, settings = get_prediction(prediction), {"bin_width": 0.01, "steps": 8}
-    believe = per_image(Denoiser(Exact(map_, table), map_))
-    found = flow(believe, table, x0, torch.arange(3), **settings)
+    denoise = per_image(Denoiser(Exact(map_, table), map_))
+    found = flow(denoise, table, x0, torch.arange(3), **settings)
     expected = flow(at_once(GAUSSIAN), table, x0, torch.arange(3), **settings)
     assert_close(found.fine, expected.fine, rtol=1e-4, atol=1e-4)  # the network's t is float32
 
@@ -512,9 +512,9 @@ def test_a_decoder_that_knows_nothing_pays_8_bits(monkeypatch):
     """All steps free (x0_hat = x0), 256 equal values: 8 bits/dim, 8 x 168 / 64 where padded."""
     import pocketddpm.metrics.likelihood as room
 
-    def uniform_bits(believe, schedule, x0, index, strata, **settings):
+    def uniform_bits(denoise, schedule, x0, index, strata, **settings):
         settings["decoder"] = lambda x, mean, log_variance: torch.full_like(x, -log(256))
-        knows = lambda x_t, t, alpha_bar: Estimate(x0, x0)  # noqa: E731
+        knows = lambda x_t, t, alpha_bar: DenoiserOutput(x0, x0)  # noqa: E731
         return draw_bound(knows, schedule, x0, index, strata, **settings)
 
     monkeypatch.setattr(room, "draw_bound", uniform_bits)

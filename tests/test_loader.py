@@ -43,7 +43,7 @@ def drawn(batch: Batch) -> list[int]:
 def same(a: Batch, b: Batch) -> None:
     torch.testing.assert_close(a.images, b.images, rtol=0, atol=0)
     torch.testing.assert_close(a.labels, b.labels, rtol=0, atol=0)
-    torch.testing.assert_close(a.positions, b.positions, rtol=0, atol=0)
+    torch.testing.assert_close(a.stream_index, b.stream_index, rtol=0, atol=0)
 
 
 def test_every_image_comes_exactly_once_an_epoch() -> None:
@@ -59,9 +59,9 @@ def test_batches_have_the_form_that_is_promised() -> None:
     batch = make().batch(20)
     assert (batch.images.shape, batch.images.dtype) == ((4, 1, 2, 2), torch.uint8)
     assert batch.labels is not None
-    assert batch.labels.dtype == batch.positions.dtype == torch.int64
+    assert batch.labels.dtype == batch.stream_index.dtype == torch.int64
     assert batch.labels.tolist() == drawn(batch)
-    assert batch.positions.tolist() == [20, 21, 22, 23]
+    assert batch.stream_index.tolist() == [20, 21, 22, 23]
     assert make(labels=False).batch(20).labels is None
     assert len(make()) == N
 
@@ -93,7 +93,7 @@ def test_batches_do_not_depend_on_how_the_stream_is_split(
         joined = Batch(
             torch.cat([part.images for part in parts]),
             torch.cat([part.labels for part in parts if part.labels is not None]),
-            torch.cat([part.positions for part in parts]),
+            torch.cat([part.stream_index for part in parts]),
         )
         same(joined, whole)
 

@@ -11,15 +11,15 @@ from torch import nn
 from torch.testing import assert_close
 
 from conftest import with_training
-from oracle import points
+from oracle import bound_terms, points
 from pocketddpm.build import build_network, build_schedule
 from pocketddpm.config import ObjectiveConfig, ScheduleConfig, from_dict
-from pocketddpm.diffusion.bound import Bins, bound_terms, pixel_decoder, term
+from pocketddpm.diffusion.bound import Bins, pixel_decoder, term
 from pocketddpm.diffusion.denoiser import Denoiser
 from pocketddpm.diffusion.grid import make_grid
 from pocketddpm.diffusion.losses import LOSSES
 from pocketddpm.diffusion.objective import build_objective
-from pocketddpm.diffusion.prediction import PREDICTIONS, ask, get_prediction
+from pocketddpm.diffusion.prediction import PREDICTIONS, call_network, get_prediction
 from pocketddpm.diffusion.schedule import shift_snr
 from pocketddpm.diffusion.times import TIMES, LossSecondMoment, build_times, progressive_times
 from pocketddpm.diffusion.weighting import WEIGHTINGS, weight_table
@@ -187,7 +187,7 @@ def least_network(out_channels: int) -> Tiny:
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_every_combination_trains_or_is_refused(prediction, loss, schedule):
     """A step downhill lowers the loss of the same images; a refusal says what to do instead."""
-    x0, position = images(8).float(), torch.arange(8)
+    x0, stream_index = images(8).float(), torch.arange(8)
     table = build_schedule(schedule)
     trained = 0
     for weighting, times, variance in product(WEIGHTINGS, TIMES, choices("variance")):
@@ -198,7 +198,7 @@ def test_every_combination_trains_or_is_refused(prediction, loss, schedule):
             assert any(way in str(error) for way in ("use --", "leave --"))
             continue
         network = least_network(2 if variance == "learned" else 1)
-        before = objective(network, x0, None, position, 0).mean()
+        before = objective(network, x0, None, stream_index, 0).mean()
         gradient = torch.autograd.grad(before, list(network.parameters()))
         size = sum(float(g.square().sum()) for g in gradient)
         assert before.isfinite() and 0 < size < float("inf")
@@ -211,7 +211,7 @@ def test_every_combination_trains_or_is_refused(prediction, loss, schedule):
             lambda x, t, y, n=network, m=moved: torch.func.functional_call(n, m, (x, t, y)),
             x0,
             None,
-            position,
+            stream_index,
             0,
         ).mean()
         assert 0.99 < float((after / before).detach()) < 1
@@ -228,14 +228,14 @@ def test_every_combination_trains_or_is_refused(prediction, loss, schedule):
 @pytest.mark.parametrize("loss", ["mse", "l1", "huber"])
 def test_losses_by_hand(loss):
     """Distance, mean over pixels, weight of t, and 1 / (T p) where t was drawn with p."""
-    x0, position = images(40), torch.arange(40)
+    x0, stream_index = images(40), torch.arange(40)
     config = ObjectiveConfig("x0", loss, "min-snr", "importance")
     objective = build_objective(config, COSINE, None, batch_size=40)
     assert isinstance(objective.times, LossSecondMoment)
     history = torch.arange(1, 21).double()[:, None].expand(20, 10)
     objective.times.load({"history": history, "seen": torch.full((20,), 10)})
-    found = objective(lambda x, t, y: torch.full_like(x, 0.5), x0, None, position, 0)
-    t, _ = objective.times.draw(0, position, 0.0)
+    found = objective(lambda x, t, y: torch.full_like(x, 0.5), x0, None, stream_index, 0)
+    t, _ = objective.times.draw(0, stream_index, 0.0)
     gap = (x0 - 0.5).abs()
     distance = {
         "mse": gap**2,
@@ -284,9 +284,9 @@ def test_the_bound_as_a_loss_is_the_sum_of_its_terms():
         seen.append((x, t))
         return 0.3 * x
 
-    position = torch.arange(COSINE.T)
+    stream_index = torch.arange(COSINE.T)
     x0 = images(1).expand(COSINE.T, -1, -1, -1)
-    losses = objective(network, x0, None, position, 1)
+    losses = objective(network, x0, None, stream_index, 1)
     ((x_t, t),) = seen
     assert t.tolist() == list(range(1, COSINE.T + 1))
     a, b = (v[:, None, None, None] for v in amplitudes_at(COSINE, t))
@@ -337,22 +337,24 @@ def test_learned_guidance_asks_for_nothing_more_where_there_are_no_labels():
         asked.append(y)
         return torch.zeros_like(x)
 
-    x0, position = torch.zeros(4, 1, 2, 2), torch.arange(4)
+    x0, stream_index = torch.zeros(4, 1, 2, 2), torch.arange(4)
     for null, y in ((None, None), (2, None), (2, torch.tensor([0, 1, 0, 1]))):
-        build_objective(ObjectiveConfig(guidance=1.5), LINEAR, null)(network, x0, y, position, 0)
+        build_objective(ObjectiveConfig(guidance=1.5), LINEAR, null)(
+            network, x0, y, stream_index, 0
+        )
     assert len(asked) == 1 + 1 + 2 and set(asked[-1].tolist()) == {2}
 
 
 def test_the_hybrid_loss_leaves_the_mean_to_the_simple_one():
     """The bound's gradient reaches the variance alone, and there it is 0.001 of the bound's."""
     config = ObjectiveConfig("eps", "hybrid", "min-snr", variance="learned")
-    x0, position = images(32), torch.arange(32)
+    x0, stream_index = images(32), torch.arange(32)
 
     def gradient(config):
         out = torch.zeros(32, 2, 4, 4, dtype=torch.float64, requires_grad=True)
         said = out if config.variance == "learned" else out[:, :1]
         objective = build_objective(config, LINEAR, None)
-        losses = objective(lambda x, t, y: said, x0, None, position, 0)
+        losses = objective(lambda x, t, y: said, x0, None, stream_index, 0)
         return losses.detach(), torch.autograd.grad(losses.sum(), out)[0]
 
     hybrid, hybrid_gradient = gradient(config)
@@ -367,9 +369,9 @@ def test_the_hybrid_loss_leaves_the_mean_to_the_simple_one():
 # Times -------------------------------------------------------------------------------------------
 
 
-def drawn(name: str, schedule, count: int, *, batch_size: int = 1, progress=0.0, **values):
+def drawn(name: str, schedule, count: int, *, batch_size: int = 1, run_fraction=0.0, **values):
     times = build_times(ObjectiveConfig(times=name, **values), schedule, batch_size)
-    return times.draw(0, torch.arange(count), progress)
+    return times.draw(0, torch.arange(count), run_fraction)
 
 
 def test_stratified_times_cover_each_stratum_once():
@@ -435,10 +437,10 @@ def test_progressive_times_double_over_the_first_half(T, stages):
 def test_progressive_training_draws_from_its_times_alone(name):
     t, _ = drawn(name, LINEAR, 3000, progressive=True)
     assert set(t.tolist()) <= set(range(100, 1001, 100))
-    t, _ = drawn(name, LINEAR, 3000, progress=0.1, progressive=True)
+    t, _ = drawn(name, LINEAR, 3000, run_fraction=0.1, progressive=True)
     assert set(t.tolist()) <= set(range(50, 1001, 50)) and 50 in t
     late, plain = (
-        drawn(name, LINEAR, 3000, progress=0.5, progressive=progressive)[0]
+        drawn(name, LINEAR, 3000, run_fraction=0.5, progressive=progressive)[0]
         for progressive in (True, False)
     )
     assert late.tolist() == plain.tolist()
@@ -479,10 +481,10 @@ def test_the_session_tells_the_bound_where_pixels_lie(tiny, tmp_path):
 # Importance sampling -----------------------------------------------------------------------------
 
 
-def fake_loss(t: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+def fake_loss(t: torch.Tensor, stream_index: torch.Tensor) -> torch.Tensor:
     """Return a noisy loss whose size depends on t, float64 [B]."""
     size = 0.1 + (t.double() / 7).sin().square() + 3 * (t == 2)
-    return size * (0.5 + uniform(9, Role.EVALUATE, position))
+    return size * (0.5 + uniform(9, Role.EVALUATE, stream_index))
 
 
 def observed(steps: int, batch: int = 64, **values) -> LossSecondMoment:
@@ -490,9 +492,9 @@ def observed(steps: int, batch: int = 64, **values) -> LossSecondMoment:
     times = build_times(ObjectiveConfig(times="importance", **values), COSINE, batch)
     assert isinstance(times, LossSecondMoment)
     for step in range(steps):
-        position = torch.arange(step * batch, (step + 1) * batch)
-        t, weight = times.draw(4, position, 1.0)
-        times.observe(4, position, 1.0, fake_loss(t, position) * weight, lambda v: v)
+        stream_index = torch.arange(step * batch, (step + 1) * batch)
+        t, weight = times.draw(4, stream_index, 1.0)
+        times.observe(4, stream_index, 1.0, fake_loss(t, stream_index) * weight, lambda v: v)
     return times
 
 
@@ -502,8 +504,8 @@ def test_importance_sampling_is_unbiased():
     proposal, t = times.proposal(), torch.arange(1, T + 1)
     assert float(proposal.max() / proposal.min()) > 5  # not uniform
     assert float(proposal.sum()) == pytest.approx(1)
-    position = torch.arange(64 * 2000)
-    drawn, weight = times.draw(8, position, 1.0)
+    stream_index = torch.arange(64 * 2000)
+    drawn, weight = times.draw(8, stream_index, 1.0)
     assert_close(weight, 1 / (T * proposal[drawn - 1]))
     loss = t.double().square()
     assert float((proposal * loss / (T * proposal)).sum()) == pytest.approx(float(loss.mean()))
@@ -511,7 +513,7 @@ def test_importance_sampling_is_unbiased():
     assert float(found.mean()) == pytest.approx(
         float(loss.mean()), abs=4 * float(found.std()) / 2000**0.5
     )
-    counts = torch.bincount(drawn, minlength=T + 1)[1:] / len(position)
+    counts = torch.bincount(drawn, minlength=T + 1)[1:] / len(stream_index)
     assert_close(counts.double(), proposal, rtol=0.05, atol=0.001)
 
 
@@ -521,10 +523,10 @@ def test_importance_follows_the_last_ten_losses():
     history: dict[int, list[float]] = {t: [] for t in range(1, 21)}
     switched = None
     for step in range(40):
-        position = torch.arange(step * 50, (step + 1) * 50)
-        t, weight = times.draw(4, position, 0.0)
-        losses = fake_loss(t, position)
-        times.observe(4, position, 0.0, losses * weight, lambda v: v)
+        stream_index = torch.arange(step * 50, (step + 1) * 50)
+        t, weight = times.draw(4, stream_index, 0.0)
+        losses = fake_loss(t, stream_index)
+        times.observe(4, stream_index, 0.0, losses * weight, lambda v: v)
         for time, loss in zip(t.tolist(), losses.tolist(), strict=True):
             history[time].append(loss)
         enough = min(map(len, history.values())) >= 10
@@ -643,8 +645,8 @@ def test_edm_equals_its_paper(t):
 
     images = x_t[None]
     x_t = images
-    believed = Denoiser(F(), edm)(images, t, ab)
-    assert_close(believed.x0, c_skip * images / a + c_out * (c_in * images / a).sin())
+    estimate = Denoiser(F(), edm)(images, t, ab)
+    assert_close(estimate.x0, c_skip * images / a + c_out * (c_in * images / a).sin())
 
 
 def test_edm_with_unit_data_is_v():
@@ -699,8 +701,8 @@ def test_flow_is_the_straight_path():
         x_t = (straight / r)[None]
         answer = get_prediction("v")
         denoise = Denoiser(lambda x, t, y: out[None], answer)
-        believed = denoise(x_t, float(t), float(FLOW.alpha_bar[t]))
-        euler = r * x_t + (w - u) * (believed.eps - believed.x0)
+        estimate = denoise(x_t, float(t), float(FLOW.alpha_bar[t]))
+        euler = r * x_t + (w - u) * (estimate.eps - estimate.x0)
         grid = replace(
             make_grid(FLOW, 20), t=(t, s), alpha_bar=tuple(FLOW.alpha_bar[[t, s]].tolist())
         )
@@ -767,7 +769,9 @@ def test_a_head_of_c_channels_has_no_variance(tiny):
     with pytest.raises(ConfigError, match="2C output channels"):
         build_objective(config, COSINE, None)(network, x, None, torch.arange(2), 0)
     a, b = amplitudes_at(COSINE, torch.tensor(3))
-    two = ask(tiny_network(tiny, "learned"), get_prediction("v"), x, torch.ones(2), None, a, b)
+    two = call_network(
+        tiny_network(tiny, "learned"), get_prediction("v"), x, torch.ones(2), None, a, b
+    )
     assert two.output.shape == x.shape
     # The last layer begins at 0: half-way between the variances.
     assert_close(two.fraction, torch.full_like(x, 0.5))

@@ -13,7 +13,7 @@ from oracle import MIXTURE, configurations, log_snr_grid, no_noise, points, run,
 from pocketddpm.build import build_sampler, build_schedule
 from pocketddpm.catalog import SAMPLERS
 from pocketddpm.config import ScheduleConfig
-from pocketddpm.diffusion.denoiser import Denoiser, Estimate
+from pocketddpm.diffusion.denoiser import Denoiser, DenoiserOutput
 from pocketddpm.diffusion.grid import SPACINGS, Grid, make_grid
 from pocketddpm.diffusion.prediction import get_prediction
 from pocketddpm.diffusion.sampling import step_noise
@@ -63,7 +63,7 @@ class Counting:
     def __init__(self) -> None:
         self.times: list[float] = []
 
-    def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> Estimate:
+    def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> DenoiserOutput:
         self.times.append(t)
         return MIXTURE(x_t, t, alpha_bar)
 

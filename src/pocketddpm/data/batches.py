@@ -1,4 +1,4 @@
-"""An endless stream of training images, on the device; a function of the seed and the position.
+"""An endless stream of training images, on the device; a function of the seed and the index in it.
 
 Nothing is remembered between batches: a run that resumes at image n draws what it would have drawn,
 and a batch may be split among processes in any way.
@@ -25,12 +25,12 @@ class Batch:
 
     images: uint8 [B,C,H,W].
     labels: int64 [B], or None for a set without labels.
-    positions: int64 [B], the images' numbers in the stream.
+    stream_index: int64 [B], the images' numbers in the stream.
     """
 
     images: Tensor
     labels: Tensor | None
-    positions: Tensor
+    stream_index: Tensor
 
 
 class Loader:
@@ -91,16 +91,16 @@ class Loader:
         if start < 0 or count < 1:
             raise ConfigError(f"a batch of {count} images from number {start}: no such batch")
         index = torch.cat(list(self._indices(start, start + count)))
-        positions = torch.arange(start, start + count, device=self.device)
+        stream_index = torch.arange(start, start + count, device=self.device)
         images = self.images[index]
         if self.flip:
-            mirrored = uniform(self.seed, Role.FLIP, positions) < 0.5
+            mirrored = uniform(self.seed, Role.FLIP, stream_index) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         labels = None if self.labels is None else self.labels[index]
-        return Batch(images, labels, positions)
+        return Batch(images, labels, stream_index)
 
     def _indices(self, start: int, stop: int) -> Iterator[Tensor]:
-        """Yield the set's indices for positions start..stop-1, epoch by epoch."""
+        """Yield the set's indices for the places start..stop-1 of the stream, epoch by epoch."""
         while start < stop:
             epoch, first = divmod(start, self.epoch_images)
             last = min(first + stop - start, self.epoch_images)

@@ -7,14 +7,13 @@ and term(t, 0) = -log p(x0 | x_t), the decoder. Steps of any stride make a bound
 [B,C,H,W]; t and s are int64 [B]; a term is one number per image, [B], the mean over its pixels.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from math import log, pi, sqrt
-from typing import Any, NamedTuple, Protocol
+from math import log
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from pocketddpm.diffusion.process import VARIANCES, posterior, step_beta
 from pocketddpm.diffusion.schedule import Schedule
@@ -22,20 +21,6 @@ from pocketddpm.errors import unknown
 
 Decoder = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x0, mean, log variance) -> log-likelihood of every pixel, in nats, of the shape of x0."""
-
-
-class Believed(Protocol):
-    """What a denoiser returns: the clean image, and the variance's place in its range or None."""
-
-    @property
-    def x0(self) -> Tensor:
-        """Return the estimate of the clean image, [B,C,H,W]."""
-        ...
-
-    @property
-    def variance_fraction(self) -> Tensor | None:
-        """Return 0 (beta_tilde) to 1 (beta) for every pixel, [B,C,H,W], where it is learned."""
-        ...
 
 
 # Gaussians ---------------------------------------------------------------------------------------
@@ -48,11 +33,6 @@ def gaussian_kl(mean_q: Tensor, log_var_q: Tensor, mean_p: Tensor, log_var_p: Te
     """
     gap = log_var_q - log_var_p
     return 0.5 * (torch.expm1(gap) - gap + (mean_q - mean_p).square() * (-log_var_p).exp())
-
-
-def gaussian_log_density(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Return log N(x0; mean, exp log_variance): the decoder of data that are real numbers."""
-    return -0.5 * (log(2 * pi) + log_variance + (x0 - mean).square() * (-log_variance).exp())
 
 
 # The decoder of pictures -------------------------------------------------------------------------
@@ -71,25 +51,23 @@ class Bins(NamedTuple):
 
 MINUS_ONE_TO_ONE = Bins(-1.0, 1.0, 2 / 255)
 
-LOG_CDFS: dict[str, Callable[[Tensor], Tensor]] = {
-    "erf": torch.special.log_ndtr,
-    # Phi(z) = (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))) / 2, as published code has it, in logs.
-    "tanh": lambda z: logsigmoid(2 * sqrt(2 / pi) * (z + 0.044715 * z**3)),
-}
+Elementwise = Callable[[Tensor], Tensor]
 
 
 def pixel_log_likelihood(
-    x0: Tensor, mean: Tensor, log_variance: Tensor, bins: Bins, cdf: str = "erf"
+    x0: Tensor,
+    mean: Tensor,
+    log_variance: Tensor,
+    bins: Bins,
+    log_cdf: Elementwise = torch.special.log_ndtr,
 ) -> Tensor:
     """Return log P(x0) under a Gaussian cut into 256 bins (arXiv 2006.11239, eq. 13), in nats.
 
-    The first and last bins reach to infinity. x0: values at the centres of bins. cdf: 'erf' is
-    exact, 'tanh' the approximation of the published code. Everything is done in logarithms of the
-    nearer tail, hence finite and exact however far the mean lies. ConfigError for another cdf.
+    The first and last bins reach to infinity. x0: values at the centres of bins; x0, mean and
+    log_variance broadcast. log_cdf: log of the standard normal distribution function; the default
+    is exact. Everything is done in logarithms of the nearer tail, hence finite and exact however
+    far the mean lies.
     """
-    if cdf not in LOG_CDFS:
-        raise unknown("cdf", cdf, LOG_CDFS)
-    log_cdf = LOG_CDFS[cdf]
     scale, half = (-0.5 * log_variance).exp(), bins.width / 2
     upper, lower = (x0 - mean + half) * scale, (x0 - mean - half) * scale
     mirrored = upper + lower > 0
@@ -100,9 +78,9 @@ def pixel_log_likelihood(
     return torch.where(x0 >= bins.high - half, log_cdf(-lower), inside)
 
 
-def pixel_decoder(bins: Bins = MINUS_ONE_TO_ONE, cdf: str = "erf") -> Decoder:
+def pixel_decoder(bins: Bins = MINUS_ONE_TO_ONE) -> Decoder:
     """Return `pixel_log_likelihood` as a decoder."""
-    return partial(pixel_log_likelihood, bins=bins, cdf=cdf)
+    return partial(pixel_log_likelihood, bins=bins)
 
 
 # Terms -------------------------------------------------------------------------------------------
@@ -157,46 +135,10 @@ def term(
     log_var = VARIANCES[variance](beta, tilde, fraction).log()
     # Both means hold the same share of x_t: only what they say of x0 differs.
     kl = gaussian_kl(weight * x0, tilde.log(), weight * x0_hat, log_var)
-    # Where the decoder is not asked it must not spoil the gradient: it gets the right answer.
+    # torch.where passes the gradient of both branches: off the last step the decoder gets x0
+    # itself, where its gradient is finite.
     nll = -decoder(x0, torch.where(last, x0_hat, x0), log_var)
     return _bits(torch.where(last, nll, kl))
-
-
-@torch.no_grad()
-def bound_terms(
-    denoise: Callable[[Tensor, float, float], Believed],
-    schedule: Schedule,
-    x0: Tensor,
-    noise: Callable[[int], Tensor],
-    steps: Iterable[tuple[int, int]],
-    *,
-    variance: str = "beta-tilde",
-    decoder: Decoder,
-) -> Tensor:
-    """Return the terms of the given steps (t, s) in bits/dim, [B, number of steps], one draw each.
-
-    All steps of a chain T -> .. -> 0, with `prior`, add up to the bound; some of the steps, times
-    how many they stand for, estimate it. denoise: a `Denoiser`, called as (x_t, t, alpha_bar_t).
-    noise(t): standard normal [B,C,H,W]. The rest is as in `term`.
-    """
-    terms = []
-    for t, s in steps:
-        alpha_bar = float(schedule.alpha_bar[t])
-        x_t = alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise(t)
-        believed = denoise(x_t, float(t), alpha_bar)
-        terms.append(
-            term(
-                schedule,
-                torch.full((len(x0),), t),
-                torch.full((len(x0),), s),
-                x0,
-                believed.x0,
-                believed.variance_fraction,
-                variance=variance,
-                decoder=decoder,
-            )
-        )
-    return torch.stack(terms, dim=1)
 
 
 def _bits(nats: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pocketddpm.diffusion.guidance import Guidance, as_guidance
-from pocketddpm.diffusion.prediction import Answer, Prediction, ask
+from pocketddpm.diffusion.prediction import NetworkOutput, Prediction, call_network
 from pocketddpm.errors import ConfigError
 
 
-class Estimate(NamedTuple):
+class DenoiserOutput(NamedTuple):
     """What the network believes: the clean image and the noise, consistent with each other.
 
     x0, eps: [B,C,H,W], with x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps (but under CFG++,
@@ -31,7 +31,7 @@ class Estimate(NamedTuple):
 class Denoise(Protocol):
     """The callable that a sampler is given."""
 
-    def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> Estimate:
+    def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> DenoiserOutput:
         """Return the estimate at one time t (as the network counts it) with its alpha_bar."""
         ...
 
@@ -74,7 +74,7 @@ class Denoiser:
                 "leave one of --guide and --negative-label out"
             )
 
-    def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> Estimate:
+    def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> DenoiserOutput:
         """Return (x0_hat, eps_hat) at x_t, [B,C,H,W]. One network call, two with a guide.
 
         Raises ConfigError where eps prediction meets alpha_bar = 0.
@@ -86,50 +86,50 @@ class Denoiser:
             )
         how = as_guidance(self.guidance)
         if how.is_none or not how.covers(t):
-            answer = self._ask(self.network, x_t, t, alpha_bar, self.labels)
-            return self._estimate(answer, x_t, alpha_bar)
+            output = self._call(self.network, x_t, t, alpha_bar, self.labels)
+            return self._estimate(output, x_t, alpha_bar)
         if how.scale == 0 and how.rescale == 0:
             return self._estimate(self._weak(x_t, t, alpha_bar), x_t, alpha_bar)
         strong, weak = self._both(x_t, t, alpha_bar)
         # The variance is not guided: beyond its range there is none.
-        guided = Answer(how.combine(strong.output, weak.output), strong.fraction)
+        guided = NetworkOutput(how.combine(strong.output, weak.output), strong.fraction)
         estimate = self._estimate(guided, x_t, alpha_bar)
         if how.cfg_plus_plus:
             return estimate._replace(eps=self._estimate(weak, x_t, alpha_bar).eps)
         return estimate
 
-    def _estimate(self, answer: Answer, x_t: Tensor, alpha_bar: float) -> Estimate:
+    def _estimate(self, output: NetworkOutput, x_t: Tensor, alpha_bar: float) -> DenoiserOutput:
         a, b = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-        x0 = self.prediction.x0(answer.output, x_t, a, b)
+        x0 = self.prediction.x0(output.output, x_t, a, b)
         if self.clip is not None:
             x0 = self.clip(x0)
-        return Estimate(x0, (x_t - a * x0) / b, answer.fraction)
+        return DenoiserOutput(x0, (x_t - a * x0) / b, output.fraction)
 
-    def _ask(
+    def _call(
         self, network: nn.Module, x_t: Tensor, t: float, alpha_bar: float, labels: Tensor | None
-    ) -> Answer:
+    ) -> NetworkOutput:
         self.nfe += 1
         times = torch.full((len(x_t),), t, dtype=torch.float32, device=x_t.device)
         a, b = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
-            return ask(network, self.prediction, x_t, times, labels, a, b)
+            return call_network(network, self.prediction, x_t, times, labels, a, b)
 
-    def _weak(self, x_t: Tensor, t: float, alpha_bar: float) -> Answer:
+    def _weak(self, x_t: Tensor, t: float, alpha_bar: float) -> NetworkOutput:
         if self.guide is not None:
-            return self._ask(self.guide, x_t, t, alpha_bar, self.labels)
-        return self._ask(self.network, x_t, t, alpha_bar, self._weak_labels())
+            return self._call(self.guide, x_t, t, alpha_bar, self.labels)
+        return self._call(self.network, x_t, t, alpha_bar, self._weak_labels())
 
-    def _both(self, x_t: Tensor, t: float, alpha_bar: float) -> tuple[Answer, Answer]:
+    def _both(self, x_t: Tensor, t: float, alpha_bar: float) -> tuple[NetworkOutput, NetworkOutput]:
         """Return (strong, weak), in one call where they are of one network."""
         if self.guide is not None or self.labels is None:
-            strong = self._ask(self.network, x_t, t, alpha_bar, self.labels)
+            strong = self._call(self.network, x_t, t, alpha_bar, self.labels)
             return strong, self._weak(x_t, t, alpha_bar)
         labels = torch.cat([self.labels, self._weak_labels()])
-        both = self._ask(self.network, torch.cat([x_t, x_t]), t, alpha_bar, labels)
+        both = self._call(self.network, torch.cat([x_t, x_t]), t, alpha_bar, labels)
         self.nfe += 1  # each image went through twice
         strong, weak = both.output.chunk(2)
         fraction = None if both.fraction is None else both.fraction[: len(x_t)]
-        return Answer(strong, fraction), Answer(weak, None)
+        return NetworkOutput(strong, fraction), NetworkOutput(weak, None)
 
     def _weak_labels(self) -> Tensor:
         assert self.labels is not None and self.null is not None  # as __post_init__ has checked

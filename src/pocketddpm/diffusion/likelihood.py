@@ -19,34 +19,36 @@ from math import atan2, log, pi
 import torch
 from torch import Tensor
 
-from pocketddpm.diffusion.bound import Believed, Decoder, prior, term
-from pocketddpm.diffusion.denoiser import Denoiser, Estimate
+from pocketddpm.diffusion.bound import Decoder, prior, term
+from pocketddpm.diffusion.denoiser import Denoiser, DenoiserOutput
 from pocketddpm.diffusion.guidance import as_guidance
-from pocketddpm.diffusion.prediction import ask
+from pocketddpm.diffusion.prediction import call_network
 from pocketddpm.diffusion.process import add_noise, amplitudes
 from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.errors import ConfigError
 from pocketddpm.noise import Role, normal, uniform
 
-Believe = Callable[[Tensor, Tensor, Tensor], Believed]
+DenoiseEach = Callable[[Tensor, Tensor, Tensor], DenoiserOutput]
 """(x_t [B,C,H,W], t [B], alpha_bar float64 [B]) -> estimate: every image at a time of its own."""
 Done = Callable[[int], object]
 
 
-def per_image(denoiser: Denoiser) -> Believe:
-    """Return a denoiser as `Believe`. ConfigError for guidance, which belongs to no density."""
+def per_image(denoiser: Denoiser) -> DenoiseEach:
+    """Return a denoiser as `DenoiseEach`. ConfigError for guidance, which belongs to no density."""
     if not as_guidance(denoiser.guidance).is_none:
         raise ConfigError("a guided model has no likelihood; use guidance 1")
 
-    def believe(x_t: Tensor, t: Tensor, alpha_bar: Tensor) -> Estimate:
+    def denoise(x_t: Tensor, t: Tensor, alpha_bar: Tensor) -> DenoiserOutput:
         a, b = amplitudes(alpha_bar, x_t)
         times = t.to(x_t.device, torch.float32)
-        answer = ask(denoiser.network, denoiser.prediction, x_t, times, denoiser.labels, a, b)
-        x0 = denoiser.prediction.x0(answer.output, x_t, a, b)
+        output, fraction = call_network(
+            denoiser.network, denoiser.prediction, x_t, times, denoiser.labels, a, b
+        )
+        x0 = denoiser.prediction.x0(output, x_t, a, b)
         x0 = x0 if denoiser.clip is None else denoiser.clip(x0)
-        return Estimate(x0, (x_t - a * x0) / b, answer.fraction)
+        return DenoiserOutput(x0, (x_t - a * x0) / b, fraction)
 
-    return believe
+    return denoise
 
 
 # The bound ---------------------------------------------------------------------------------------
@@ -90,7 +92,7 @@ def cut(T: int, draws: int) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def draw_bound(
-    believe: Believe,
+    denoise: DenoiseEach,
     schedule: Schedule,
     x0: Tensor,
     index: Tensor,
@@ -112,8 +114,8 @@ def draw_bound(
         t = first + (uniform(seed, Role.BOUND, index.cpu(), 2 * k) * size).long()
         alpha_bar = schedule.at(t)
         eps = normal(seed, Role.BOUND, index, shape, 2 * k + 1, dtype=x0.dtype)
-        believed = believe(add_noise(x0, eps, alpha_bar), t, alpha_bar)
-        x0_hat, fraction = believed.x0, believed.variance_fraction
+        estimate = denoise(add_noise(x0, eps, alpha_bar), t, alpha_bar)
+        x0_hat, fraction = estimate.x0, estimate.variance_fraction
         found = term(schedule, t, t - 1, x0, x0_hat, fraction, variance=variance, decoder=decoder)
         times.append(t)
         bits.append(size * found.cpu().double())
@@ -146,7 +148,7 @@ def flow_nfe(steps: int) -> tuple[int, int]:
 
 
 def flow(
-    believe: Believe,
+    denoise: DenoiseEach,
     schedule: Schedule,
     x0: Tensor,
     index: Tensor,
@@ -171,14 +173,14 @@ def flow(
     probe = normal(seed, Role.FLOW, index, shape, 1, dtype=x0.dtype)
     probe = torch.where(probe < 0, -1.0, 1.0).to(x0)
     nats = (
-        flow_log_density(believe, schedule, x, probe, steps=n, done=done)
+        flow_log_density(denoise, schedule, x, probe, steps=n, done=done)
         for n in (steps // 2, steps)
     )
     return Flow(*(-(each / x0[0].numel() + log(bin_width)) / log(2) for each in nats))
 
 
 def flow_log_density(
-    believe: Believe,
+    denoise: DenoiseEach,
     schedule: Schedule,
     x0: Tensor,
     probe: Tensor,
@@ -207,7 +209,7 @@ def flow_log_density(
     ones = torch.ones(len(x0), dtype=torch.float64)
 
     def velocity(x: Tensor, i: int) -> Tensor:
-        return (a[i] * x - believe(x, times[i] * ones, alpha_bar[i] * ones).x0) / b[i]
+        return (a[i] * x - denoise(x, times[i] * ones, alpha_bar[i] * ones).x0) / b[i]
 
     def with_divergence(x: Tensor, i: int) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pocketddpm.config import ObjectiveConfig
 from pocketddpm.diffusion.bound import MINUS_ONE_TO_ONE, Bins, Decoder, pixel_decoder
-from pocketddpm.diffusion.losses import LOSSES, Asked
-from pocketddpm.diffusion.prediction import Prediction, ask, get_prediction
+from pocketddpm.diffusion.losses import LOSSES, LossInputs
+from pocketddpm.diffusion.prediction import Prediction, call_network, get_prediction
 from pocketddpm.diffusion.process import VARIANCES, amplitudes
 from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.diffusion.times import Gather, Times, build_times
@@ -50,46 +50,53 @@ class Objective:
         network: nn.Module,
         x0: Tensor,
         y: Tensor | None,
-        position: Tensor,
+        stream_index: Tensor,
         seed: int,
-        progress: float = 0.0,
+        run_fraction: float = 0.0,
     ) -> Tensor:
         """Return the loss of each image, [B]: the mean over its pixels, the bound in bits/dim.
 
-        x0: [B,C,H,W] in model range. y: int64 [B] or None. position: int64 [B], each image's number
-        in the endless stream of training images; with `seed` it fixes t, eps and label dropout.
-        progress: share of the run that is done, 0..1.
+        x0: [B,C,H,W] in model range. y: int64 [B] or None. stream_index: int64 [B], each
+        image's number in the endless stream of training images; with `seed` it fixes t, eps and
+        label dropout. run_fraction: how much of the run is done, 0..1.
         """
-        t, importance = self.times.draw(seed, position, progress)
+        t, importance = self.times.draw(seed, stream_index, run_fraction)
         a, b = amplitudes(self.schedule.at(t), x0)
         shape = tuple(x0.shape[1:])
-        eps = normal(seed, Role.TRAIN_EPS, position.to(x0.device), shape, dtype=x0.dtype)
+        eps = normal(seed, Role.TRAIN_EPS, stream_index.to(x0.device), shape, dtype=x0.dtype)
         x_t = a * x0 + b * eps
         if y is not None and self.null is not None and self.label_dropout > 0:
-            hidden = uniform(seed, Role.LABEL_DROPOUT, position.to(y.device)) < self.label_dropout
+            hidden = (
+                uniform(seed, Role.LABEL_DROPOUT, stream_index.to(y.device)) < self.label_dropout
+            )
             y = torch.where(hidden, self.null, y)
         times = t.to(x0.device, torch.float32)
-        answer = ask(network, self.prediction, x_t, times, y, a, b)
-        lead: Tensor | float = 0.0
+        output = call_network(network, self.prediction, x_t, times, y, a, b)
+        guidance_shift: Tensor | float = 0.0
         if y is not None and self.null is not None and self.guidance != 1:
             with torch.no_grad():
                 null = torch.full_like(y, self.null)
-                weak = ask(network, self.prediction, x_t, times, null, a, b).output
+                weak = call_network(network, self.prediction, x_t, times, null, a, b).output
                 # Where the label is hidden both are the same, but for rounding and dropout.
                 shown = (y != self.null).view(-1, 1, 1, 1)
-                lead = (1 - 1 / self.guidance) * shown * (answer.output - weak)
+                guidance_shift = (1 - 1 / self.guidance) * shown * (output.output - weak)
         weight = self.weights[t - 1].to(x0)
 
         @torch.no_grad()
-        def believe(x: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
-            return self.prediction.x0(ask(network, self.prediction, x, t, y, a, b).output, x, a, b)
+        def predict_x0(x: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
+            return self.prediction.x0(
+                call_network(network, self.prediction, x, t, y, a, b).output, x, a, b
+            )
 
-        line = x0, eps
+        endpoints = x0, eps
         if self.teacher is not None:
             with torch.no_grad():
-                told = ask(self.teacher, self.prediction, x_t, times, y, a, b).output
-                line = self.prediction.x0(told, x_t, a, b), self.prediction.eps(told, x_t, a, b)
-        asked = Asked(
+                told = call_network(self.teacher, self.prediction, x_t, times, y, a, b).output
+                endpoints = (
+                    self.prediction.x0(told, x_t, a, b),
+                    self.prediction.eps(told, x_t, a, b),
+                )
+        inputs = LossInputs(
             schedule=self.schedule,
             prediction=self.prediction,
             variance=self.variance,
@@ -101,24 +108,24 @@ class Objective:
             a=a,
             b=b,
             weight=weight,
-            answer=answer,
-            progress=progress,
-            believe=believe,
-            lead=lead,
-            line=line,
+            output=output,
+            run_fraction=run_fraction,
+            predict_x0=predict_x0,
+            guidance_shift=guidance_shift,
+            endpoints=endpoints,
             taught=self.teacher is not None,
         )
-        losses = LOSSES[self.loss](asked)
+        losses = LOSSES[self.loss](inputs)
         return losses * importance.to(losses)
 
     def observe(
-        self, position: Tensor, losses: Tensor, seed: int, progress: float, gather: Gather
+        self, stream_index: Tensor, losses: Tensor, seed: int, run_fraction: float, gather: Gather
     ) -> None:
         """Let the distribution of t learn from a step: what `__call__` was given and returned.
 
         gather: joins the tensors of all processes; it is called only where there is need.
         """
-        self.times.observe(seed, position, progress, losses, gather)
+        self.times.observe(seed, stream_index, run_fraction, losses, gather)
 
     def state(self) -> dict[str, Tensor]:
         """Return what an exact resumption needs."""

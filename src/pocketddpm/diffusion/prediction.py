@@ -86,7 +86,7 @@ def get_prediction(name: str, sigma_data: float = 0.5) -> Prediction:
     return PREDICTIONS[name](sigma_data)
 
 
-class Answer(NamedTuple):
+class NetworkOutput(NamedTuple):
     """What the network says at x_t, both [B,C,H,W].
 
     output: the prediction. fraction: where the variance lies between beta_tilde (0) and beta (1),
@@ -97,7 +97,7 @@ class Answer(NamedTuple):
     fraction: Tensor | None
 
 
-def ask(
+def call_network(
     network: nn.Module,
     prediction: Prediction,
     x_t: Tensor,
@@ -105,7 +105,7 @@ def ask(
     y: Tensor | None,
     a: Scalar,
     b: Scalar,
-) -> Answer:
+) -> NetworkOutput:
     """Call the network at x_t, [B,C,H,W]; everything that does so does it here.
 
     t: [B]. y: int64 [B] or None. a, b: amplitudes of image and noise, as in `Prediction`.
@@ -113,4 +113,4 @@ def ask(
     out = network(prediction.input_scale(a, b) * x_t, t, y).to(x_t.dtype)
     output, *rest = out.split(x_t.shape[1], dim=1)
     # The network's zero is the middle: an untrained one begins between the two variances.
-    return Answer(output, (rest[0] + 1) / 2 if rest else None)
+    return NetworkOutput(output, (rest[0] + 1) / 2 if rest else None)

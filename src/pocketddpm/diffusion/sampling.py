@@ -1,4 +1,4 @@
-"""`sample`: from noise to images, in batches, with one seed per image.
+"""`sample_states`: from noise to images, in batches, with one seed per image.
 
 A sampler is a function in one file of `samplers/`; it yields a `State` after each step, so that the
 caller decides what to keep: the last image, a strip, a GIF.
@@ -46,7 +46,7 @@ def step_noise(seed: int, index: Tensor, shape: tuple[int, int, int]) -> Noise:
 
 
 @torch.no_grad()
-def sample(
+def sample_states(
     denoise: Denoise,
     sampler: Sampler,
     grid: Grid,

@@ -1,8 +1,8 @@
-"""Which times t training asks about: probabilities over 1..T, turned into draws by position.
+"""Which times t training asks about: probabilities over 1..T, turned into draws.
 
 A draw is the place of one uniform number in the cumulated probabilities. That number is a function
-of (seed, position in the stream of training images), so t is one too, for any number of processes
-and accumulated parts. Where t is drawn more often than the loss means it to count, the loss is
+of (seed, index in the stream of training images), so t is one too, for any number of processes and
+accumulated parts. Where t is drawn more often than the loss means it to count, the loss is
 divided by as much.
 """
 
@@ -36,16 +36,17 @@ class Times:
     strata: int = 1
     progressive: bool = False
 
-    def draw(self, seed: int, position: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    def draw(self, seed: int, stream_index: Tensor, run_fraction: float) -> tuple[Tensor, Tensor]:
         """Return t, int64 [B] in 1..T, and the weights of their losses, float64 [B], on the CPU.
 
-        position: int64 [B], the images' numbers in the stream. progress: share of the run, 0..1.
+        stream_index: int64 [B], the images' numbers in the stream of training images.
+        run_fraction: how much of the run is done, 0..1.
         """
-        position = position.cpu()
-        chosen = self._chosen(progress)
+        stream_index = stream_index.cpu()
+        chosen = self._chosen(run_fraction)
         target, proposal = (_share(p * chosen) for p in (self.target, self.proposal()))
-        stratum = position % self.strata
-        u = (stratum + uniform(seed, Role.TRAIN_TIME, position)) / self.strata
+        stratum = stream_index % self.strata
+        u = (stratum + uniform(seed, Role.TRAIN_TIME, stream_index)) / self.strata
         total = proposal.cumsum(0)
         row = torch.searchsorted(total / total[-1], u, right=True)
         return row + 1, target[row] / proposal[row]
@@ -55,7 +56,7 @@ class Times:
         return self.target
 
     def observe(
-        self, seed: int, position: Tensor, progress: float, losses: Tensor, gather: Gather
+        self, seed: int, stream_index: Tensor, run_fraction: float, losses: Tensor, gather: Gather
     ) -> None:
         """Learn from the losses of one step's images, those of `draw`; here nothing.
 
@@ -69,13 +70,13 @@ class Times:
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from `state()`; KeyError when something is missing."""
 
-    def _chosen(self, progress: float) -> Tensor:
+    def _chosen(self, run_fraction: float) -> Tensor:
         """Return which times are in use, float64 [T] of zeros and ones."""
         T = len(self.target)
         if not self.progressive:
             return torch.ones(T, dtype=torch.float64)
         chosen = torch.zeros(T, dtype=torch.float64)
-        chosen[progressive_times(T, progress) - 1] = 1
+        chosen[progressive_times(T, run_fraction) - 1] = 1
         return chosen
 
 
@@ -106,13 +107,13 @@ class LossSecondMoment(Times):
         return (1 - self.FLOOR) * _share(size) + self.FLOOR * self.target
 
     def observe(
-        self, seed: int, position: Tensor, progress: float, losses: Tensor, gather: Gather
+        self, seed: int, stream_index: Tensor, run_fraction: float, losses: Tensor, gather: Gather
     ) -> None:
         """Keep the losses, without their weights, of all processes' images."""
         # In the stream's order, whoever computed which image.
-        position, order = gather(position).cpu().sort()
+        stream_index, order = gather(stream_index).cpu().sort()
         losses = gather(losses.detach()).cpu().double()[order]
-        t, weight = self.draw(seed, position, progress)
+        t, weight = self.draw(seed, stream_index, run_fraction)
         row, order = (t - 1).sort(stable=True)
         losses = (losses / weight)[order]
         count = row.bincount(minlength=len(self.seen))
@@ -135,13 +136,13 @@ def _share(values: Tensor) -> Tensor:
     return values / values.sum()
 
 
-def progressive_times(T: int, progress: float) -> Tensor:
+def progressive_times(T: int, run_fraction: float) -> Tensor:
     """Return the K evenly spaced times in use, int64 [K]; the last is T.
 
     K doubles from 10 to T over the first half of training, at equal intervals.
     """
     doublings = max(0, ceil(log2(T / FIRST_TIMES)))
-    K = min(T, FIRST_TIMES * 2 ** int(2 * progress * doublings))
+    K = min(T, FIRST_TIMES * 2 ** int(2 * run_fraction * doublings))
     return torch.arange(1, K + 1) * T // K
 
 

@@ -1,9 +1,9 @@
 """How much each time counts in the loss: weights of squared errors, as a table over t = 1..T.
 
 Papers weigh the error of whatever their network predicts. Here every weight is written once, as the
-weight of the squared error of x0, and converted: an error d of the output is an error slope * d of
-x0, so the output's weight is the x0 weight times slope^2. With SNR = alpha_bar / (1 - alpha_bar):
-slope^2 is 1 / SNR for eps, 1 for x0 and 1 - alpha_bar = 1 / (SNR + 1) for v.
+weight of the squared error of x0, and converted: x0 is linear in the output, so the
+output's weight is the x0 weight times (d x0 / d output)^2. With SNR = alpha_bar / (1 - alpha_bar),
+(d x0 / d output)^2 is 1 / SNR for eps, 1 for x0 and 1 - alpha_bar = 1 / (SNR + 1) for v.
 """
 
 from collections.abc import Callable
@@ -18,37 +18,37 @@ from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.errors import ConfigError, unknown
 
 
-class Case(NamedTuple):
+class WeightInputs(NamedTuple):
     """What a weight may depend on; float64 [T] for t = 1..T, but for sigma_data."""
 
     alpha_bar: Tensor
     before: Tensor  # alpha_bar one step earlier
     snr: Tensor
-    slope: Tensor
+    dx0_doutput: Tensor
     sigma_data: float
 
 
-def _ddpm(case: Case) -> Tensor:
+def _ddpm(at: WeightInputs) -> Tensor:
     """Weight of the mean's error in the bound with sigma^2 = beta (arXiv 2006.11239, eq. 12).
 
     It is beta / (2 alpha (1 - alpha_bar)) on eps; in x0 it holds no 1 / alpha, which may be 1 / 0.
     """
-    share = posterior(case.alpha_bar, case.before).x0_weight
-    return share**2 / (2 * step_beta(case.alpha_bar, case.before))
+    share = posterior(at.alpha_bar, at.before).x0_weight
+    return share**2 / (2 * step_beta(at.alpha_bar, at.before))
 
 
-WEIGHTINGS: dict[str, Callable[[Case], Tensor]] = {
+WEIGHTINGS: dict[str, Callable[[WeightInputs], Tensor]] = {
     # 1 on the output, whatever it is (arXiv 2006.11239, eq. 14).
-    "simple": lambda case: case.slope**-2,
+    "simple": lambda at: at.dx0_doutput**-2,
     "ddpm": _ddpm,
     # min(SNR, gamma) with gamma = 5 (arXiv 2303.09556).
-    "min-snr": lambda case: case.snr.clamp(max=5),
+    "min-snr": lambda at: at.snr.clamp(max=5),
     # 1 / (sigma^2 + sigma_data^2): the same with a smooth bend (arXiv 2401.11605).
-    "soft-min-snr": lambda case: case.snr / (1 + case.sigma_data**2 * case.snr),
+    "soft-min-snr": lambda at: at.snr / (1 + at.sigma_data**2 * at.snr),
     # 1 / (k + SNR)^gamma on eps, with k = gamma = 1 (arXiv 2204.00227).
-    "p2": lambda case: case.snr / (1 + case.snr),
+    "p2": lambda at: at.snr / (1 + at.snr),
     # (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (arXiv 2206.00364, table 1).
-    "edm": lambda case: case.snr + case.sigma_data**-2,
+    "edm": lambda at: at.snr + at.sigma_data**-2,
 }
 
 
@@ -63,10 +63,10 @@ def weight_table(
         raise unknown("weighting", name, WEIGHTINGS)
     alpha_bar = schedule.alpha_bar[1:]
     a, b = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    # x0 is linear in the output: its value at output 1 and x_t = 0 is its slope.
-    slope = prediction.x0(torch.ones_like(a), torch.zeros_like(a), a, b)
-    case = Case(alpha_bar, schedule.alpha_bar[:-1], schedule.snr[1:], slope, sigma_data)
-    weight = WEIGHTINGS[name](case) * slope**2
+    # x0 is linear in the output: its value at output 1 and x_t = 0 is the derivative.
+    dx0_doutput = prediction.x0(torch.ones_like(a), torch.zeros_like(a), a, b)
+    at = WeightInputs(alpha_bar, schedule.alpha_bar[:-1], schedule.snr[1:], dx0_doutput, sigma_data)
+    weight = WEIGHTINGS[name](at) * dx0_doutput**2
     bad = ~(weight.isfinite() & (weight > 0))
     if bool(bad.any()):
         t = int(bad.nonzero()[-1]) + 1

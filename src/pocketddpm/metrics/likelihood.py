@@ -117,7 +117,7 @@ def add_bits(
 
 
 def _batches(model: Model, images: Counted, size: int, clip: bool) -> Any:
-    """Yield (believe, x0, index) for every batch."""
+    """Yield (denoise, x0, index) for every batch."""
     for start in range(0, len(images.images), size):
         part = slice(start, start + size)
         x0 = model.scaling.to_model(torch.from_numpy(images.images[part]).to(model.device))
@@ -137,7 +137,7 @@ def _bound(
     done = watch("bound (images x draws)", len(images.images) * draws)
     parts = [
         draw_bound(
-            believe,
+            denoise,
             model.schedule,
             x0,
             index,
@@ -147,7 +147,7 @@ def _bound(
             decoder=decoder,
             done=done,
         )
-        for believe, x0, index in _batches(model, images, size, clip=True)
+        for denoise, x0, index in _batches(model, images, size, clip=True)
     ]
     joined = (torch.cat([getattr(p, k) for p in parts]) for k in ("t", "prior", "bits", "error"))
     return Bound(strata, *joined)
@@ -157,7 +157,7 @@ def _flow(model: Model, images: Counted, steps: int, seed: int, size: int, watch
     done = watch("flow (images x steps)", len(images.images) * (steps + steps // 2))
     parts = [
         flow(
-            believe,
+            denoise,
             model.schedule,
             x0,
             index,
@@ -166,7 +166,7 @@ def _flow(model: Model, images: Counted, steps: int, seed: int, size: int, watch
             seed=seed,
             done=done,
         )
-        for believe, x0, index in _batches(model, images, size, clip=False)
+        for denoise, x0, index in _batches(model, images, size, clip=False)
     ]
     return Flow(*(torch.cat([getattr(p, k) for p in parts]) for k in ("coarse", "fine")))
 

@@ -25,7 +25,7 @@ from pocketddpm.diffusion.denoiser import Denoiser
 from pocketddpm.diffusion.grid import Grid, make_grid
 from pocketddpm.diffusion.guidance import Guidance, as_guidance, dynamic_threshold
 from pocketddpm.diffusion.prediction import get_prediction
-from pocketddpm.diffusion.sampling import State, sample
+from pocketddpm.diffusion.sampling import State, sample_states
 from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.distributed import share_batches
 from pocketddpm.errors import CheckpointError, ConfigError, DDPMError
@@ -229,7 +229,7 @@ class Model:
                 precision=precision,
             )
             state = None
-            for state in sample(
+            for state in sample_states(
                 denoiser,
                 choice.sample,
                 grid,

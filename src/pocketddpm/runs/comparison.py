@@ -126,12 +126,12 @@ def _train_rate(model: Model) -> float:
     generator = torch.Generator().manual_seed(0)
     x0 = torch.rand(TRAIN_BATCH, *model.shape, generator=generator).to(model.device) * 2 - 1
     y = torch.zeros(TRAIN_BATCH, dtype=torch.int64, device=model.device) if classes else None
-    position = torch.arange(TRAIN_BATCH, device=model.device)
+    stream_index = torch.arange(TRAIN_BATCH, device=model.device)
 
     def step() -> Tensor:
         bf16 = experiment.training.precision == "bf16"
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            loss = objective(net, x0, y, position, 0).mean()
+            loss = objective(net, x0, y, stream_index, 0).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -210,7 +210,7 @@ class Trainer:
                     self.wrapped,
                     self.scaling.to_model(batch.images),
                     batch.labels,
-                    batch.positions,
+                    batch.stream_index,
                     config.seed,
                     progress,
                 )
@@ -218,7 +218,7 @@ class Trainer:
             with self._no_sync(last):
                 self.accelerator.backward(loss * self.health.scale)
             total += loss.detach()
-            seen.append((batch.positions, losses.detach()))
+            seen.append((batch.stream_index, losses.detach()))
         mean: Any = self.accelerator.reduce(total, "mean") if ranks > 1 else total
         positions, each = (torch.cat(parts) for parts in zip(*seen, strict=True))
         return mean, positions, each
