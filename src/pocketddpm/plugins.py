@@ -7,6 +7,7 @@ checkpoint from a stranger must not execute code.
 """
 
 import hashlib
+import re
 import sys
 import traceback
 import warnings
@@ -24,6 +25,21 @@ KINDS: dict[str, tuple[Catalog, tuple[str, ...]]] = {
     "load": (DATASETS, ("FLIP", "FIT", "load")),
     "CONDITIONAL": (NETWORKS, ("Config", "CONDITIONAL", "build")),
     "build": (SCHEDULES, ("Config", "build")),
+}
+# Modules that have moved, so that an older plug-in gets the new name: room -> modules (old=new).
+MOVED = {
+    "": "processes=distributed",
+    "data": "data.arrays=npz data.find=download data.loader=batches",
+    "diffusion": "bound denoiser grid guidance likelihood losses objective prediction process "
+    "sampling schedule times weighting",
+    "metrics": "features=extractors metrics.classified=classifier_scores metrics.counted="
+    "likelihood_images metrics.estimate=intervals metrics.evaluate=protocol metrics.halves=split "
+    "metrics.kernel=kid metrics.making=train_extractor metrics.moments=frechet "
+    "metrics.neighbours=precision_recall metrics.principal=pca metrics.setting=reference_data "
+    "metrics.training=classifier_training",
+    "models": "checkpoint editing flops=cost hub labels model trust=limits",
+    "runs": "comparison forward log=tables provenance run_data=data run_folder=folder run_log=log "
+    "run_pictures=previews session=run stopping=signals validation=evaluation",
 }
 TO_SAMPLE = ("network", "schedule", "sampler")
 ALL_KINDS = (*TO_SAMPLE, "data set")
@@ -77,8 +93,26 @@ def _run(path: Path, content: bytes) -> ModuleType:
         line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
         raise ConfigError(
             f"plug-in {path}{f', line {line}' if line else ''}: {type(error).__name__}: {error}"
+            f"{_moved(error)}"
         ) from error
     return module
+
+
+def moved() -> dict[str, str]:
+    """Return old -> new name of every module that has moved, without 'pocketddpm.'."""
+    pairs = [(room, *entry.split("=")) for room, text in MOVED.items() for entry in text.split()]
+    return {old: ".".join(filter(None, (room, *(new or [old])))) for room, old, *new in pairs}
+
+
+def _moved(error: Exception) -> str:
+    """Return where the module is now that an import did not find; '' for any other error."""
+    # "No module named 'a.b'", or "cannot import name 'b' from 'a'".
+    named = re.findall(r"'([\w.]+)'", str(error)) if isinstance(error, ImportError) else []
+    wanted = ".".join(reversed(named[:2])) + "."
+    for old, new in moved().items():
+        if wanted.startswith(f"pocketddpm.{old}."):
+            return f"; pocketddpm.{old} is now pocketddpm.{new}"
+    return ""
 
 
 def records(used: Mapping[str, str]) -> list[dict[str, str]]:
