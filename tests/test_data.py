@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import os
+import re
 import struct
 import tarfile
 import threading
@@ -77,18 +78,22 @@ WRONG_CRC = GZIPPED[:-8] + bytes(4) + GZIPPED[-4:]
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x", b"", "magic number , expected 00000803"),
-        ("x", b"\x00\x00\x09\x03" + GOOD[4:], "magic number 00000903, expected 00000803"),
-        ("x", GOOD[:9], "truncated within the header"),
-        ("x", GOOD[:-1], "truncated: 23 of 24 values"),
-        ("x", GOOD + b"!", "trailing bytes after the 24 values"),
-        ("x", GOOD[:4] + struct.pack(">3I", 2**31, 2**31, 9) + GOOD[16:], "expected 2x3x4"),
-        ("x.gz", GOOD, "not a gzip file"),
-        ("x.gz", GZIPPED[:-12], "truncated gzip file"),
-        ("x.gz", GZIPPED[:-6], "truncated gzip file"),
+        ("x", b"", "00000803"),
+        ("x", b"\x00\x00\x09\x03" + GOOD[4:], "00000903.*00000803"),
+        ("x", GOOD[:9], "x"),
+        ("x", GOOD[:-1], "23 .*24 "),
+        ("x", GOOD + b"!", " 24 "),
+        (
+            "x",
+            GOOD[:4] + struct.pack(">3I", 2**31, 2**31, 9) + GOOD[16:],
+            "2147483648x2147483648x9.*2x3x4",
+        ),
+        ("x.gz", GOOD, "gzip"),
+        ("x.gz", GZIPPED[:-12], "gzip"),
+        ("x.gz", GZIPPED[:-6], "gzip"),
         ("x.gz", WRONG_CRC, "CRC check failed"),
-        ("x.gz", GZIPPED[:10] + b"\xff" * 20, "not a gzip file, or damaged"),
-        ("x.gz", gzip.compress(GOOD + b"!", mtime=0), "trailing bytes after the 24 values"),
+        ("x.gz", GZIPPED[:10] + b"\xff" * 20, "gzip"),
+        ("x.gz", gzip.compress(GOOD + b"!", mtime=0), " 24 "),
     ],
 )
 def test_idx_refuses_a_bad_file_by_name(
@@ -102,7 +107,7 @@ def test_idx_refuses_a_bad_file_by_name(
 
 def test_idx_states_both_checksums(tmp_path: Path) -> None:
     path = write(tmp_path / "x", GOOD)
-    with pytest.raises(DataError, match="wrong checksum: expected sha256 00ff") as caught:
+    with pytest.raises(DataError, match="sha256 00ff") as caught:
         idx.read_idx(path, (2, 3, 4), "00ff")
     assert hashlib.sha256(GOOD).hexdigest() in str(caught.value)
 
@@ -113,7 +118,7 @@ def test_idx_reads_no_more_of_a_gzip_bomb_than_is_expected(tmp_path: Path) -> No
     path = write(tmp_path / "bomb.gz", gzip.compress(GOOD + bytes(1 << 26)))
     tracemalloc.start()
     try:
-        with pytest.raises(DataError, match="trailing bytes"):
+        with pytest.raises(DataError, match=" 24 "):
             idx.read_idx(path, (2, 3, 4))
         assert tracemalloc.get_traced_memory()[1] < 1 << 22
     finally:
@@ -186,11 +191,8 @@ def test_failed_downloads_are_one_error_that_says_what_to_do(
     with pytest.raises(DataError) as caught:
         find.find_or_download(["set/x.gz"], urls, lambda p: idx.read_idx(p, (2, 3, 4)))
     message = str(caught.value)
-    assert message.startswith(
-        f"cannot find set/x.gz: looked in {tmp_path / 'data'}, {tmp_path / 'cache'}; "
-        f"downloads failed ({urls[0]}: HTTPError; {urls[1]}: not a gzip file"
-    )
-    assert message.endswith("set POCKETDDPM_DATA to a folder that holds set/x.gz")
+    wanted = ("set/x.gz", tmp_path / "data", tmp_path / "cache", *urls, "POCKETDDPM_DATA")
+    assert all(str(value) in message for value in wanted)
     assert "\n" not in message
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
@@ -199,7 +201,7 @@ def test_a_cache_that_cannot_be_written_is_said(
     tmp_path: Path, mirror: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POCKETDDPM_CACHE", str(write(tmp_path / "file", b"") / "below"))
-    with pytest.raises(DataError, match=r"x\.gz: Not a directory"):
+    with pytest.raises(DataError, match=r"x\.gz.*Not a directory"):
         find.find_or_download(["set/x.gz"], [f"{mirror[0]}/x.gz"], Path.read_bytes)
 
 
@@ -252,7 +254,7 @@ def test_mnist_from_a_given_folder_only(tmp_path: Path, monkeypatch: pytest.Monk
     images = fake_mnist(tmp_path / "mine", monkeypatch)
     np.testing.assert_array_equal(mnist.load("test", path=tmp_path / "mine").images[:, 0], images)
     fake_mnist(tmp_path / "data", monkeypatch)
-    with pytest.raises(DataError, match=r"empty does not hold MNIST/raw/t10k-images-idx3-ubyte"):
+    with pytest.raises(DataError, match=r"empty .*MNIST/raw/t10k-images-idx3-ubyte"):
         mnist.load("test", path=tmp_path / "empty")
 
 
@@ -263,7 +265,7 @@ def test_a_damaged_file_of_the_users_is_not_passed_over(
     fake_mnist(tmp_path / "data" / "MNIST" / "raw", monkeypatch)
     path = tmp_path / "data" / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match="truncated gzip file") as caught:
+    with pytest.raises(DataError, match="gzip") as caught:
         load_images("mnist", "test")
     assert str(path) in str(caught.value)
 
@@ -287,7 +289,7 @@ def test_the_real_files(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 def test_fashion_mnist_has_files_and_checksums_of_its_own() -> None:
-    with pytest.raises(DataError, match="cannot find FashionMNIST/raw/train-images-idx3-ubyte"):
+    with pytest.raises(DataError, match="FashionMNIST/raw/train-images-idx3-ubyte"):
         load_images("fashion-mnist")
     assert fashion_mnist.SHA256.keys() == mnist.SHA256.keys()
     assert not set(fashion_mnist.SHA256.values()) & set(mnist.SHA256.values())
@@ -370,7 +372,7 @@ def test_cifar10(
 
 def test_cifar10_wrong_checksum(tmp_path: Path, cifar: dict[str, bytes]) -> None:
     write(tmp_path / "data" / "cifar-10-binary.tar.gz", tar_bytes(cifar))
-    with pytest.raises(DataError, match="expected md5 c32a1d4ab5d03f1284b67883e8d87530, found"):
+    with pytest.raises(DataError, match="c32a1d4ab5d03f1284b67883e8d87530"):
         load_images("cifar10")
 
 
@@ -379,10 +381,10 @@ def test_cifar10_wants_the_named_regular_members_of_the_right_size(
 ) -> None:
     cifar["data_batch_2.bin"] = cifar["data_batch_2.bin"][:-1]
     place_archive(tmp_path / "data", tar_bytes(cifar), monkeypatch)
-    with pytest.raises(DataError, match=r"holds no cifar-10-batches-bin/data_batch_2\.bin"):
+    with pytest.raises(DataError, match=r"cifar-10-batches-bin/data_batch_2\.bin"):
         load_images("cifar10")
     place_archive(tmp_path / "data", tar_bytes(cifar, prefix="../"), monkeypatch)
-    with pytest.raises(DataError, match=r"holds no cifar-10-batches-bin/test_batch\.bin"):
+    with pytest.raises(DataError, match=r"cifar-10-batches-bin/test_batch\.bin"):
         load_images("cifar10", "test")
 
 
@@ -397,7 +399,7 @@ def test_cifar10_never_follows_a_link_in_the_archive(
         member.size = len(cifar["test_batch.bin"])
         tar.addfile(member)
     place_archive(tmp_path / "data", buffer.getvalue(), monkeypatch)
-    with pytest.raises(DataError, match="holds no"):
+    with pytest.raises(DataError, match=r"cifar-10-batches-bin/test_batch\.bin"):
         load_images("cifar10", "test")
 
 
@@ -406,30 +408,29 @@ def test_cifar10_damaged_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     path = place_archive(tmp_path / "data", content, monkeypatch)
-    with pytest.raises(DataError, match="damaged archive") as caught:
+    with pytest.raises(DataError, match=re.escape(str(path))):
         load_images("cifar10")
-    assert str(path) in str(caught.value)
 
 
 def test_cifar10_cut_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cifar: dict[str, bytes]
 ) -> None:
     place_archive(tmp_path / "data", tar_bytes(cifar)[:-5000], monkeypatch)
-    with pytest.raises(DataError, match="damaged archive"):
+    with pytest.raises(DataError, match="cifar-10-binary"):
         load_images("cifar10", "test")
 
 
 def test_cifar10_damaged_folder(tmp_path: Path, cifar: dict[str, bytes]) -> None:
     folder = tmp_path / "data" / "cifar-10-batches-bin"
     write(folder / "test_batch.bin", cifar["test_batch.bin"] + b"!")
-    with pytest.raises(DataError, match=r"test_batch\.bin: must have exactly 61460 bytes"):
+    with pytest.raises(DataError, match=r"test_batch\.bin: .* 61460 bytes"):
         load_images("cifar10", "test")
-    with pytest.raises(DataError, match=r"data_batch_1\.bin: cannot be read \(No such file"):
+    with pytest.raises(DataError, match=r"data_batch_1\.bin: .*No such file"):
         load_images("cifar10")
 
 
 def test_cifar10_says_how_to_give_it() -> None:
-    with pytest.raises(DataError, match="a folder that holds cifar-10-binary"):
+    with pytest.raises(DataError, match=r"POCKETDDPM_DATA.*cifar-10-binary"):
         load_images("cifar10")
 
 
@@ -463,7 +464,7 @@ def test_celeba_follows_the_partition(tmp_path: Path) -> None:
 def test_celeba_without_a_partition_is_all_for_training(tmp_path: Path) -> None:
     fake_celeba(tmp_path / "data" / "celeba")
     assert len(load_images("celeba")) == 6
-    with pytest.raises(DataError, match="without it all images are for training"):
+    with pytest.raises(DataError, match="list_eval_partition"):
         load_images("celeba", "test")
 
 
@@ -472,10 +473,10 @@ def test_celeba_without_a_partition_is_all_for_training(tmp_path: Path) -> None:
     [
         (
             PARTITION.replace(" 1", " train"),
-            "not a list of names and 0, 1 or 2: '000004.jpg train'",
+            "0, 1 or 2.*000004.jpg train",
         ),
-        (PARTITION + "000007.jpg 2\n", "lacks 1 of the 3 test images that .* names, 000007.jpg"),
-        ("000001.jpg 0\n", "names no test images"),
+        (PARTITION + "000007.jpg 2\n", " 1 of the 3 test images.*000007.jpg"),
+        ("000001.jpg 0\n", "test images"),
     ],
 )
 def test_celeba_with_a_bad_partition(tmp_path: Path, partition: str, message: str) -> None:
@@ -485,9 +486,9 @@ def test_celeba_with_a_bad_partition(tmp_path: Path, partition: str, message: st
 
 
 def test_celeba_says_how_to_give_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="a folder that holds celeba/img_align_celeba"):
+    with pytest.raises(DataError, match=r"POCKETDDPM_DATA.*celeba/img_align_celeba"):
         load_images("celeba")
-    with pytest.raises(DataError, match="does not hold img_align_celeba"):
+    with pytest.raises(DataError, match="img_align_celeba"):
         celeba.load("train", path=tmp_path)
 
 
@@ -501,7 +502,7 @@ def test_every_entry_keeps_the_contract(name: str) -> None:
     assert entry.FIT in ("pad", "resize")
     assert 20 < len(DATASETS.describe()[name]) < 100
     if name not in ("digits", "folder", "hf"):
-        with pytest.raises(DataError, match="set POCKETDDPM_DATA to a folder that holds"):
+        with pytest.raises(DataError, match="POCKETDDPM_DATA"):
             entry.load("train")
 
 
@@ -516,10 +517,9 @@ def test_what_is_flipped_and_how_sizes_are_reached() -> None:
 
 
 def test_an_unknown_name_gets_the_nearest_and_the_way_out() -> None:
-    with pytest.raises(ConfigError, match="'mnits': did you mean mnist") as caught:
+    with pytest.raises(ConfigError, match=r"'mnits'.* mnist.*folder"):
         load_images("mnits")
-    assert str(caught.value).endswith("or give the path of a folder of images")
-    with pytest.raises(ConfigError, match="'folder' is given by its path"):
+    with pytest.raises(ConfigError, match="'folder'"):
         load_images("folder")
 
 
@@ -542,9 +542,9 @@ def test_classes_by_number_where_names_are_no_numbers(
     by_name = load_images("cifar10", "test", classes=("airplane", "truck"))
     assert by_number.classes == ("airplane", "truck")
     np.testing.assert_array_equal(by_number.images, by_name.images)
-    with pytest.raises(ConfigError, match="unknown class of cifar10 'aeroplane': did you mean air"):
+    with pytest.raises(ConfigError, match=r"cifar10.*'aeroplane'.*airplane"):
         load_images("cifar10", "test", classes=("aeroplane",))
-    with pytest.raises(ConfigError, match="unknown class of cifar10 '10'"):
+    with pytest.raises(ConfigError, match=r"cifar10.*'10'"):
         load_images("cifar10", "test", classes=("10",))
 
 
@@ -554,15 +554,15 @@ def test_a_name_that_is_a_number_is_never_an_index(tmp_path: Path) -> None:
         PIL.Image.new("L", (4, 4), int(name)).save(tmp_path / "set" / name / "x.png")
     found = load_images(str(tmp_path / "set"), classes=("7",))
     assert found.images.ravel().tolist() == [7] * 16
-    with pytest.raises(ConfigError, match="unknown class of set '0': choose from 3, 7"):
+    with pytest.raises(ConfigError, match=r"set.*'0'.* 3, 7"):
         load_images(str(tmp_path / "set"), classes=("0",))
 
 
 def test_no_classes_to_choose_from(tmp_path: Path) -> None:
     PIL.Image.new("L", (4, 4)).save(tmp_path / "x.png")
-    with pytest.raises(ConfigError, match="has no labels"):
+    with pytest.raises(ConfigError, match=tmp_path.name):
         load_images(str(tmp_path), classes=("a",))
-    with pytest.raises(ConfigError, match="name at least one"):
+    with pytest.raises(ConfigError, match="digits"):
         load_images("digits", classes=())
 
 
@@ -575,7 +575,7 @@ def test_the_subset_is_the_first_images_of_the_chosen_classes() -> None:
 
 @pytest.mark.parametrize("count", [0, -1, 1501])
 def test_a_subset_that_cannot_be(count: int) -> None:
-    with pytest.raises(ConfigError, match=f"a subset of {count} images .* from 1 to 1500"):
+    with pytest.raises(ConfigError, match=rf" {count} .* 1 to 1500"):
         load_images("digits", subset=count)
 
 
@@ -588,7 +588,7 @@ def test_padding_is_symmetric_and_changes_no_pixel() -> None:
 
 
 def test_padding_to_less_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"8x8 cannot be padded to 16x4; .* --fit resize"):
+    with pytest.raises(ConfigError, match=r"8x8.*16x4.*--fit resize"):
         load_images("digits", image_size=(16, 4))
 
 
@@ -600,7 +600,7 @@ def test_the_size_it_has_already_is_left_alone() -> None:
 
 @pytest.mark.parametrize("size", [(0, 8), (8, -1)])
 def test_a_size_below_one_is_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(ConfigError, match="both numbers must be at least 1"):
+    with pytest.raises(ConfigError, match="x".join(map(str, size))):
         load_images("digits", image_size=size)
 
 
@@ -730,12 +730,12 @@ def test_scaling_survives_a_checkpoint(mean: torch.Tensor | None) -> None:
 
 @pytest.mark.parametrize("ends", [(1, 1), (1, -1), (float("nan"), 1), (0, float("inf"))])
 def test_scaling_refuses_ends_out_of_order(ends: tuple[float, float]) -> None:
-    with pytest.raises(ConfigError, match="the first number must be below the second"):
+    with pytest.raises(ConfigError, match=re.escape(f"{ends[0]}..{ends[1]}")):
         Scaling(*ends)
 
 
 def test_scaling_refuses_a_foreign_config() -> None:
-    with pytest.raises(ConfigError, match="low, high and mean are needed"):
+    with pytest.raises(ConfigError, match="low, high and mean"):
         Scaling.from_config({"low": "-1", "high": 1})
-    with pytest.raises(ConfigError, match="its tensor is missing"):
+    with pytest.raises(ConfigError, match="mean"):
         Scaling.from_config({"low": -1, "high": 1, "mean": True})

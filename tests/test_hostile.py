@@ -251,13 +251,13 @@ def npz_member(folder, header, data=b"", *, method=zipfile.ZIP_DEFLATED):
 @pytest.mark.parametrize(
     ("shape", "kind", "message"),
     [
-        ("(1000000000000,)", "|u1", "its header states 1000000000000"),
-        ("(1000000, 1000000, 1000000)", "|u1", "its header states"),
-        ("(2, 2)", "|O", "only numbers are read"),
-        ("(2, 2)", "|V2147483647", "only numbers are read"),
-        ("(-1,)", "|u1", "cannot be read|its header states"),
-        ("(" * 5000, "|u1", "cannot be read"),
-        ("(5,)", "|u1", "its header states 5"),
+        ("(1000000000000,)", "|u1", " 4 .*1000000000000"),
+        ("(1000000, 1000000, 1000000)", "|u1", str(10**18)),
+        ("(2, 2)", "|O", "object"),
+        ("(2, 2)", "|V2147483647", "V2147483647"),
+        ("(-1,)", "|u1", r"x\.npz"),
+        ("(" * 5000, "|u1", r"x\.npz"),
+        ("(5,)", "|u1", " 4 .*5"),
     ],
 )
 def test_forged_arrays_are_refused(tmp_path, shape, kind, message):

@@ -67,7 +67,7 @@ def test_a_data_set_from_parquet(local):
 
 def test_colour_mixed_sizes_and_no_labels(tmp_path):
     parquet(tmp_path / "a", "train", [picture(9), picture((1, 2, 3), (4, 4), "RGB")])
-    with pytest.raises(DataError, match=r"number 0 is 6x8, number 1 is 4x4\); give --image-size"):
+    with pytest.raises(DataError, match=r"0 is 6x8.* 1 is 4x4.*--image-size"):
         load_images(f"hf:{tmp_path / 'a'}")
     images = load_images(f"hf:{tmp_path / 'a'}", image_size=(4, 4))
     assert images.shape == (3, 4, 4)
@@ -81,22 +81,22 @@ def test_unknown_labels_are_none(tmp_path):
 
 
 def test_what_cannot_be_had_is_said(tmp_path, local):
-    with pytest.raises(ConfigError, match="given by its name"):
+    with pytest.raises(ConfigError, match="hf:"):
         load_images("hf")
-    with pytest.raises(DataError, match="hf:nobody/nothing is no folder here"):
+    with pytest.raises(DataError, match=r"hf:nobody/nothing.*POCKETDDPM_OFFLINE"):
         load_images("hf:nobody/nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty cannot be had"):
+    with pytest.raises(DataError, match="empty"):
         load_images(f"hf:{tmp_path / 'empty'}")
     parquet(tmp_path / "a", "train", [picture(9), b"no picture"])
-    with pytest.raises(DataError, match="image 1 cannot be read"):
+    with pytest.raises(DataError, match=r" 1 of 2 .*number 1 "):
         load_images(f"hf:{tmp_path / 'a'}")
-    with pytest.raises(DataError, match="has no test split; it has train"):
+    with pytest.raises(DataError, match=r"test .*train"):
         load_images(f"hf:{tmp_path / 'a'}", "test")
     rows = datasets.Dataset.from_dict({"text": ["a", "b"]})
     (tmp_path / "b").mkdir()
     rows.to_parquet(tmp_path / "b" / "train.parquet")
-    with pytest.raises(DataError, match="no column of images; it has text"):
+    with pytest.raises(DataError, match="text"):
         load_images(f"hf:{tmp_path / 'b'}")
 
 

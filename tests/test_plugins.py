@@ -205,6 +205,6 @@ def test_twice_is_once_but_names_are_unique(tmp_path):
     path = written(tmp_path, "slow_start.py", SCHEDULE)
     assert pd.load_plugin(path) is pd.load_plugin(str(path))
     (tmp_path / "other").mkdir()
-    with pytest.raises(ConfigError, match="schedule.*slow-start"):
+    with pytest.raises(ConfigError, match="slow-start"):
         pd.load_plugin(written(tmp_path / "other", "slow_start.py", SCHEDULE))
     assert "slow-start" in SCHEDULES.names()

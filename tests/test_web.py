@@ -178,7 +178,7 @@ def test_a_network_that_onnx_cannot_hold_is_refused(tmp_path):
         def forward(self, x, t, y=None):
             return x if t[0] > 5 else -x
 
-    with pytest.raises(ConfigError, match="torch cannot write the network 'unet' as ONNX"):
+    with pytest.raises(ConfigError, match=r"'unet'.*ONNX"):
         write_onnx(model_around(Reads()), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -187,7 +187,7 @@ def test_an_answer_that_differs_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr("pocketddpm.convert.onnx._export", lambda model, path: path.touch())
     monkeypatch.setattr("pocketddpm.convert.onnx._difference", lambda *_: 0.01)
     pytest.importorskip("onnx")
-    with pytest.raises(ConfigError, match=r"differ from torch's by 1\.0e-02"):
+    with pytest.raises(ConfigError, match=r"1\.0e-02.*1e-04"):
         write_onnx(model_around(Toy()), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -196,18 +196,18 @@ def test_an_answer_that_differs_is_not_written(tmp_path, monkeypatch):
 
 
 def test_without_a_runtime_one_line_says_what_to_do(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match=f"POCKETDDPM_OFFLINE is set; run 'npm pack {RUNTIME}'"):
+    with pytest.raises(DataError, match=rf"POCKETDDPM_OFFLINE.*npm pack {RUNTIME}"):
         find_runtime()
-    with pytest.raises(DataError, match="does not hold"):
+    with pytest.raises(DataError, match=next(iter(SHA256))):
         find_runtime(tmp_path)
     for name in SHA256:
         (tmp_path / name).write_text("something else")
-    with pytest.raises(DataError, match=f"is not that of {RUNTIME}"):
+    with pytest.raises(DataError, match=rf"ort.*{RUNTIME}"):
         find_runtime(tmp_path)
     monkeypatch.setattr("shutil.which", lambda _: None)
-    with pytest.raises(DataError, match="npm is not installed"):
+    with pytest.raises(DataError, match="npm"):
         find_runtime()
-    with pytest.raises(ConfigError, match="this model has 2 channels"):
+    with pytest.raises(ConfigError, match=" 2 channels"):
         write_web(model_around(Toy(), (2, 4, 4)), tmp_path / "out")
 
 
@@ -240,7 +240,7 @@ def test_serve_sends_the_folder_to_this_machine_only(tmp_path, monkeypatch):
         assert urls[0].startswith("http://127.0.0.1:")
         with urlopen(urls[0] + "a.wasm") as answer:
             assert answer.headers["Content-Type"] == "application/wasm"
-        with pytest.raises(ConfigError, match="give another --port"):
+        with pytest.raises(ConfigError, match="--port"):
             serve(tmp_path, servers[0].server_address[1], print)
     finally:
         servers[0].shutdown()

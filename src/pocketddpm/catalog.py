@@ -1,7 +1,7 @@
 """Catalogues: every network, sampler, schedule and data set is one file, named like it.
 
 Listing a catalogue reads file names and first docstring lines without importing anything, so that
-`pocketddpm list` and every `--help` answer before torch could be loaded. Only the entry that is
+`pocketddpm list` and every `--help` answer without importing torch. Only the entry that is
 asked for is imported. A user's own file joins a catalogue through `pocketddpm.plugins`.
 """
 
@@ -27,15 +27,15 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Catalog:
-    """All entries of one kind: the modules of the package folder `room`."""
+    """All entries of one kind: the modules of `package`, a folder of pocketddpm."""
 
     kind: str
-    room: str
+    package: str
     plugins: dict[str, Plugin] = field(default_factory=dict, compare=False, repr=False)
 
     def files(self) -> dict[str, Path]:
         """Return name -> source file, sorted by name (`fashion_mnist.py` is 'fashion-mnist')."""
-        folder = Path(__file__).parent.joinpath(*self.room.split("."))
+        folder = Path(__file__).parent.joinpath(*self.package.split("."))
         paths = sorted(p for p in folder.glob("*.py") if not p.name.startswith("_"))
         files = {p.stem.replace("_", "-"): p for p in paths}
         return files | {name: plugin.path for name, plugin in self.plugins.items()}
@@ -61,7 +61,7 @@ class Catalog:
             raise unknown(self.kind, name, self.files())
         if name in self.plugins:
             return self.plugins[name].module
-        return import_module(f"pocketddpm.{self.room}.{name.replace('-', '_')}")
+        return import_module(f"pocketddpm.{self.package}.{name.replace('-', '_')}")
 
 
 NETWORKS = Catalog("network", "networks")

@@ -9,11 +9,11 @@ from difflib import get_close_matches
 
 
 class DDPMError(Exception):
-    """Root of all errors that a user can cause and mend."""
+    """Root of all errors that a user can cause and fix."""
 
 
 class ConfigError(DDPMError, ValueError):
-    """An option, a name or a combination of options that cannot work."""
+    """An option, a name or a combination of options that is invalid."""
 
 
 class DataError(DDPMError):

@@ -1,9 +1,9 @@
 """`--plugin FILE.py`: a user's own network, sampler, schedule or data set.
 
-Such a file is exactly what would lie in the catalogue's folder, and its name is its file's
-(`my_net.py` is `my-net`). It is run when it is named, and by nothing else: a checkpoint records the
-path and sha256 of the plug-ins that it needs and asks for them, but never runs them, because a
-checkpoint from a stranger must not execute code.
+Such a file has the form of the files in the catalogue's folder, and its file name is its name
+(`my_net.py` is `my-net`). It is run only when it is given: a checkpoint records the path and sha256
+of the plug-ins that it needs, but never runs them, because a checkpoint from an untrusted source
+must not execute code.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from typing import Any
 from pocketddpm.catalog import DATASETS, NETWORKS, SAMPLERS, SCHEDULES, Catalog, Plugin
 from pocketddpm.errors import CheckpointError, ConfigError
 
-# What tells the kinds apart, and all that a file of that kind defines; the first that fits counts.
+# The attribute that identifies a kind, and all that such a file defines; the first match counts.
 KINDS: dict[str, tuple[Catalog, tuple[str, ...]]] = {
     "sample": (SAMPLERS, ("Config", "STOCHASTIC", "order", "nfe", "sample")),
     "load": (DATASETS, ("FLIP", "FIT", "load")),

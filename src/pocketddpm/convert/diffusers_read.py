@@ -275,8 +275,10 @@ def _renamed(tensors: dict[str, Tensor], cos_first: bool) -> dict[str, Tensor]:
 def _expect(config: dict[str, Any], expected: dict[str, tuple[Any, ...]], path: Path) -> None:
     for key, allowed in expected.items():
         if config.get(key) not in allowed:
-            told = " or ".join(str(v) for v in allowed if v is not None) or "nothing"
-            raise CheckpointError(f"{path}: {key} is {config[key]!r}; only {told} can be imported")
+            values = " or ".join(str(v) for v in allowed if v is not None) or "nothing"
+            raise CheckpointError(
+                f"{path}: {key} is {config[key]!r}; only {values} can be imported"
+            )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

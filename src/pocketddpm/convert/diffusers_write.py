@@ -205,7 +205,7 @@ def about(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    return told if isinstance(told, dict) else {}
+    return stored if isinstance(stored, dict) else {}

@@ -41,10 +41,10 @@ def write_onnx(model: Model, out: Path) -> float:
             if isinstance(error, OSError):
                 raise
             cause = error.__cause__ or error  # the exporter wraps what went wrong in advice
-            told = next((line for line in str(cause).splitlines() if line.strip()), "")
+            said = next((line for line in str(cause).splitlines() if line.strip()), "")
             raise ConfigError(
                 f"torch cannot write the network '{model.experiment.network.name}' as ONNX: "
-                f"{type(cause).__name__}: {told[:200]}"
+                f"{type(cause).__name__}: {said[:200]}"
             ) from error
         graph = onnx.load(str(temporary))
         graph.metadata_props.add(key="pocketddpm", value=json.dumps(facts(model)))
@@ -141,7 +141,7 @@ def _difference(model: Model, path: Path, runtime: Any, batch: int) -> float:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the exporter's talk of its own inner life from the user."""
+    """Hide the exporter's log messages and warnings."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

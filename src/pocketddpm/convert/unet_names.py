@@ -94,22 +94,14 @@ def turned(weight: Tensor, by: float) -> Tensor:
 def _places(levels: int, blocks: int) -> dict[str, tuple[str, str]]:
     """Return, for each entry of unet's flat lists, its level's name and its place in the level."""
     places = {"middle.0": ("mid_block", "0"), "middle.1": ("mid_block", "1")}
-    at = 0
-    for level in range(levels):
-        for j in range(blocks):
-            places[f"down.{at}"] = (f"down_blocks.{level}", str(j))
-            at += 1
-        if level < levels - 1:
-            places[f"down.{at}"] = (f"down_blocks.{level}", "downsamplers.0")
-            at += 1
-    at = 0
-    for level in range(levels):
-        for j in range(blocks + 1):
-            places[f"up.{at}"] = (f"up_blocks.{level}", str(j))
-            at += 1
-        if level < levels - 1:
-            places[f"up.{at}"] = (f"up_blocks.{level}", "upsamplers.0")
-            at += 1
+    for side, count in (("down", blocks), ("up", blocks + 1)):
+        at = 0
+        for level in range(levels):
+            for j in range(count):
+                places[f"{side}.{at + j}"] = (f"{side}_blocks.{level}", str(j))
+            at += count + 1
+            if level < levels - 1:
+                places[f"{side}.{at - 1}"] = (f"{side}_blocks.{level}", f"{side}samplers.0")
     return places
 
 

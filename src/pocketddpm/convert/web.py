@@ -43,7 +43,7 @@ def write_web(model: Model, out: Path, runtime: Path | None = None) -> float:
     """
     if model.shape[0] not in (1, 3):
         raise ConfigError(
-            f"a page shows grey or colour, and this model has {model.shape[0]} channels"
+            f"a page shows images of 1 or 3 channels, and this model has {model.shape[0]} channels"
         )
     source = find_runtime(runtime)
     difference = write_onnx(model, out / "model.onnx")
@@ -82,9 +82,9 @@ def _from_npm(cached: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         packed = list(Path(temporary).glob("*.tgz"))
         if done.returncode or not packed:
-            told = (done.stderr or done.stdout).strip().splitlines()
+            said = (done.stderr or done.stdout).strip().splitlines()
             raise DataError(
-                f"npm could not fetch {RUNTIME} ({told[-1] if told else 'no message'}); {_how_to()}"
+                f"npm could not fetch {RUNTIME} ({said[-1] if said else 'no message'}); {_how_to()}"
             )
         with tarfile.open(packed[0]) as archive:
             for name in SHA256:
@@ -113,7 +113,7 @@ def _copy(content: bytes, path: Path) -> None:
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Sends files, says little, and knows the types that browsers insist on."""
+    """Sends files with the content types that browsers require, without a log."""
 
     extensions_map = {  # noqa: RUF012
         **SimpleHTTPRequestHandler.extensions_map,
@@ -128,7 +128,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 def serve(folder: Path, port: int, ready: Callable[[str], object]) -> None:
-    """Serve a folder on 127.0.0.1 until interrupted; `ready` is told the address.
+    """Serve a folder on 127.0.0.1 until interrupted; `ready` is called with the address.
 
     port: 0 takes a free one. Raises ConfigError when the port is taken.
     """

@@ -50,7 +50,7 @@ class Loader:
 
         Args:
             image_set: the images; kept as uint8.
-            batch_size: images in a batch, unless `batch` is told otherwise.
+            batch_size: images in a batch, unless `batch` is given another count.
             seed: decides the order and the flips.
             device: where batches are made.
             epoch_images: images in an epoch, each at most once; None is the whole set.
@@ -89,7 +89,9 @@ class Loader:
         """
         count = self.batch_size if count is None else count
         if start < 0 or count < 1:
-            raise ConfigError(f"a batch of {count} images from number {start}: no such batch")
+            raise ConfigError(
+                f"a batch of {count} images from number {start}: at least 1 image from number 0"
+            )
         index = torch.cat(list(self._indices(start, start + count)))
         stream_index = torch.arange(start, start + count, device=self.device)
         images = self.images[index]

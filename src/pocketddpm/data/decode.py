@@ -1,13 +1,13 @@
-"""Decoding one image file, whatever it is, into grey or RGB bytes of a given size.
+"""Decoding one image file into grey or RGB bytes of a given size.
 
 What is done to a file, in order: the first frame is taken; grey values of 16 bits are rounded to 8;
 transparency is laid over black (the value 0, which padding has too); everything else becomes grey
-or RGB; the EXIF orientation is applied; and, when a size is asked for, the largest centred part of
+or RGB; the EXIF orientation is applied; and, when a size is given, the largest centred part of
 that aspect ratio is resized to it with antialiasing, so that nothing is ever squashed.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-from pocketddpm.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,7 +31,7 @@ def opened(source: Path | bytes) -> Iterator["Image"]:
     import PIL.Image
 
     with warnings.catch_warnings():
-        # Pillow warns of harmless oddities, which nobody could act on; too many pixels is no such.
+        # Pillow warns of harmless defects, which a user cannot act on; too many pixels is an error.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         too_large = ValueError(f"more than {MAX_PIXELS:,} pixels")
@@ -54,7 +52,7 @@ def _orientation(image: "Image") -> int:
         return 1
     try:
         return int(image.getexif().get(0x0112, 1))
-    # Nonsense in the EXIF block is common, and no reason to refuse a sound picture.
+    # A damaged EXIF block is common, and no reason to refuse an image whose pixels are intact.
     except Exception:
         return 1
 
@@ -143,17 +141,6 @@ def crop_resize(image: "Image", size: tuple[int, int]) -> "Image":
     top = (image.height - height * scale) / 2
     box = (max(left, 0), max(top, 0), image.width - max(left, 0), image.height - max(top, 0))
     return image.resize((width, height), PIL.Image.Resampling.BICUBIC, box=box)
-
-
-def only_size(found: Mapping[tuple[int, int], str], where: str) -> tuple[int, int]:
-    """Return the one (height, width) that was found; DataError naming an image of each of two."""
-    if len(found) > 1:
-        (one, first), (other, second) = list(found.items())[:2]
-        raise DataError(
-            f"{where}: images differ in size ({first} is {times(one)}, {second} is "
-            f"{times(other)}); give --image-size"
-        )
-    return next(iter(found))
 
 
 def times(size: Sequence[int]) -> str:

@@ -85,8 +85,8 @@ def find_or_download(
         read: turns a path into the result; raises DataError when the file is not the right one.
         root: a folder to search instead of the data roots; nothing is downloaded then.
 
-    Raises DataError when a found file is not the right one (no other copy is tried: a damaged file
-    of the user's is never passed over in silence), or when there is no copy to be had.
+    Raises DataError when a found file is not the right one (no other copy is tried, so that
+    damage is noticed), or when no copy is found.
     """
     if (found := find(places, root)) is not None:
         return read(found)

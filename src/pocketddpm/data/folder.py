@@ -6,19 +6,14 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketddpm.data.decode import GREY_MODES, decode, only_size, opened, times, turned_size
 from pocketddpm.data.download import cache_root
+from pocketddpm.data.files import ImageFiles, how_sized
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import DataError
-from pocketddpm.progress import over
-
-if TYPE_CHECKING:
-    pass
 
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -49,8 +44,7 @@ def load_folder(
     paths = list_images(folder)
     classes, labels = label_by_folder(folder, paths)
     images = decode_files(folder, paths, image_size)
-    source = "" if image_size is None else f"centre crop and resize to {times(image_size)}"
-    return ImageSet(images, labels, classes, name or folder.resolve().name, source)
+    return ImageSet(images, labels, classes, name or folder.resolve().name, how_sized(image_size))
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -134,16 +128,14 @@ def decode_files(
     cached = cache_root() / "folders" / _key(folder, paths, image_size) / "images.npy"
     if (images := _open_cache(cached, len(paths))) is not None:
         return images
-    channels, size = _survey(folder, paths, image_size)
-    shape = (len(paths), channels, *size)
+    names = [str(path.relative_to(folder)) for path in paths]
+    files = ImageFiles(str(folder), names, paths, image_size)
+    shape = files.shape()
     try:
-        _write_cache(cached, shape, _decode_all(folder, paths, channels, size, image_size))
+        _write_cache(cached, shape, files.decoded(shape[1], shape[2:]))
     except OSError:
         # No room or no permission: broken image files never get here, they are DataErrors.
-        images = np.empty(shape, np.uint8)
-        for i, image in enumerate(_decode_all(folder, paths, channels, size, image_size)):
-            images[i] = image
-        return images
+        return files.array(shape)
     images = _open_cache(cached, len(paths))
     if images is None:
         raise DataError(f"{cached}: was just written, but cannot be read; set POCKETDDPM_CACHE")
@@ -186,69 +178,3 @@ def _write_cache(cached: Path, shape: tuple[int, ...], images: Iterator[NDArray[
         Path(name).replace(cached)
     finally:
         Path(name).unlink(missing_ok=True)
-
-
-def _survey(
-    folder: Path, paths: Sequence[Path], image_size: tuple[int, int] | None
-) -> tuple[int, tuple[int, int]]:
-    """Return the channels and the (height, width) of the result, from the files' headers."""
-    channels = 1
-    sizes: dict[tuple[int, int], Path] = {}
-    for path in over(paths, "reading headers"):
-        try:
-            with opened(path) as image:
-                channels = max(channels, 1 if image.mode in GREY_MODES else 3)
-                sizes.setdefault(turned_size(image), path)
-        # A damaged file can make a decoder raise almost anything.
-        except Exception as error:
-            # All are decoded now, so that one message names every broken file.
-            for _ in _decode_all(folder, paths, 3, None, image_size):
-                pass
-            raise _broken(folder, [_reason(folder, path, error)], len(paths)) from None
-    if image_size is not None:
-        return channels, image_size
-    named = {size: str(path.relative_to(folder)) for size, path in sizes.items()}
-    return channels, only_size(named, str(folder))
-
-
-def _decode_all(
-    folder: Path,
-    paths: Sequence[Path],
-    channels: int,
-    size: tuple[int, int] | None,
-    image_size: tuple[int, int] | None,
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield every image, uint8 [C,H,W]; raise one DataError at the end if any was broken.
-
-    size: the (height, width) that every image must have come to; None leaves it unchecked.
-    """
-    broken: list[str] = []
-    for path in over(paths, "decoding images"):
-        try:
-            image = decode(path, channels=channels, image_size=image_size)
-            if size is not None and image.shape[1:] != size:
-                raise ValueError(f"{times(image.shape[1:])}, but its header says {times(size)}")
-        # A damaged file can make a decoder raise almost anything.
-        except Exception as error:
-            broken.append(_reason(folder, path, error))
-            continue
-        if not broken:
-            yield image
-    if broken:
-        raise _broken(folder, broken, len(paths))
-
-
-def _reason(folder: Path, path: Path, error: Exception) -> str:
-    if type(error).__name__ == "UnidentifiedImageError":
-        said = "not an image"
-    else:
-        said = " ".join(str(error).split()) or type(error).__name__
-    return f"{path.relative_to(folder)} ({said})"
-
-
-def _broken(folder: Path, broken: Sequence[str], count: int) -> DataError:
-    more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
-    return DataError(
-        f"{folder}: {len(broken)} of {count} images cannot be read: "
-        f"{', '.join(broken[:5])}{more}; mend or remove them"
-    )

@@ -17,6 +17,7 @@ from typing import BinaryIO, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketddpm.data.decode import times
 from pocketddpm.data.download import find_or_download
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import DataError
@@ -76,7 +77,7 @@ def _read(file: BinaryIO, path: Path, shape: tuple[int, ...]) -> tuple[bytes, by
         raise DataError(f"{path}: truncated within the header; get it again")
     stated = struct.unpack(f">{len(shape)}I", header[4:])
     if stated != shape:
-        raise DataError(f"{path}: holds {_times(stated)} values, expected {_times(shape)}")
+        raise DataError(f"{path}: holds {times(stated)} values, expected {times(shape)}")
     size = math.prod(shape)
     values = file.read(size + 1)
     if len(values) < size:
@@ -86,30 +87,28 @@ def _read(file: BinaryIO, path: Path, shape: tuple[int, ...]) -> tuple[bytes, by
     return header, values
 
 
-def _times(shape: Sequence[int]) -> str:
-    return "x".join(str(size) for size in shape)
-
-
 def load_idx_set(
     name: str,
     folder: str,
-    split: Literal["train", "test"],
-    *,
     mirrors: Sequence[str],
     sha256: Mapping[str, str],
     classes: tuple[str, ...],
-    root: Path | None = None,
+    split: Literal["train", "test"],
+    *,
+    path: Path | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> ImageSet:
-    """Return a data set that is distributed like MNIST: one IDX file of images, one of labels.
+    """Return one split of a data set that is distributed as MNIST is: images and labels as IDX.
 
     Args:
         name: the data set's name.
         folder: its folder in torchvision's layout ('MNIST').
-        split: which pair of files.
         mirrors: addresses of folders that hold the gzipped files, ending in '/'.
         sha256: checksum of the uncompressed bytes for each file name.
         classes: the class names in label order.
-        root: a folder to search instead of the data roots.
+        split: which pair of files.
+        path: a folder to look in, instead of the data roots and the mirrors.
+        image_size: of no effect; the size is fixed.
 
     Returns: images uint8 [N,1,28,28], labels int64 [N].
 
@@ -123,7 +122,7 @@ def load_idx_set(
             for suffix in (".gz", "")
         ]
         read = partial(read_idx, shape=shape, sha256=sha256[file])
-        return find_or_download(places, [f"{url}{file}.gz" for url in mirrors], read, root)
+        return find_or_download(places, [f"{url}{file}.gz" for url in mirrors], read, path)
 
     image_file, label_file = FILES[split]
     images = get(image_file, (COUNTS[split], 28, 28))

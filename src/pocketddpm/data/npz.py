@@ -1,6 +1,6 @@
-""".npz files of strangers: nothing is executed, and no header is believed before it is checked.
+""".npz files from untrusted sources: nothing is executed, and memory is bounded.
 
-numpy's own reader allocates what a header states; here the header must agree with the file first.
+numpy's reader allocates what a header states; here it must agree with the file's size first.
 """
 
 import zipfile
@@ -19,7 +19,7 @@ HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.re
 
 
 class MissingArray(DataError):
-    """An .npz file without any of the arrays that were asked for."""
+    """An .npz file that holds none of the arrays wanted."""
 
 
 def read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -48,7 +48,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> NDAr
     what = f"{path}: {member.filename}"
     # Other compressions, which numpy never writes, may claim gigabytes for their own tables.
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(f"{what} is compressed in a way that numpy does not write")
+        raise DataError(f"{what} is compressed by a method other than numpy's (stored or deflated)")
     if member.file_size > MAX_BYTES:
         raise DataError(
             f"{what} holds {member.file_size:,} bytes; the most is {MAX_BYTES:,}: split the file"
@@ -61,15 +61,17 @@ def _array(file: IO[bytes], size: int, what: str) -> NDArray[Any]:
     """Return the array in an .npy file of `size` bytes."""
     version = np.lib.format.read_magic(file)
     if version not in HEADERS:
-        raise DataError(f"{what}: .npy version {version} is not read")
+        raise DataError(f"{what}: .npy version {version}; versions 1.0 and 2.0 can be read")
     shape, fortran, dtype = HEADERS[version](file)
     if dtype.kind not in "biuf":
-        raise DataError(f"{what}: holds {dtype}, but only numbers are read")
+        raise DataError(f"{what}: holds {dtype}, but only numbers can be read")
     stated, there = prod(shape) * dtype.itemsize, size - file.tell()
     if stated != there:
         raise DataError(f"{what} is damaged: {there} bytes, but its header states {stated}")
     values = file.read(stated)
     if len(values) != stated or file.read(1):
-        raise DataError(f"{what} is damaged: it ends early or late")
+        raise DataError(
+            f"{what} is damaged: it does not hold the {stated} bytes that its header states"
+        )
     array = np.frombuffer(values, dtype)
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)

@@ -1,4 +1,4 @@
-"""Photographs of 202,599 faces, RGB, without labels; centre crop to 64x64 unless told otherwise.
+"""Photographs of 202,599 faces, RGB, without labels; centre crop to 64x64 by default.
 
 Source: https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (Liu et al., 2015), for which no direct
 download exists: unpack img_align_celeba.zip into a folder celeba and put list_eval_partition.txt
@@ -8,8 +8,8 @@ beside it. The aligned images are 178x218.
 from pathlib import Path
 from typing import Literal
 
-from pocketddpm.data.decode import times
 from pocketddpm.data.download import find, not_found
+from pocketddpm.data.files import how_sized
 from pocketddpm.data.folder import decode_files, list_images
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import DataError
@@ -45,7 +45,7 @@ def load(
         raise not_found((place,), path)
     size = image_size or DEFAULT_SIZE
     images = decode_files(folder, _select(folder, split), size)
-    return ImageSet(images, None, (), "celeba", f"centre crop and resize to {times(size)}")
+    return ImageSet(images, None, (), "celeba", how_sized(size))
 
 
 def _select(folder: Path, split: Literal["train", "test"]) -> list[Path]:
@@ -54,15 +54,15 @@ def _select(folder: Path, split: Literal["train", "test"]) -> list[Path]:
     partition = folder.parent / PARTITION
     if not partition.exists():
         if split == "test":
-            raise DataError(f"{partition}: missing; without it all images are for training")
+            raise DataError(f"{partition}: not found; without it all images are for training")
         return files
     try:
         text = partition.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise DataError(f"{partition}: cannot be read ({error.strerror})") from None
     lines = [line.split() for line in text.splitlines()]
-    if strange := [line for line in lines if len(line) != 2 or line[1] not in ("0", "1", "2")]:
-        raise DataError(f"{partition}: not a list of names and 0, 1 or 2: '{' '.join(strange[0])}'")
+    if wrong := [line for line in lines if len(line) != 2 or line[1] not in ("0", "1", "2")]:
+        raise DataError(f"{partition}: not a list of names and 0, 1 or 2: '{' '.join(wrong[0])}'")
     wanted = {name for name, code in lines if code == CODES[split]}
     if not wanted:
         raise DataError(f"{partition}: names no {split} images")

@@ -4,27 +4,16 @@ Source: https://github.com/zalandoresearch/fashion-mnist (arXiv 1708.07747; IDX 
 checksums are of the uncompressed bytes, so that a copy is accepted however it was compressed.
 """
 
-from pathlib import Path
+from functools import partial
 from typing import Literal
 
 from pocketddpm.data.idx import load_idx_set
-from pocketddpm.data.image_set import ImageSet
 
 FLIP = False
 FIT: Literal["pad", "resize"] = "pad"
 
-CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+           "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # fmt: skip
 # The first serves no https; the checksums make that safe.
 MIRRORS = (
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -37,26 +26,4 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 
-
-def load(
-    split: Literal["train", "test"],
-    *,
-    path: Path | None = None,
-    image_size: tuple[int, int] | None = None,
-) -> ImageSet:
-    """Return one split: images uint8 [N,1,28,28], labels int64 [N].
-
-    path: a folder to look in, instead of the data roots and the mirrors.
-    image_size: of no effect; the size is fixed.
-
-    Raises DataError when a file is missing, damaged or not the original.
-    """
-    return load_idx_set(
-        "fashion-mnist",
-        "FashionMNIST",
-        split,
-        mirrors=MIRRORS,
-        sha256=SHA256,
-        classes=CLASSES,
-        root=path,
-    )
+load = partial(load_idx_set, "fashion-mnist", "FashionMNIST", MIRRORS, SHA256, CLASSES)

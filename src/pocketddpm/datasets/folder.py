@@ -32,13 +32,13 @@ def load(
     everything that can be wrong with the files.
     """
     if path is None:
-        raise ConfigError("the data set 'folder' is given by its path: name the folder of images")
+        raise ConfigError(
+            "the data set 'folder' needs a path: give the path of a folder of images instead"
+        )
     train, test = path / "train", path / "test"
     if not (train.is_dir() and test.is_dir()):
         if split == "test":
-            raise DataError(
-                f"{path}: has no test split; a folder has one when it holds train/ and test/"
-            )
+            raise DataError(f"{path}: has no test split; a folder needs train/ and test/ for that")
         return load_folder(path, image_size)
     images = load_folder(train if split == "train" else test, image_size, name=path.resolve().name)
     return images if split == "train" else _numbered_like(images, train)
@@ -49,9 +49,9 @@ def _numbered_like(images: ImageSet, train: Path) -> ImageSet:
     classes, _ = label_by_folder(train, list_images(train))
     if images.labels is None or images.classes == classes:
         return images
-    if strange := [name for name in images.classes if name not in classes]:
+    if unknown := [name for name in images.classes if name not in classes]:
         raise DataError(
-            f"{images.name}: test/{strange[0]} is no class, as train/ has none so named"
+            f"{images.name}: test/{unknown[0]} is not a class of train/ ({', '.join(classes)})"
         )
     number = np.array([classes.index(name) for name in images.classes], dtype=np.int64)
     return replace(images, labels=number[images.labels], classes=classes)

@@ -4,11 +4,10 @@ Source: http://yann.lecun.com/exdb/mnist/ (IDX files). The checksums are of the 
 so that a copy is accepted however it was compressed.
 """
 
-from pathlib import Path
+from functools import partial
 from typing import Literal
 
 from pocketddpm.data.idx import load_idx_set
-from pocketddpm.data.image_set import ImageSet
 
 FLIP = False
 FIT: Literal["pad", "resize"] = "pad"
@@ -25,20 +24,4 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 
-
-def load(
-    split: Literal["train", "test"],
-    *,
-    path: Path | None = None,
-    image_size: tuple[int, int] | None = None,
-) -> ImageSet:
-    """Return one split: images uint8 [N,1,28,28], labels int64 [N].
-
-    path: a folder to look in, instead of the data roots and the mirrors.
-    image_size: of no effect; the size is fixed.
-
-    Raises DataError when a file is missing, damaged or not the original.
-    """
-    return load_idx_set(
-        "mnist", "MNIST", split, mirrors=MIRRORS, sha256=SHA256, classes=CLASSES, root=path
-    )
+load = partial(load_idx_set, "mnist", "MNIST", MIRRORS, SHA256, CLASSES)

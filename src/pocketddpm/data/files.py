@@ -1,0 +1,99 @@
+"""Many image files as one array: their common size from the headers, then their pixels."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketddpm.data.decode import GREY_MODES, decode, opened, times, turned_size
+from pocketddpm.errors import DataError
+from pocketddpm.progress import over
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files in the order wanted.
+
+    where: the folder or data set, for messages. names: of the files in it, for messages.
+    sources: each file's path, or its content.
+    image_size: (height, width) to reach by centre crop and resize; None keeps the common size.
+    """
+
+    where: str
+    names: Sequence[str]
+    sources: Sequence[Path | bytes]
+    image_size: tuple[int, int] | None = None
+
+    def shape(self) -> tuple[int, int, int, int]:
+        """Return (N, channels, height, width) of the result; grey unless any file has colour.
+
+        Raises DataError for broken files, and for sizes that differ while image_size is None.
+        """
+        channels, sizes = 1, dict[tuple[int, int], str]()
+        for i, source in enumerate(over(self.sources, "reading headers")):
+            try:
+                with opened(source) as image:
+                    channels = max(channels, 1 if image.mode in GREY_MODES else 3)
+                    sizes.setdefault(turned_size(image), self.names[i])
+            # A damaged file can make a decoder raise almost anything.
+            except Exception as error:
+                # All are decoded now, so that one message names every broken file.
+                for _ in self.decoded(3):
+                    pass
+                raise self._broken([_reason(self.names[i], error)]) from None
+        if self.image_size is None and len(sizes) > 1:
+            found = ", ".join(f"{name} is {times(size)}" for size, name in list(sizes.items())[:2])
+            raise DataError(f"{self.where}: images differ in size ({found}); give --image-size")
+        height, width = self.image_size or next(iter(sizes))
+        return len(self.sources), channels, height, width
+
+    def decoded(
+        self, channels: int, size: tuple[int, int] | None = None
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Yield every image, uint8 [C,H,W].
+
+        size: the (height, width) that every image must have; None leaves it unchecked.
+
+        Raises DataError, after the last file, when any was broken.
+        """
+        broken: list[str] = []
+        for i, source in enumerate(over(self.sources, "decoding images")):
+            try:
+                image = decode(source, channels=channels, image_size=self.image_size)
+                if size is not None and image.shape[1:] != size:
+                    raise ValueError(f"{times(image.shape[1:])}, but its header says {times(size)}")
+            # A damaged file can make a decoder raise almost anything.
+            except Exception as error:
+                broken.append(_reason(self.names[i], error))
+                continue
+            if not broken:
+                yield image
+        if broken:
+            raise self._broken(broken)
+
+    def array(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        """Return all images in memory, uint8 of the shape that `shape` returned."""
+        images = np.empty(shape, np.uint8)
+        for i, image in enumerate(self.decoded(shape[1], shape[2:])):
+            images[i] = image
+        return images
+
+    def _broken(self, broken: Sequence[str]) -> DataError:
+        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
+        return DataError(
+            f"{self.where}: {len(broken)} of {len(self.sources)} images cannot be read: "
+            f"{', '.join(broken[:5])}{more}; fix or remove them"
+        )
+
+
+def _reason(name: str, error: Exception) -> str:
+    if type(error).__name__ == "UnidentifiedImageError":
+        return f"{name} (not an image)"
+    return f"{name} ({' '.join(str(error).split()) or type(error).__name__})"
+
+
+def how_sized(image_size: tuple[int, int] | None) -> str:
+    """Return what reaching image_size did to the images, in words; '' for nothing."""
+    return "" if image_size is None else f"centre crop and resize to {times(image_size)}"
