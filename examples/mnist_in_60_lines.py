@@ -18,6 +18,7 @@ from pocketddpm.data.load import load_images
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.denoiser import Denoiser
 from pocketddpm.diffusion.grid import make_grid
+from pocketddpm.diffusion.guidance import Guidance
 from pocketddpm.diffusion.objective import build_objective
 from pocketddpm.diffusion.prediction import get_prediction
 from pocketddpm.diffusion.sampling import sample_states
@@ -58,7 +59,12 @@ for step in (bar := trange(steps)):
 # Four of each class, by DDIM in 25 steps, guided towards their labels.
 labels = torch.arange(classes).repeat(4)
 denoiser = Denoiser(
-    network.eval(), get_prediction("v"), labels, guidance=2.0, null=classes, clip=scaling.clip
+    network.eval(),
+    get_prediction("v"),
+    labels,
+    guidance=Guidance(2.0),
+    null=classes,
+    clip=scaling.clip,
 )
 grid, index = make_grid(schedule, steps=25), torch.arange(len(labels))
 states = sample_states(

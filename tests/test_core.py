@@ -12,6 +12,7 @@ from pocketddpm.build import build_schedule
 from pocketddpm.catalog import SCHEDULES
 from pocketddpm.config import ObjectiveConfig, ScheduleConfig
 from pocketddpm.diffusion.denoiser import Denoiser
+from pocketddpm.diffusion.guidance import Guidance
 from pocketddpm.diffusion.objective import build_objective
 from pocketddpm.diffusion.prediction import PREDICTIONS, get_prediction
 from pocketddpm.diffusion.process import add_noise, posterior, step_beta
@@ -245,7 +246,8 @@ def test_guidance_is_linear_in_eps(name):
     labels = torch.tensor([3, 5])
     ab = float(LINEAR.alpha_bar[400])
     estimates = {
-        w: Denoiser(net, prediction, labels, w, null=10)(x, 400, ab).eps for w in (0.0, 1.0, 2.5)
+        w: Denoiser(net, prediction, labels, Guidance(w), null=10)(x, 400, ab).eps
+        for w in (0.0, 1.0, 2.5)
     }
     assert net.calls == 3
     expected = estimates[0.0] + 2.5 * (estimates[1.0] - estimates[0.0])
@@ -265,7 +267,7 @@ def test_estimates_are_consistent_and_clipped():
 
 def test_impossible_denoisers_are_refused():
     with pytest.raises(ConfigError, match="guidance 2 needs a model with labels"):
-        Denoiser(Linear(), get_prediction("eps"), guidance=2.0)
+        Denoiser(Linear(), get_prediction("eps"), guidance=Guidance(2.0))
     with pytest.raises(ConfigError, match=r"eps prediction needs alpha_bar\[T\] > 0"):
         Denoiser(Linear(), get_prediction("eps"))(torch.zeros(1, 1, 2, 2), 1000, 0.0)
 

@@ -9,7 +9,7 @@ from models import Labelled, model_around
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.denoiser import Denoiser
 from pocketddpm.diffusion.grid import Grid
-from pocketddpm.diffusion.guidance import Guidance, dynamic_threshold, rescaled
+from pocketddpm.diffusion.guidance import Guidance, as_guidance, dynamic_threshold, rescaled
 from pocketddpm.diffusion.prediction import get_prediction
 from pocketddpm.errors import ConfigError
 from pocketddpm.samplers import ddim
@@ -28,7 +28,8 @@ def points(*shape):
 def estimate(guidance=1.0, labels=LABELS, t=T, prediction="eps", **options):
     """Return (estimate, batch sizes of the network's calls, evaluations of an image)."""
     network = Labelled()
-    denoiser = Denoiser(network, get_prediction(prediction), labels, guidance, null=NULL, **options)
+    how = as_guidance(guidance)
+    denoiser = Denoiser(network, get_prediction(prediction), labels, how, null=NULL, **options)
     answer = denoiser(points(), t, AB)
     return answer, network.batches, denoiser.nfe
 
@@ -117,7 +118,8 @@ def test_a_cfg_plus_plus_step_is_a_guided_step_of_another_scale(ab_s):
     scale = 0.6 * sigma_t / (sigma_t - sigma_s)
 
     def step(guidance):
-        denoiser = Denoiser(Labelled(), get_prediction("v"), LABELS, guidance, null=NULL)
+        how = as_guidance(guidance)
+        denoiser = Denoiser(Labelled(), get_prediction("v"), LABELS, how, null=NULL)
         grid = Grid((T, 100.0), (AB, ab_s))
         (state,) = ddim.sample(denoiser, points(), grid, lambda i: points(), ddim.Config())
         return state.x

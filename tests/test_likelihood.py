@@ -22,6 +22,7 @@ from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.bound import Bins, pixel_decoder, prior
 from pocketddpm.diffusion.denoiser import Denoiser, DenoiserOutput
 from pocketddpm.diffusion.grid import explicit_grid
+from pocketddpm.diffusion.guidance import Guidance
 from pocketddpm.diffusion.likelihood import (
     cut,
     draw_bound,
@@ -337,7 +338,8 @@ def test_images_may_have_times_of_their_own(prediction, schedule):
 
 def test_guidance_is_refused():
     labels = torch.tensor([1])
-    denoiser = Denoiser(Labelled(), get_prediction("v"), labels=labels, null=10, guidance=2.0)
+    guidance = Guidance(2.0)
+    denoiser = Denoiser(Labelled(), get_prediction("v"), labels, guidance, null=10)
     with pytest.raises(ConfigError, match="a guided model has no likelihood"):
         per_image(denoiser)
 

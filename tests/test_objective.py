@@ -17,6 +17,7 @@ from pocketddpm.config import ObjectiveConfig, ScheduleConfig, from_dict
 from pocketddpm.diffusion.bound import Bins, pixel_decoder, term
 from pocketddpm.diffusion.denoiser import Denoiser
 from pocketddpm.diffusion.grid import make_grid
+from pocketddpm.diffusion.guidance import Guidance
 from pocketddpm.diffusion.losses import LOSSES
 from pocketddpm.diffusion.objective import build_objective
 from pocketddpm.diffusion.prediction import PREDICTIONS, call_network, get_prediction
@@ -751,7 +752,7 @@ def test_sampling_with_a_learned_variance_ends_at_the_fixed_ones(fraction, fixed
 
 def test_a_learned_variance_is_not_guided():
     x, labels = points(2, 4), torch.tensor([1, 2])
-    denoise = Denoiser(Two(0.25), get_prediction("v"), labels, 3.0, null=0)
+    denoise = Denoiser(Two(0.25), get_prediction("v"), labels, Guidance(3.0), null=0)
     guided = denoise(x, 5, float(COSINE.alpha_bar[5]))
     plain = Denoiser(Two(0.25), get_prediction("v"), labels)(x, 5, float(COSINE.alpha_bar[5]))
     assert guided.variance_fraction is not None

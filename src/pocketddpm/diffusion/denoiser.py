@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from pocketddpm.diffusion.guidance import Guidance, as_guidance
+from pocketddpm.diffusion.guidance import Guidance
 from pocketddpm.diffusion.prediction import NetworkOutput, Prediction, call_network
 from pocketddpm.errors import ConfigError
 
@@ -42,7 +42,7 @@ class Denoiser:
 
     network: net(x_t, t, y) -> output [B,C,H,W], or [B,2C,H,W] with a learned variance.
     labels: int64 [B] in 0..classes-1, `classes` for no label, or None for an unconditional network.
-    guidance: a `Guidance`, or its scale: 1 is the plain conditional model.
+    guidance: how the estimate is guided; by default not at all.
     null: the label value that means "no label".
     clip: brings an x0 estimate into the data's range, or None. eps is re-derived afterwards.
     guide: a weaker network with the same prediction, for autoguidance in the place of `null`.
@@ -53,7 +53,7 @@ class Denoiser:
     network: nn.Module
     prediction: Prediction
     labels: Tensor | None = None
-    guidance: Guidance | float = 1.0
+    guidance: Guidance = field(default_factory=Guidance)
     null: int | None = None
     clip: Callable[[Tensor], Tensor] | None = None
     guide: nn.Module | None = None
@@ -61,7 +61,7 @@ class Denoiser:
     nfe: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        how = as_guidance(self.guidance)
+        how = self.guidance
         without = self.labels is None or self.null is None
         if not how.is_none and self.guide is None and without:
             raise ConfigError(
@@ -84,7 +84,7 @@ class Denoiser:
                 "eps prediction needs alpha_bar[T] > 0 (got 0: zero terminal SNR); "
                 "train with --prediction v or x0"
             )
-        how = as_guidance(self.guidance)
+        how = self.guidance
         if how.is_none or not how.covers(t):
             output = self._call(self.network, x_t, t, alpha_bar, self.labels)
             return self._estimate(output, x_t, alpha_bar)
@@ -133,5 +133,5 @@ class Denoiser:
 
     def _weak_labels(self) -> Tensor:
         assert self.labels is not None and self.null is not None  # as __post_init__ has checked
-        negative = as_guidance(self.guidance).negative_label
+        negative = self.guidance.negative_label
         return torch.full_like(self.labels, self.null if negative is None else negative)

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from pocketddpm.diffusion.bound import Decoder, prior, term
 from pocketddpm.diffusion.denoiser import Denoiser, DenoiserOutput
-from pocketddpm.diffusion.guidance import as_guidance
 from pocketddpm.diffusion.prediction import call_network
 from pocketddpm.diffusion.process import add_noise, amplitudes
 from pocketddpm.diffusion.schedule import Schedule
@@ -35,7 +34,7 @@ Done = Callable[[int], object]
 
 def per_image(denoiser: Denoiser) -> DenoiseEach:
     """Return a denoiser as `DenoiseEach`. ConfigError for guidance, which belongs to no density."""
-    if not as_guidance(denoiser.guidance).is_none:
+    if not denoiser.guidance.is_none:
         raise ConfigError("a guided model has no likelihood; use guidance 1")
 
     def denoise(x_t: Tensor, t: Tensor, alpha_bar: Tensor) -> DenoiserOutput:

@@ -18,7 +18,7 @@ from pocketddpm.build import SamplerChoice, build_sampler
 from pocketddpm.config import Options
 from pocketddpm.diffusion.denoiser import Denoiser
 from pocketddpm.diffusion.grid import Grid
-from pocketddpm.diffusion.guidance import Guidance, as_guidance
+from pocketddpm.diffusion.guidance import Guidance
 from pocketddpm.diffusion.process import step_beta
 from pocketddpm.diffusion.sampling import Noise, State, start_noise, step_noise
 from pocketddpm.errors import ConfigError
@@ -286,14 +286,14 @@ def _denoiser(
     guidance = settings.guidance
     if guidance is None:
         guidance = 1.0 if labels is None else plan.guidance
-    guidance = as_guidance(guidance)
-    guidance.check_sampler(sampler)
     if labels is not None and not model.classes:
         raise ConfigError("this model was trained without labels; leave out --labels")
     if labels is not None and len(labels) != count:
         raise ConfigError(f"there are {len(labels)} labels for {count} images")
     y = None if labels is None else torch.from_numpy(labels).to(model.device)
-    return model.denoiser(y, guidance=guidance, guide=settings.guide, clip=plan.clip)
+    return model.denoiser(
+        y, guidance=guidance, guide=settings.guide, clip=plan.clip, sampler=sampler
+    )
 
 
 def _to_model(model: Model, images: Images) -> Tensor:

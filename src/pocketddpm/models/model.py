@@ -88,15 +88,19 @@ class Model:
         guide: "Model | None" = None,
         clip: bool = True,
         precision: str = "float32",
+        sampler: str | None = None,
     ) -> Denoiser:
         """Return what samplers and metrics see.
 
         labels: int64 [B] (None: no label). guidance: a `Guidance`, or its scale. guide: a weaker
         model, for autoguidance. clip: whether x0 estimates are kept in the images' range.
         precision: the network's: 'float32', 'bf16', or 'auto' (bf16 where hardware multiplies it).
-        Raises ConfigError for guidance that this model cannot follow.
+        sampler: the name of the one that will call it, if known.
+        Raises ConfigError for guidance that this model or sampler cannot follow.
         """
         guidance = as_guidance(guidance)
+        if sampler is not None:
+            guidance.check_sampler(sampler)
         if labels is None and self.classes and not guidance.is_none and guide is None:
             raise ConfigError("guidance needs --labels")
         self._check_guidance(guidance, guide)
@@ -211,8 +215,6 @@ class Model:
         plan = self.experiment.sampling
         choice = self.sampler(sampler, options)
         grid = self.grid(steps, spacing)
-        how = as_guidance(plan.guidance if guidance is None else guidance)
-        how.check_sampler(choice.name)
         n = count_labels(labels) if n is None else n
         numbers = label_numbers(labels, n, self.classes, self.class_counts, seed)
         images = np.empty((n, *self.shape), np.uint8)
@@ -223,10 +225,11 @@ class Model:
             y = None if numbers is None else torch.from_numpy(numbers[which]).to(self.device)
             denoiser = self.denoiser(
                 y,
-                guidance=how,
+                guidance=plan.guidance if guidance is None else guidance,
                 guide=guide,
                 clip=plan.clip if clip is None else clip,
                 precision=precision,
+                sampler=choice.name,
             )
             state = None
             for state in sample_states(
