@@ -12,17 +12,17 @@ import json
 import shlex
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import tyro
 
+from pocketddpm.commands.options import given
 from pocketddpm.commands.train import Train
 from pocketddpm.metrics.frechet import Moments, frechet_distance
 from pocketddpm.metrics.reference_data import load_setting
 from pocketddpm.presets import get_preset
-from pocketddpm.runs.run import Session
+from pocketddpm.runs.start import start
 
 
 def main() -> None:
@@ -57,11 +57,9 @@ def main() -> None:
 def score(args, setting, options: list[str], seed: int, folder: Path) -> dict[str, object]:
     """Train one variant and return its costs and scores."""
     train = tyro.cli(Train, args=[args.preset, *options, "--seed", str(seed)])
-    budget = {"images": args.images, "minutes": args.minutes}
-    experiment = replace(train, steps=None, epochs=None, **budget).applied_to(
-        get_preset(args.preset)
-    )
-    session = Session(experiment, out=folder, sample_every=0, checkpoint_every=0, overwrite=True)
+    fixed = {"sample_every": 0, "checkpoint_every": 0, "overwrite": True}
+    budget = {"steps": None, "epochs": None, "images": args.images, "minutes": args.minutes}
+    session = start(get_preset(args.preset), **(given(train) | fixed | budget | {"out": folder}))
     session.run()
     model = session.model()
     labels = model.label_numbers("all", args.n, seed)

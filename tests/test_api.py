@@ -44,11 +44,11 @@ def test_evaluate_takes_a_path_or_a_model(trained):
 
 
 def test_unknown_options_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="unknown option of train 'minuts': did you mean minutes"):
+    with pytest.raises(ConfigError, match=r"minuts.*minutes"):
         pd.train("digits", minuts=1, out=tmp_path / "x")
-    with pytest.raises(ConfigError, match="unknown option of evaluate 'stepz'"):
+    with pytest.raises(ConfigError, match=r"stepz.*steps"):
         pd.evaluate("x", stepz=1)
-    with pytest.raises(ConfigError, match="unknown preset"):
+    with pytest.raises(ConfigError, match=r"mnits.*mnist"):
         pd.train("mnits", out=tmp_path / "x")
 
 

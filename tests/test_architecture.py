@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "pictures": {"output"},
     "distributed": {"errors"},
     "catalog": {"errors"},
-    "config": {"errors"},
+    "config": {"catalog", "errors"},
     "presets": {"config", "errors"},
     "plugins": {"catalog", "errors"},
     "build": {"catalog", "config", "diffusion", "errors", "plugins"},

@@ -267,33 +267,34 @@ def test_quickstart_without_mnist(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("args", "values"),
     [
-        (["train", "mnits"], "did you mean mnist"),
-        (["train", "digits", "--data", "no-such-set"], "or give the path of a folder"),
-        (["train", "folder"], "give --data FOLDER"),
-        (["train", "folder", "--data", "./absent"], "absent"),
-        (["train", "digits", "--image-size", "9"], "divides by 2"),
-        (["train", "digits", "--image-size", "big"], "reads 32 or 28x36"),
-        (["train", "digits", "--subset", "99999"], "1500"),
-        (["train", "digits", "--classes", "0,11"], "choose from 0, 1"),
-        (["train", "digits", "--net", "widht=3"], "unknown option of network unet"),
-        (["train", "digits", "--net", "widths=8/x"], "must be int"),
-        (["train", "digits", "--network", "unett"], "did you mean unet"),
-        (["train", "digits", "--schedule", "cosin"], "did you mean cosine"),
-        (["train", "digits", "--steps", "2", "--epochs", "1"], "give one of"),
-        (["train", "digits", "--steps", "0"], "must be positive"),
-        (["train", "digits", "--device", "tpu"], "choose auto, cpu, cuda or mps"),
-        (["train", "digits", "--resume", "./absent"], "no model at"),
-        (["sample", "absent"], "no model at"),
-        (["info", "absent"], "no model at"),
-        (["show", "data", "absent"], "unknown data set"),
-        (["show", "schedule", "lin"], "unknown schedule"),
+        (["train", "mnits"], ("mnits", "mnist")),
+        (["train", "digits", "--data", "no-such-set"], ("no-such-set", "folder")),
+        (["train", "folder"], ("--data",)),
+        (["train", "folder", "--data", "./absent"], ("absent",)),
+        (["train", "digits", "--image-size", "9"], ("9x9", "10x10", "--image-size")),
+        (["train", "digits", "--image-size", "big"], ("big", "28x36")),
+        (["train", "digits", "--subset", "99999"], ("99999", "1500")),
+        (["train", "digits", "--classes", "0,11"], ("11", "0, 1")),
+        (["train", "digits", "--net", "widht=3"], ("widht", "widths", "unet")),
+        (["train", "digits", "--net", "widths=8/x"], ("widths", "'x'")),
+        (["train", "digits", "--network", "unett"], ("unett", "unet")),
+        (["train", "digits", "--schedule", "cosin"], ("cosin", "cosine")),
+        (["train", "digits", "--steps", "2", "--epochs", "1"], ("--steps 2 --epochs 1",)),
+        (["train", "digits", "--steps", "0"], ("steps", "> 0", "0")),
+        (["train", "digits", "--device", "tpu"], ("tpu", "auto, cpu, cuda")),
+        (["train", "digits", "--resume", "./absent"], ("absent",)),
+        (["sample", "absent"], ("absent", "mnist")),
+        (["info", "absent"], ("absent", "mnist")),
+        (["show", "data", "absent"], ("absent", "data set")),
+        (["show", "schedule", "lin"], ("lin", "linear")),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line(args, message, capsys, tmp_path, monkeypatch):
+def test_bad_input_is_one_line(args, values, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert message in refused(capsys, *args)
+    said = refused(capsys, *args)
+    assert all(value in said for value in values), said
     assert not list(tmp_path.iterdir()), "something was written"
 
 

@@ -57,6 +57,7 @@ def test_importing_the_package_is_cheap_and_its_names_are_stable():
         "ImageSet",
         "Model",
         "Samples",
+        "distill",
         "evaluate",
         "load",
         "load_images",

@@ -124,12 +124,12 @@ def test_every_preset_survives_json(name):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "x", "data": {"nam": "mnist"}}, "did you mean name"),
-        ({"preset": "x", "data": {"name": "mnist", "subset": "many"}}, "subset must be int"),
-        ({"preset": "x", "data": {"name": "mnist", "fit": "squash"}}, "choose from pad, resize"),
-        ({"preset": "x", "data": "mnist"}, "data must be an object"),
-        ({"preset": "x"}, "missing 1 required"),
-        ({"preset": "x", "data": {"name": "a", "image_size": [28]}}, "needs 2 values"),
+        ({"preset": "x", "data": {"nam": "mnist"}}, "nam.*name"),
+        ({"preset": "x", "data": {"name": "mnist", "subset": "many"}}, "subset.*many"),
+        ({"preset": "x", "data": {"name": "mnist", "fit": "squash"}}, "fit.*squash.*pad, resize"),
+        ({"preset": "x", "data": "mnist"}, "data.*mnist"),
+        ({"preset": "x"}, "Experiment.*data"),
+        ({"preset": "x", "data": {"name": "a", "image_size": [28]}}, "image_size.*2.*28"),
     ],
 )
 def test_wrong_configurations_are_refused(values, message):

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pocketddpm.api import evaluate, train
+    from pocketddpm.api import distill, evaluate, train
     from pocketddpm.config import Experiment
     from pocketddpm.data.image_set import ImageSet
     from pocketddpm.data.load import load_images
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load": ("pocketddpm.models.model", "load_model"),
     "train": ("pocketddpm.api", "train"),
+    "distill": ("pocketddpm.api", "distill"),
     "evaluate": ("pocketddpm.api", "evaluate"),
     "load_plugin": ("pocketddpm.plugins", "load_plugin"),
     "Model": ("pocketddpm.models.model", "Model"),
@@ -38,6 +39,7 @@ __all__ = [
     "ImageSet",
     "Model",
     "Samples",
+    "distill",
     "evaluate",
     "load",
     "load_images",

@@ -3,10 +3,13 @@
 Listing a catalogue reads file names and first docstring lines without importing anything, so that
 `pocketddpm list` and every `--help` answer without importing torch. Only the entry that is
 asked for is imported. A user's own file joins a catalogue through `pocketddpm.plugins`.
+What is one function rather than one file (a loss, a weighting) is an entry of a `Table`, which is
+read in the same way.
 """
 
 import ast
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -70,3 +73,55 @@ SCHEDULES = Catalog("schedule", "schedules")
 DATASETS = Catalog("data set", "datasets")
 EXTRACTORS = Catalog("extractor", "metrics.extractors")
 ALL = (DATASETS, NETWORKS, SCHEDULES, SAMPLERS, EXTRACTORS)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The entries of one dictionary of functions, `name` in the package's file `path`."""
+
+    path: str
+    name: str
+
+    def names(self) -> list[str]:
+        """Return all names, in the dictionary's order, without importing the file."""
+        return list(self.describe())
+
+    @cache  # noqa: B019
+    def describe(self) -> dict[str, str]:
+        """Return name -> the comment above the entry, else its function's first docstring line."""
+        source = (Path(__file__).parent / self.path).read_text(encoding="utf-8")
+        tree, lines, described = ast.parse(source).body, source.splitlines(), {}
+        docs = {n.name: ast.get_docstring(n) or "" for n in tree if isinstance(n, ast.FunctionDef)}
+        table = next(node.value for node in tree if _assigned(node) == self.name)  # type: ignore[attr-defined]
+        for key, value in zip(table.keys, table.values, strict=True):
+            first = last = key.lineno - 1  # of the lines above, counted from 0
+            while lines[first - 1].lstrip().startswith("#"):
+                first -= 1
+            comment = " ".join(line.strip(" #") for line in lines[first:last])
+            described[key.value] = comment or docs.get(getattr(value, "id", ""), "").split("\n")[0]
+        return described
+
+
+def _assigned(node: ast.stmt) -> str | None:
+    """Return the name that a statement such as `NAME: type = ...` assigns."""
+    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+    return getattr(target, "id", None)
+
+
+TABLES = {
+    "predictions": Table("diffusion/prediction.py", "PREDICTIONS"),
+    "losses": Table("diffusion/losses.py", "LOSSES"),
+    "weightings": Table("diffusion/weighting.py", "WEIGHTINGS"),
+    "times": Table("diffusion/times.py", "TIMES"),
+}
+
+
+KINDS = (*(f"{catalog.kind.replace(' ', '-')}s" for catalog in ALL), *TABLES)
+"""Everything that has a name, but presets."""
+
+
+def describe_all() -> dict[str, dict[str, str]]:
+    """Return kind -> name -> what it is, without importing any of it."""
+    return {
+        kind: each.describe() for kind, each in zip(KINDS, (*ALL, *TABLES.values()), strict=True)
+    }

@@ -1,153 +1,239 @@
 """The configuration of an experiment: frozen dataclasses, saved whole in every checkpoint.
 
-Standard library only, so that every `--help` is quick. An unknown key or a value of the wrong type
-is an error, wherever it comes from: a preset, the command line or a checkpoint.
+Everything about an option is written here, once: its type, default, sentence and allowed values.
+The options of `pocketddpm train`, the arguments of `pocketddpm.train`, the check of a checkpoint
+and the page of commands are made from it. A value that is not allowed is a ConfigError, wherever it
+comes from. Standard library only, so that every `--help` is quick.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+import operator
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
+from functools import cache
+from math import isfinite
+from numbers import Real
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from pocketddpm.catalog import TABLES, Table
 from pocketddpm.errors import ConfigError, unknown
 
 T = TypeVar("T")
 Options = dict[str, Any]
+SEEDS = ">= -9223372036854775808, < 18446744073709551616"  # what 64 bits hold
+BUDGETS = ("steps", "epochs", "images", "minutes")
+
+
+class Option(NamedTuple):
+    """What is known of a field, beside its type and its default.
+
+    help: its sentence. bound: what a number must satisfy, such as '>= 0, < 1'; in a tuple, each of
+    them. choices: the table whose names are allowed. read: how text becomes the value.
+    name: what the option is called where it is not as the field; "" where it is none.
+    """
+
+    help: str = ""
+    bound: str = ""
+    choices: Table | None = None
+    read: Callable[[str], Any] | None = None
+    name: str | None = None
+
+
+def option(default: Any, help: str, bound: str = "", **more: Any) -> Any:
+    """Return a dataclass field with an `Option`. default: MISSING for none, or what makes it."""
+    metadata = {"option": Option(help, bound, **more)}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def parse_options(text: str) -> dict[str, str]:
+    """Split 'width=48,depths=2/3/2' into {'width': '48', 'depths': '2/3/2'}."""
+    options: dict[str, str] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        key, equals, value = part.partition("=")
+        if not equals or not key or not value:
+            raise ConfigError(f"options read key=value,key=value; got '{part}' in '{text}'")
+        options[key.strip().replace("-", "_")] = value.strip()
+    return options
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return (height, width) from '32' or '28x36'."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
+    if not match or 0 in (sides := [int(s) for s in match.groups() if s]):
+        raise ConfigError(f"an image size reads 32 or 28x36 (height x width), got '{text}'")
+    return sides[0], sides[-1]
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return the names in 'a,b,c'."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise ConfigError(f"a list reads a,b,c; got '{text}'")
+    return names
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, and in what form the network sees them.
+    """Which images, and in what form the network sees them."""
 
-    name: a built-in data set or the path of a folder. image_size: (height, width); None keeps the
-    files' own. fit: how another size is reached. subset: the first N images. classes: names to
-    keep. flip: random horizontal flips (None: the data set's own habit). low, high: where the
-    bytes 0 and 255 go in the network's range. center: subtract the mean training image. held_out:
-    how many images, the last of those that are left, are never trained on but evaluated against.
-    """
-
-    name: str
-    image_size: tuple[int, int] | None = None
-    fit: Literal["pad", "resize"] | None = None
-    subset: int | None = None
-    classes: tuple[str, ...] | None = None
-    flip: bool | None = None
-    low: float = -1.0
-    high: float = 1.0
-    center: bool = False
-    held_out: int = 0
+    name: str = option(
+        MISSING, "A data set's name or a folder of images, instead of the preset's.", name="data"
+    )
+    image_size: tuple[int, int] | None = option(
+        None, "Image size, 32 or 28x36 (height x width).", ">= 1", read=parse_size
+    )
+    fit: Literal["pad", "resize"] | None = option(None, "How another image size is reached.")
+    subset: int | None = option(None, "Train on the first N images.", ">= 1")
+    classes: tuple[str, ...] | None = option(
+        None, "Train on these classes only, such as 0,1,7.", read=parse_names
+    )
+    # None: the data set's own habit.
+    flip: bool | None = option(None, "Mirror images at random.")
+    low: float = option(-1.0, "What the byte 0 becomes in the network's input.")
+    high: float = option(1.0, "What the byte 255 becomes in the network's input.")
+    center: bool = option(False, "Subtract the mean training image.")
+    held_out: int = option(
+        0, "Training images that are held out; --evaluate-every chooses a number.", ">= 0"
+    )
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """Which network, and its sizes (checked against the dataclass in the network's file)."""
 
-    name: str = "unet"
-    sizes: Options = field(default_factory=dict)
+    name: str = option("unet", "Another network.", name="network")
+    sizes: Options = option(
+        dict,
+        "Sizes of the network, such as widths=32/64/128,blocks=2.",
+        read=parse_options,
+        name="net",
+    )
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Which noise schedule. zero_terminal: rescaled to alpha_bar[T] = 0. shift: SNR / shift^2."""
+    """Which noise schedule, and its options (checked against the schedule's own dataclass)."""
 
-    name: str = "cosine"
-    T: int = 1000
-    options: Options = field(default_factory=dict)
-    zero_terminal: bool = False
-    shift: float = 1.0
+    name: str = option("cosine", "Another noise schedule.", name="schedule")
+    T: int = option(1000, "T, the number of noise levels.", ">= 1, <= 100000", name="timesteps")
+    options: Options = option(
+        dict,
+        "Options of the schedule, such as beta_end=0.2.",
+        read=parse_options,
+        name="schedule_options",
+    )
+    zero_terminal: bool = option(False, "Rescale the schedule so that x_T is pure noise.")
+    shift: float = option(1.0, "Divide the SNR by this number squared, for larger images.", "> 0")
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is learned.
+    """What is learned; its names are those of the tables in `diffusion/`."""
 
-    loss: 'vlb' is the variational bound, 'hybrid' the mean squared error with a little of it;
-    'consistency' makes a trained model one of few steps.
-    weighting: how much each time counts. times: how t is drawn; p_mean and p_std are those of
-    ln sigma for 'log-normal'. progressive: few times at first. variance: of the bound's steps;
-    'learned' gives the network a second output. sigma_data: the deviation of the images' pixels,
-    for 'edm' and 'soft-min-snr'. label_dropout: the share of labels hidden, which makes guidance
-    possible. guidance: learned into the network, so that sampling needs no second evaluation for
-    it (1: none; without labels there is none).
-    """
-
-    prediction: Literal["eps", "x0", "v", "edm"] = "v"
-    loss: Literal["mse", "l1", "huber", "vlb", "hybrid", "consistency"] = "mse"
-    weighting: Literal["simple", "ddpm", "min-snr", "soft-min-snr", "p2", "edm"] = "simple"
-    times: Literal["uniform", "stratified", "log-normal", "importance"] = "uniform"
-    p_mean: float = -1.2
-    p_std: float = 1.2
-    progressive: bool = False
-    variance: Literal["beta", "beta-tilde", "learned"] = "beta-tilde"
-    sigma_data: float = 0.5
-    label_dropout: float = 0.1
-    guidance: float = 1.0
+    prediction: str = option("v", "What the network predicts.", choices=TABLES["predictions"])
+    loss: str = option(
+        "mse",
+        "Distance between prediction and target, or the variational bound.",
+        choices=TABLES["losses"],
+    )
+    weighting: str = option(
+        "simple", "How much each noise level counts in the loss.", choices=TABLES["weightings"]
+    )
+    times: str = option("uniform", "How noise levels are drawn.", choices=TABLES["times"])
+    p_mean: float = option(-1.2, "Mean of ln sigma, for log-normal times.")
+    p_std: float = option(1.2, "Deviation of ln sigma, for log-normal times.", "> 0")
+    progressive: bool = option(
+        False, "Begin with 10 noise levels, and double them up to half of the run."
+    )
+    variance: Literal["beta", "beta-tilde", "learned"] = option(
+        "beta-tilde", "Variance of the reverse steps, for the bound; learned needs hybrid or vlb."
+    )
+    sigma_data: float = option(
+        0.5, "Deviation of the images' pixels, for edm and soft-min-snr.", "> 0"
+    )
+    label_dropout: float = option(0.1, "Share of labels hidden, for guidance.", ">= 0, < 1")
+    guidance: float = option(
+        1.0,
+        "Guidance learned into the network, which then samples guided at no extra cost; 1: none.",
+        ">= 1",
+    )
 
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """How it is learned.
+    """How it is learned."""
 
-    warmup: images over which the learning rate rises from 0. decay: its course from there to the
-    end of the run. grad_clip: the largest gradient norm (0: none). ema_half_life: images after
-    which a weight's share in the average has halved (0: no average; at most `ema_ramp` of the
-    images seen so far, so that a young average is not stuck at the start).
-    """
-
-    name: Literal["adam", "adamw", "muon"] = "adamw"
-    lr: float = 2e-3
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.01
-    warmup: int = 5_000
-    decay: Literal["none", "linear", "cosine"] = "linear"
-    grad_clip: float = 1.0
-    ema_half_life: int = 10_000
-    ema_ramp: float = 0.05
+    name: Literal["adam", "adamw", "muon"] = option("adamw", "Another optimiser.", name="optimiser")
+    lr: float = option(2e-3, "Peak learning rate.", "> 0")
+    betas: tuple[float, float] = option(
+        (0.9, 0.99), "Adam's decay of the gradient's mean and square, 0.9/0.99.", ">= 0, < 1"
+    )
+    weight_decay: float = option(0.01, "Decay of the weights; adam has none.", ">= 0")
+    warmup: int = option(5_000, "Images over which the learning rate rises from 0.", ">= 0")
+    decay: Literal["none", "linear", "cosine"] = option(
+        "linear", "Course of the learning rate to the end."
+    )
+    grad_clip: float = option(1.0, "Largest gradient norm; 0 for none.", ">= 0")
+    ema_half_life: int = option(
+        10_000, "Half-life of the weight average, in images; 0 for none.", ">= 0"
+    )
+    ema_ramp: float = option(
+        0.05, "Largest half-life as a share of the images seen, for a young average.", ">= 0"
+    )
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How much, how fast and from which seed.
+    """How much, how fast and from which seed. Exactly one of the four budgets is given."""
 
-    The budget is exactly one of steps, epochs, images and minutes. batch_size is the global batch
-    of one optimiser step, whatever the number of processes or of accumulated parts.
-    batches_per_epoch: a shorter epoch than the whole set, freshly shuffled each time.
-    """
-
-    batch_size: int = 128
-    accumulate: int = 1
-    steps: int | None = None
-    epochs: float | None = None
-    images: int | None = None
-    minutes: float | None = None
-    batches_per_epoch: int | None = None
-    seed: int = 0
-    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    batch_size: int = option(128, "Images per optimiser step, over all processes.", ">= 1")
+    accumulate: int = option(1, "Parts in which a batch is computed, to save memory.", ">= 1")
+    steps: int | None = option(None, "Budget in optimiser steps.", "> 0")
+    epochs: float | None = option(None, "Budget in epochs.", "> 0")
+    images: int | None = option(None, "Budget in images.", "> 0")
+    minutes: float | None = option(None, "Budget in minutes, everything included.", "> 0")
+    batches_per_epoch: int | None = option(
+        None, "A shorter epoch, freshly shuffled each time; 0 for the whole set.", ">= 0"
+    )
+    seed: int = option(0, "Seed of weights, order, times and noise.", SEEDS)
+    precision: Literal["auto", "float32", "bf16", "fp16"] = option(
+        "auto", "Arithmetic of the network; auto is bf16 where the hardware has it."
+    )
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How a run is measured while it trains, against training images held out from it.
+    """How a run is measured while it trains, against training images held out from it."""
 
-    every: steps between evaluations; 0 is none, and nothing is held out. n: samples of each.
-    best_by: what makes the best checkpoint: an epoch's mean loss, or the Frechet distance.
-    """
-
-    every: int = 0
-    n: int = 1000
-    best_by: Literal["loss", "evaluation"] = "loss"
+    every: int = option(
+        0,
+        "Steps between evaluations on held-out training images (the last 5000, at most a tenth).",
+        ">= 0",
+        name="evaluate_every",
+    )
+    n: int = option(
+        1000, "Samples of each evaluation; 1000 by default.", ">= 20", name="evaluate_n"
+    )
+    best_by: Literal["loss", "evaluation"] = option(
+        "loss", "What best.safetensors is the best by: mean loss of an epoch, or Frechet distance."
+    )
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How `sample` draws from this model unless told otherwise."""
+    """How `sample` draws from this model unless told otherwise; no options of training."""
 
-    sampler: str = "ddim"
-    steps: int = 50
-    spacing: str = "trailing"
-    options: Options = field(default_factory=dict)
-    guidance: float = 1.0
-    clip: bool = True
+    sampler: str = option("ddim", "The sampler.", name="")
+    steps: int = option(50, "Its steps.", ">= 1", name="")
+    spacing: str = option("trailing", "How its times are spaced.", name="")
+    options: Options = option(dict, "Its options.", read=parse_options, name="")
+    guidance: float = option(1.0, "The scale of guidance; 1: none.", name="")
+    clip: bool = option(True, "Keep estimates of x0 in the images' range.", name="")
 
 
 @dataclass(frozen=True)
@@ -169,82 +255,172 @@ class Experiment:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class RunConfig:
+    """Where and how a run is kept: no part of the experiment, and free to change on resuming."""
+
+    device: str = option("auto", "auto, cpu, cuda or mps.")
+    out: Path | None = option(None, "The run folder; runs/PRESET by default.")
+    resume: str | None = option(
+        None, "auto (the run in --out, if there is one) or the path of a run or checkpoint."
+    )
+    begin_with: str | None = option(
+        None,
+        "A model whose averaged weights a new run begins with (fine-tuning): as `sample` names it.",
+    )
+    checkpoint_every: int = option(500, "Steps between checkpoints; 0: at the end only.", ">= 0")
+    sample_every: int = option(500, "Steps between previews (DDIM, 50 steps); 0 for none.", ">= 0")
+    sample_at_start: bool = option(False, "Also a preview before training.")
+    sample_each_epoch: bool = option(False, "Also a preview after every epoch.")
+    tensorboard: bool = option(False, "Also write TensorBoard logs.")
+    overwrite: bool = option(False, "Replace the run in --out.")
+
+
+DISTILLATION = {"lr": 2e-3, "seed": 0, "sample_every": 0}
+"""Defaults of distillation that are not those of training."""
+
+
+class Place(NamedTuple):
+    """Where an option's value lies: `field` of the experiment's `part`, with its type."""
+
+    part: str
+    field: "Field[Any]"
+    hint: Any
+
+
+@cache
+def experiment_options() -> dict[str, Place]:
+    """Return the options that belong to the experiment, by their names."""
+    places = {}
+    for part, kind in get_type_hints(Experiment).items():
+        for f in fields(kind) if is_dataclass(kind) else ():
+            name = option_of(f).name
+            if name != "":
+                places[name or f.name] = Place(part, f, get_type_hints(kind)[f.name])
+    return places
+
+
+def option_of(f: "Field[Any]") -> Option:
+    """Return what a field says of itself; an empty `Option` where it was declared without one."""
+    return f.metadata.get("option", Option())
+
+
+def with_options(experiment: Experiment, options: Mapping[str, Any]) -> Experiment:
+    """Return the experiment with the options that are not None in place of its own values.
+
+    Another network or schedule begins without the sizes or options of the one before; a budget
+    takes the place of the one that was there. Raises ConfigError for what is not allowed.
+    """
+    known = experiment_options()
+    for name in options:
+        if name not in known:
+            raise unknown("option of training", name, known)
+    given = {name: options[name] for name in known if options.get(name) is not None}
+    parts = {f.name: getattr(experiment, f.name) for f in fields(experiment)}
+    if not given.keys().isdisjoint(BUDGETS):
+        parts["training"] = replace(parts["training"], **dict.fromkeys(BUDGETS))
+    for name, value in given.items():
+        part, f, hint = known[name]
+        config = parts[part]
+        value = _convert(value, hint, name, f)
+        if hint is Options:
+            value = {**getattr(config, f.name), **value}
+        elif f.name == "name" and value != config.name:
+            own = {o.name: {} for o in fields(config) if o.default_factory is dict}
+            config = replace(config, **own)
+        parts[part] = replace(config, **{f.name: value})
+    return replace(experiment, **parts)
+
+
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Return the dataclass `cls` from plain values; missing keys take their defaults.
 
-    Raises ConfigError for an unknown key or a value that the field's type does not allow.
+    Raises ConfigError for an unknown or missing key, and for a value that the field's type, bound
+    or choices do not allow. where: what the message begins with.
     """
-    hints = get_type_hints(cls)
-    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    hints, known = get_type_hints(cls), {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in values:
-        if key not in names:
-            raise unknown(f"option of {where.removesuffix(': ') or cls.__name__}", str(key), names)
-    converted = {k: _convert(v, hints[k], f"{where}{k}") for k, v in values.items()}
-    try:
-        return cls(**converted)
-    except TypeError as error:
-        raise ConfigError(f"{where or cls.__name__}: {error}") from None
+        if key not in known:
+            raise unknown(f"option of {where.rstrip(': ') or cls.__name__}", str(key), known)
+    for name, f in known.items():
+        if name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise ConfigError(f"{where.rstrip(': ') or cls.__name__} needs a value for '{name}'")
+    return cls(**{k: _convert(v, hints[k], f"{where}{k}", known[k]) for k, v in values.items()})
 
 
-def parse_options(text: str) -> dict[str, str]:
-    """Split 'width=48,depths=2/3/2' into {'width': '48', 'depths': '2/3/2'}."""
-    options: dict[str, str] = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        key, equals, value = part.partition("=")
-        if not equals or not key or not value:
-            raise ConfigError(f"options read key=value,key=value; got '{part}' in '{text}'")
-        options[key.strip().replace("-", "_")] = value.strip()
-    return options
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
+def _convert(value: Any, hint: Any, where: str, f: "Field[Any]") -> Any:
     """Return value as the type `hint`; text is parsed ('2/3' is a tuple), lists become tuples."""
-    origin, args = get_origin(hint), get_args(hint)
-    if is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} must be an object, got {value!r}")
-        return from_dict(hint, value, f"{where}.")
+    origin, args, about = get_origin(hint), get_args(hint), option_of(f)
     if origin in (Union, UnionType):
         if value is None:
             return None
-        return _convert(value, next(a for a in args if a is not type(None)), where)
-    if origin is Literal:
-        if value not in args:
-            raise unknown(where, str(value), map(str, args))
+        return _convert(value, next(a for a in args if a is not NoneType), where, f)
+    choices = args if origin is Literal else about.choices and about.choices.names()
+    if choices:
+        if value not in choices:
+            raise unknown(where, str(value), choices)
         return value
+    if origin in (tuple, dict) and about.read and isinstance(value, str):
+        value = about.read(value)
+    if is_dataclass(hint) or origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be an object of names and values, got {value!r}")
+        if origin is dict:
+            return {_scalar(k, str, where, f): _plain(v, f"{where} {k}") for k, v in value.items()}
+        return from_dict(hint, value, f"{where}.")  # type: ignore[arg-type]
     if origin is tuple:
+        if about.read is parse_size and type(value) is int:
+            value = (value, value)
         parts = value.split("/") if isinstance(value, str) else value
         if not isinstance(parts, list | tuple):
             raise ConfigError(f"{where} must be a list such as 1/2/2, got {value!r}")
         kinds = [args[0]] * len(parts) if args[-1] is Ellipsis else list(args)
         if len(kinds) != len(parts):
             raise ConfigError(f"{where} needs {len(kinds)} values, got {value!r}")
-        return tuple(_convert(p, k, where) for p, k in zip(parts, kinds, strict=True))
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} must be an object, got {value!r}")
-        return dict(value)
-    return _scalar(value, hint, where)
+        return tuple(_convert(p, k, where, f) for p, k in zip(parts, kinds, strict=True))
+    return _scalar(value, hint, where, f)
 
 
-def _scalar(value: Any, hint: Any, where: str) -> Any:
-    wrong = ConfigError(f"{where} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+KINDS = {bool: "yes or no", int: "a whole number", float: "a finite number", str: "text"}
+ANSWERS = {"yes": True, "true": True, "no": False, "false": False}
+COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+def _scalar(value: Any, hint: Any, where: str, f: "Field[Any]") -> Any:
+    bound = option_of(f).bound
+    allowed = f"{KINDS.get(hint, 'a path')}{' ' * bool(bound)}{bound}"
+    wrong = ConfigError(f"{where} must be {allowed}, got {value!r}")
+    if hint in (str, Path):
+        if not isinstance(value, str | os.PathLike):
+            raise wrong
+        return os.fspath(value) if hint is str else Path(value).expanduser()
     if hint is bool:
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        raise wrong
-    if hint is str:
-        if isinstance(value, str):
-            return value
-        raise wrong
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        answer = ANSWERS.get(value.lower()) if isinstance(value, str) else value
+        if not isinstance(answer, bool):
+            raise wrong
+        return answer
+    if isinstance(value, bool) or not isinstance(value, Real | str):
         raise wrong
     try:
-        number = float(value) if hint is float else int(value)
-    except ValueError:
+        number: Any = (float if hint is float else int)(value)  # type: ignore[arg-type]
+        exact = hint is float or isinstance(value, str) or value == number
+    except (ValueError, OverflowError):  # no number, nan or infinite
         raise wrong from None
-    if hint is int and float(value) != number:
+    # Infinite only where that is the default, as for an interval that has no end.
+    if not exact or not (isfinite(number) or number == f.default):
         raise wrong
+    for sign, limit in (part.split() for part in bound.split(", ") if part):
+        if not COMPARE[sign](number, int(limit)):
+            raise wrong
     return number
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Return a value of an object as JSON holds it, with tuples in place of lists."""
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, list | tuple):
+        return tuple(_plain(each, where) for each in value)
+    if isinstance(value, Real):
+        return float(value)
+    raise ConfigError(f"{where} must be a number, text or a list of them, got {value!r}")

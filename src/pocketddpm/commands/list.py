@@ -2,23 +2,27 @@
 
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
+from pocketddpm.catalog import KINDS, describe_all
 from pocketddpm.commands.options import Plugins
+
+if TYPE_CHECKING:
+    Kind = str
+else:
+    Kind = Literal[("all", "presets", *KINDS)]
 
 
 @dataclass(frozen=True)
 class List:
-    """List presets, data sets, networks, schedules and samplers.
+    """List everything that has a name: presets, data sets, networks, samplers, losses, ...
 
     Example: pocketddpm list samplers
     """
 
-    kind: Positional[
-        Literal["all", "presets", "data-sets", "networks", "schedules", "samplers", "extractors"]
-    ] = "all"
+    kind: Positional[Kind] = "all"
     """What to list."""
     json: bool = False
     """Print names and descriptions as JSON."""
@@ -27,11 +31,9 @@ class List:
 
     def run(self) -> None:
         """Print names and their first docstring lines; imports none of them."""
-        from pocketddpm.catalog import ALL
         from pocketddpm.presets import describe_presets
 
-        sections = {"presets": describe_presets()}
-        sections |= {f"{c.kind.replace(' ', '-')}s": c.describe() for c in ALL}
+        sections = {"presets": describe_presets(), **describe_all()}
         chosen = {k: v for k, v in sections.items() if self.kind in ("all", k)}
         if self.json:
             print(json.dumps(chosen, indent=2))

@@ -1,32 +1,57 @@
-"""What several verbs' options have in common: the text forms of sizes and lists."""
+"""What several verbs' options have in common: those of training, from config.py; text forms."""
 
-import re
+from dataclasses import Field, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from tyro.conf import UseAppendAction
+from tyro.conf import UseAppendAction, arg
 
+from pocketddpm.config import RunConfig, experiment_options, option_of, parse_names, parse_size
 from pocketddpm.errors import ConfigError
+
+__all__ = ["Plugins", "given", "parse_names", "parse_numbers", "parse_size", "training_options"]
 
 Plugins = Annotated[tuple[Path, ...], UseAppendAction]
 """The type of --plugin, which may be given several times; `main` loads them before a verb runs."""
 Number = TypeVar("Number", int, float)
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Return (height, width) from '32' or '28x36'."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
-    if not match or 0 in (sides := [int(s) for s in match.groups() if s]):
-        raise ConfigError(f"an image size reads 32 or 28x36 (height x width), got '{text}'")
-    return sides[0], sides[-1]
+def training_options(*names: str, **defaults: Any) -> type:
+    """Return a base class for a command: a dataclass with options of training.
+
+    names: which of them; all when none is named. defaults: in place of None or of RunConfig's own.
+    """
+    hints = get_type_hints(RunConfig)
+    places: dict[str, tuple[Field[Any], Any]] = {
+        name: (place.field, _asked(place.field, place.hint))
+        for name, place in experiment_options().items()
+    }
+    places |= {f.name: (f, hints[f.name]) for f in fields(RunConfig)}
+    made = []
+    for name in names or places:
+        f, hint = places[name]
+        default = f.default if f.name in hints and hints[f.name] is hint else None
+        hint = Annotated[hint, arg(help=option_of(f).help)]
+        made.append((name, hint, field(default=defaults.get(name, default), kw_only=True)))
+    return make_dataclass("Options", made, frozen=True)
 
 
-def parse_names(text: str) -> tuple[str, ...]:
-    """Return the names in 'a,b,c'."""
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not names:
-        raise ConfigError(f"a list reads a,b,c; got '{text}'")
-    return names
+def _asked(f: "Field[Any]", hint: Any) -> Any:
+    """Return the type that the command line reads an option of the experiment as."""
+    about, kinds = option_of(f), [a for a in get_args(hint) if a is not type(None)]
+    plain: Any = kinds[0] if type(None) in get_args(hint) else hint
+    if about.choices is not None:
+        plain = Literal[tuple(about.choices.names())]
+    elif plain is bool:
+        plain = Literal["yes", "no"]
+    elif get_origin(plain) in (tuple, dict):
+        plain = str
+    return plain | None
+
+
+def given(command: Any) -> dict[str, Any]:
+    """Return the options of training that a command holds, by name."""
+    return {f.name: getattr(command, f.name) for f in fields(type(command).__bases__[0])}
 
 
 def parse_numbers(text: str, form: str, kind: type[Number]) -> tuple[Number, ...]:
