@@ -723,9 +723,9 @@ def test_scaling_survives_a_checkpoint(mean: torch.Tensor | None) -> None:
 
     scaling = Scaling(-2, 3, mean)
     config = json.loads(json.dumps(scaling.to_config()))
-    assert Scaling.from_config(config, scaling.tensors()) == scaling
-    assert Scaling.from_config(config, scaling.tensors()) != Scaling(-2, 3, torch.ones(1, 2, 2))
-    assert Scaling.from_config(config, scaling.tensors()) != Scaling(-2, 4, mean)
+    again = Scaling.from_config(config, scaling.tensors())
+    assert again.bounds == (-2, 3)
+    assert again.mean is mean
 
 
 @pytest.mark.parametrize("ends", [(1, 1), (1, -1), (float("nan"), 1), (0, float("inf"))])

@@ -1,4 +1,4 @@
-"""The one map between pictures (uint8, 0..255) and the numbers that the model works on."""
+"""The one map between images (uint8, 0..255) and the numbers that the model works on."""
 
 import math
 from collections.abc import Mapping
@@ -32,17 +32,6 @@ class Scaling:
                 f"scaling to {self.low}..{self.high}: the first number must be below the second, "
                 "as in -1..1"
             )
-
-    # The generated method would compare tensors for a single truth value, and fail.
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Scaling) or (self.low, self.high) != (other.low, other.high):
-            return False
-        if self.mean is None or other.mean is None:
-            return self.mean is other.mean
-        return torch.equal(self.mean, other.mean)
-
-    def __hash__(self) -> int:
-        return hash((self.low, self.high))
 
     def centered(self, images: NDArray[np.uint8], device: torch.device) -> "Scaling":
         """Return this map less the mean of images, uint8 [N,C,H,W], which is kept on the device."""
@@ -93,7 +82,7 @@ class Scaling:
         return values.round().clamp(0, 255).to(torch.uint8)
 
     def clip(self, x: Tensor) -> Tensor:
-        """Return x clipped to what pictures can be mapped to.
+        """Return x clipped to the range of images in model units.
 
         x: floating point [...,C,H,W]; the result has its dtype and shape.
         """
@@ -103,7 +92,7 @@ class Scaling:
         return x.clamp(self.low - mean, self.high - mean)
 
     def to_config(self) -> dict[str, float | bool]:
-        """Return the map as plain JSON values; a mean is only announced, see `tensors`."""
+        """Return the map as plain JSON values; of a mean only whether there is one."""
         return {"low": self.low, "high": self.high, "mean": self.mean is not None}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -121,7 +110,7 @@ class Scaling:
         low, high, mean = (config.get(key) for key in ("low", "high", "mean"))
         number = (int, float)
         if not (isinstance(low, number) and isinstance(high, number) and isinstance(mean, bool)):
-            raise ConfigError(f"not a scaling: {dict(config)}; low, high and mean are needed")
+            raise ConfigError(f"not a scaling: {dict(config)}; it needs low, high and mean")
         image = (tensors or {}).get("mean")
         if mean and image is None:
             raise ConfigError("the scaling has a mean image, but its tensor is missing")
