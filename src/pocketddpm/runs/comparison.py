@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from pocketddpm import __version__
 from pocketddpm.build import build_network, build_schedule
+from pocketddpm.diffusion.objective import build_objective
 from pocketddpm.models.cost import count_flops, count_parameters
 from pocketddpm.models.model import Model, load_model
-from pocketddpm.diffusion.objective import build_objective
 
 TRAIN_BATCH, SAMPLE_BATCH, ROUNDS = 32, 32, 3
 

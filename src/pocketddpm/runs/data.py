@@ -7,14 +7,14 @@ import torch
 
 from pocketddpm.build import plugin_records, takes_labels
 from pocketddpm.catalog import DATASETS
-from pocketddpm.models.checkpoint import Checkpoint
 from pocketddpm.config import DataConfig, Experiment
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import class_counts, fingerprint, hold_out, load_images
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.errors import DataError
-from pocketddpm.runs.provenance import machine, versions
+from pocketddpm.models.checkpoint import Checkpoint
 from pocketddpm.runs.evaluation import held_out_images
+from pocketddpm.runs.provenance import machine, versions
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pocketddpm.config import Experiment
-from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.batches import mix
+from pocketddpm.data.image_set import ImageSet
+from pocketddpm.diffusion.sampling import State
 from pocketddpm.errors import ConfigError
-from pocketddpm.runs.tables import Row, append_log, read_log, write_log
-from pocketddpm.metrics.split import draw
 from pocketddpm.metrics.frechet import Moments, frechet_distance
-from pocketddpm.metrics.precision_recall import neighbourhoods
 from pocketddpm.metrics.pca import fit_pixels_pca
-from pocketddpm.metrics.samples import Fit, brought_to
+from pocketddpm.metrics.precision_recall import neighbourhoods
 from pocketddpm.metrics.reference_data import own_extractor, usual_fit
+from pocketddpm.metrics.samples import Fit, brought_to
+from pocketddpm.metrics.split import draw
 from pocketddpm.models.model import Model
 from pocketddpm.pictures import save_distance_curve
 from pocketddpm.progress import bar as progress_bar
-from pocketddpm.diffusion.sampling import State
+from pocketddpm.runs.tables import Row, append_log, read_log, write_log
 
 COLUMNS = ["step", "images_seen", "frechet", "ratio", "precision", "recall", "seconds"]
 MOST, SHARE, FEWEST = 5000, 10, 20  # held out: 5000 images, at most a tenth, at least 20

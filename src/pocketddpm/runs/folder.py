@@ -11,8 +11,8 @@ import sys
 import weakref
 from pathlib import Path
 
-from pocketddpm.models.checkpoint import load_checkpoint
 from pocketddpm.errors import CheckpointError, OutputError
+from pocketddpm.models.checkpoint import load_checkpoint
 from pocketddpm.output import writing
 
 # What a run writes; everything else in its folder is somebody else's.

@@ -5,9 +5,9 @@ import torch
 from numpy.typing import NDArray
 
 from pocketddpm.data.scaling import Scaling
-from pocketddpm.noise import Role, normal
 from pocketddpm.diffusion.process import add_noise
 from pocketddpm.diffusion.schedule import Schedule
+from pocketddpm.noise import Role, normal
 
 
 def forward_panels(

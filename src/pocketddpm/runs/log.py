@@ -10,8 +10,8 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-from pocketddpm.runs.tables import Row, append_log, read_log, summary_writer, write_log
 from pocketddpm.pictures import save_loss_curve
+from pocketddpm.runs.tables import Row, append_log, read_log, summary_writer, write_log
 from pocketddpm.training.trainer import Progress
 
 COLUMNS = ("step", "images_seen", "epoch", "loss", "grad_norm", "lr", "seconds")

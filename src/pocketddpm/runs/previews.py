@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from pocketddpm.models.cost import count_flops, count_parameters
-from pocketddpm.runs.forward import forward_panels
 from pocketddpm.models.model import Model
 from pocketddpm.pictures import save_grid
+from pocketddpm.runs.forward import forward_panels
 from pocketddpm.training.trainer import Trainer
 
 PREVIEW_ROWS, PREVIEW_STEPS = 6, 50

@@ -12,19 +12,20 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from pocketddpm.diffusion.bound import Bins
 from pocketddpm.build import build_network, build_schedule, pick_device, pick_precision
-from pocketddpm.models.checkpoint import Checkpoint, save_checkpoint, save_last
 from pocketddpm.config import Experiment, TrainingConfig, from_dict
 from pocketddpm.data.batches import Loader
-from pocketddpm.models.model import Model, model_from
+from pocketddpm.diffusion.bound import Bins
 from pocketddpm.diffusion.objective import build_objective
+from pocketddpm.distributed import agree_on_start, ending_together, rank
+from pocketddpm.models.checkpoint import Checkpoint, save_checkpoint, save_last
+from pocketddpm.models.model import Model, model_from
 from pocketddpm.output import refuse_existing, write_json
 from pocketddpm.plugins import ALL_KINDS, require
-from pocketddpm.distributed import agree_on_start, ending_together, rank
 from pocketddpm.progress import bar as progress_bar
 from pocketddpm.progress import say
 from pocketddpm.runs.data import RunData, load_run_data, origin, run_record
+from pocketddpm.runs.evaluation import Validation, check_evaluation
 from pocketddpm.runs.folder import RunFolder
 from pocketddpm.runs.log import RunLog
 from pocketddpm.runs.previews import describe, save_first_pictures, save_preview
@@ -32,7 +33,6 @@ from pocketddpm.runs.signals import Stop
 from pocketddpm.training.health import find_spikes, refuse_poisoned
 from pocketddpm.training.plan import check_budget
 from pocketddpm.training.trainer import Trainer
-from pocketddpm.runs.evaluation import Validation, check_evaluation
 
 FLUSH_EVERY = 50  # steps between reads of the losses from the device
 

@@ -1,0 +1,1 @@
+"""One training run in its folder: data, log, previews, evaluation, signals."""

@@ -1,0 +1,168 @@
+"""How a run starts: anew from a preset, on from its checkpoint, or with another model's weights."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from pocketddpm.config import (
+    BUDGETS,
+    DISTILLATION,
+    Experiment,
+    RunConfig,
+    SamplingConfig,
+    experiment_options,
+    from_dict,
+    with_options,
+)
+from pocketddpm.errors import ConfigError, unknown
+from pocketddpm.models.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+)
+from pocketddpm.output import refuse_existing
+from pocketddpm.plugins import ALL_KINDS, require
+from pocketddpm.runs.folder import only_begun
+from pocketddpm.runs.run import Session
+
+
+def start(experiment: Experiment, **options: Any) -> Session:
+    """Return the run of an experiment, with options in place of its own values.
+
+    options: those of `pocketddpm train`, by name; None keeps what is there. Nothing is written
+    before all of them have been found to fit. Raises ConfigError for an option that is unknown or
+    not allowed, OutputError for a folder in use.
+    """
+    run, given = _split(options, experiment_options())
+    out = run.out or Path("runs") / experiment.preset
+    checkpoint, begin_with, overwrite = None, None, run.overwrite
+    if run.begin_with is not None:
+        if run.resume not in (None, "auto"):
+            raise ConfigError(
+                f"--begin-with starts a new run and --resume {run.resume} goes on with one; "
+                "leave one of them out"
+            )
+        begin_with = load_checkpoint(find_checkpoint(Path(run.begin_with)))
+    if run.resume == "auto":
+        checkpoint = newest_checkpoint(out)
+        overwrite |= checkpoint is None and only_begun(out)
+    elif run.resume is not None:
+        path = find_checkpoint(Path(run.resume))
+        checkpoint = load_checkpoint(path)
+        out = run.out or path.parent
+        if out.absolute() != path.parent.absolute():
+            refuse_existing(out, overwrite)  # the run that is there is another one
+    if checkpoint is None:
+        experiment = with_options(experiment, given)
+    else:
+        experiment = _resumed(checkpoint, experiment.preset, given)
+        begin_with = None
+    if not experiment.data.name:
+        raise ConfigError(f"preset '{experiment.preset}' needs images: give --data FOLDER")
+    return _session(experiment, run, out, overwrite, checkpoint=checkpoint, begin_with=begin_with)
+
+
+def distillation(model: str | Path, **options: Any) -> Session:
+    """Return the run that tunes a model to draw in one or two steps (`pocketddpm distill`).
+
+    options: a budget (5 minutes by default), lr, seed and those of the run's folder.
+    """
+    run, given = _split({**DISTILLATION, **options}, ("lr", "seed", *BUDGETS))
+    teacher = load_checkpoint(find_checkpoint(Path(model)))
+    experiment = _tuned(teacher, given)
+    out = run.out or Path("runs") / f"{experiment.preset}-distilled"
+    return _session(experiment, run, out, run.overwrite, begin_with=teacher)
+
+
+def stored_experiment(checkpoint: Checkpoint) -> Experiment:
+    """Return the experiment of a checkpoint; its plug-ins must have been loaded."""
+    require(checkpoint.meta, ALL_KINDS)
+    return from_dict(Experiment, checkpoint.meta["experiment"], "checkpoint: ")
+
+
+def _split(options: Mapping[str, Any], allowed: Any) -> tuple[RunConfig, dict[str, Any]]:
+    """Return the options of the run's folder, and the others; ConfigError for unknown ones."""
+    own = [f.name for f in fields(RunConfig)]
+    for name in options:
+        if name not in (*own, *allowed):
+            raise unknown("option of training", name, (*own, *allowed))
+    given = {name: value for name, value in options.items() if value is not None}
+    run = from_dict(RunConfig, {name: given.pop(name) for name in own if name in given})
+    return run, given
+
+
+def _session(
+    experiment: Experiment,
+    run: RunConfig,
+    out: Path,
+    overwrite: bool,
+    *,
+    checkpoint: Checkpoint | None = None,
+    begin_with: Checkpoint | None = None,
+) -> Session:
+    # Presets and experiments of one's own pass the guard too: what a run stores can be loaded.
+    return Session(
+        from_dict(Experiment, experiment.to_dict()),
+        out=out,
+        device=run.device,
+        checkpoint=checkpoint,
+        begin_with=begin_with,
+        checkpoint_every=run.checkpoint_every,
+        sample_every=run.sample_every,
+        sample_at_start=run.sample_at_start,
+        sample_each_epoch=run.sample_each_epoch,
+        tensorboard=run.tensorboard,
+        overwrite=overwrite,
+    )
+
+
+def _resumed(checkpoint: Checkpoint, preset: str, options: Mapping[str, Any]) -> Experiment:
+    """Return the stored experiment; only its budget may be changed by options.
+
+    Raises ConfigError when other options, or the preset, differ from the stored ones.
+    """
+    stored = stored_experiment(checkpoint)
+    if preset != stored.preset:
+        raise ConfigError(
+            f"this run was started as '{stored.preset}', not '{preset}'; "
+            f"resume it with: pocketddpm train {stored.preset} --resume ..."
+        )
+    wanted = with_options(stored, options)
+    budget = {name: getattr(stored.training, name) for name in BUDGETS}
+    if replace(wanted, training=replace(wanted.training, **budget)) != stored:
+        raise ConfigError(
+            "a resumed run keeps its options, except for --steps, --epochs, --images and "
+            "--minutes; leave the others out, or start a new run with another --out"
+        )
+    return wanted
+
+
+def _tuned(teacher: Checkpoint, options: Mapping[str, Any]) -> Experiment:
+    """Return the teacher's experiment with the objective, budget and sampler of distillation."""
+    stored = stored_experiment(teacher)
+    if stored.objective.prediction != "edm":
+        raise ConfigError(
+            f"this model predicts {stored.objective.prediction}, and only one that gives its "
+            "input back at sigma = 0 can be distilled: train with --prediction edm"
+        )
+    if stored.objective.loss == "consistency":
+        raise ConfigError(
+            "this model is distilled already; distill the one that it came from, or train it "
+            "further with pocketddpm train --resume"
+        )
+    objective = replace(
+        stored.objective,
+        loss="consistency",
+        weighting="simple",
+        times="log-normal",
+        p_mean=0.3,
+        p_std=1.8,
+        label_dropout=0.0,
+        guidance=1.0,
+    )
+    sampling = SamplingConfig("consistency", 2, spacing="jumps")
+    tuned = replace(stored, objective=objective, sampling=sampling)
+    defaults = {"minutes": 5.0} if options.keys().isdisjoint(BUDGETS) else {}
+    return with_options(tuned, {**defaults, **options})
