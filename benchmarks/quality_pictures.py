@@ -3,7 +3,7 @@
     python benchmarks/time_to_quality.py --minutes 10 --out benchmarks/results/time_to_quality.jsonl
     python benchmarks/quality_pictures.py
 
-Writes docs/pictures/quality-minutes.png and quality-nfe.png, and prints the table of the README.
+Writes quality-minutes.png and quality-nfe.png, and prints the table of docs/results.md.
 """
 
 import argparse

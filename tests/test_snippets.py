@@ -301,6 +301,13 @@ def test_the_tables_speak_of_commands_that_there_are():
         assert any(re.search(pattern, line) for line in lines), f"no command has {pattern}"
 
 
+def test_every_paper_that_the_package_cites_is_in_the_bibliography():
+    text = (ROOT / "docs" / "bibliography.md").read_text()
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        cited = set(re.findall(r"\b\d{4}\.\d{5}\b", path.read_text()))
+        assert all(f"[arXiv {number}]" in text for number in cited), f"{path.name}: {cited}"
+
+
 def test_the_public_names_are_documented():
     text = (ROOT / "docs" / "api.md").read_text()
     for name in pd.__all__:

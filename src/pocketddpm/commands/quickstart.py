@@ -149,6 +149,6 @@ Images at 0, 25, 50, 75 and 100 % of T:
 
 ## Go on
 
-    pocketddpm sample {folder} --labels {labels} --guidance 1.5
+    pocketddpm sample {folder} --labels {labels} --seed 1
     pocketddpm train {session.experiment.preset} --minutes 10 --out runs/mine
 """
