@@ -1,13 +1,14 @@
 # `make quickstart`: install, then train on MNIST for two minutes and draw digits.
 # `make test`: install with the test extra, then run the whole suite.
 # `make docs`: build the documentation site into site/; a broken link is an error.
+# `make matrix`: the core tests in every Python from 3.10 to 3.13 that is installed (by hand).
 # `make torture`: the long fault campaign and the long fuzzing (docs/reliability.md).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test docs torture lint clean
+.PHONY: quickstart test docs matrix torture lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/pocketddpm quickstart
@@ -18,6 +19,9 @@ test: $(VENV)/.installed-test
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "wrote site/; to read it: $(BIN)/python -m http.server -d site"
+
+matrix:
+	$(PYTHON) scripts/matrix.py
 
 torture: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 -m torture
