@@ -129,7 +129,11 @@ def run(module: ModuleType, config: Any, denoise: Any, x: Tensor, grid: Grid, no
 
 
 def configurations(module: ModuleType) -> Iterator[Any]:
-    """Yield a config for every combination of a sampler's orders, choices and switches."""
+    """Yield a config for every combination of a sampler's orders, choices and switches.
+
+    Of order 1 one is enough, where there is no corrector: that is ddim or ddpm
+    (tests/test_samplers.py), and no other option counts.
+    """
     hints = get_type_hints(module.Config)
     values: dict[str, list[Any]] = {}
     for field in fields(module.Config):
@@ -139,8 +143,14 @@ def configurations(module: ModuleType) -> Iterator[Any]:
             values[field.name] = list(get_args(hints[field.name]))
         elif hints[field.name] is bool:
             values[field.name] = [True, False]
+    lowest = False
     for choice in product(*values.values()):
-        yield module.Config(**dict(zip(values, choice, strict=True)))
+        config = module.Config(**dict(zip(values, choice, strict=True)))
+        if getattr(config, "order", 0) == 1 and not getattr(config, "corrector", False):
+            if lowest:
+                continue
+            lowest = True
+        yield config
 
 
 def _allows(module: ModuleType, order: int) -> bool:
@@ -151,9 +161,12 @@ def _allows(module: ModuleType, order: int) -> bool:
     return True
 
 
+OTHER_NAMES = ("euler", "euler-ancestral")  # of ddim and ddpm: tests/test_samplers.py
+
+
 def samplers(*, stochastic: bool | None = None) -> list[tuple[str, ModuleType]]:
-    """Return (name, module) of the catalogue's samplers that start from noise."""
-    found = [(name, SAMPLERS.load(name)) for name in SAMPLERS.names()]
+    """Return (name, module) of the catalogue's algorithms that start from noise."""
+    found = [(name, SAMPLERS.load(name)) for name in SAMPLERS.names() if name not in OTHER_NAMES]
     found = [(n, m) for n, m in found if not getattr(m, "INVERSE", False)]
     return [(n, m) for n, m in found if stochastic is None or stochastic == m.STOCHASTIC]
 

@@ -25,7 +25,7 @@ from pocketddpm.diffusion.grid import Grid, explicit_grid, make_grid
 from pocketddpm.diffusion.prediction import get_prediction
 from pocketddpm.diffusion.process import add_noise, posterior
 from pocketddpm.diffusion.schedule import Schedule
-from pocketddpm.samplers import ddim, ddpm, dpmpp, euler, heun, unipc
+from pocketddpm.samplers import ddim, ddpm, dpmpp, heun, unipc
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_samplers.json").read_text(encoding="utf-8"))
 
@@ -218,7 +218,7 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "UniPC extra {'final_sigmas_type': 'zero'}": (
         lambda: sigma_run(unipc, unipc.Config(), final="zero")
     ),
-    "EulerDiscrete correct loop": lambda: edm_run(euler, euler.Config()),
+    "EulerDiscrete correct loop": lambda: edm_run(ddim, ddim.Config()),
     "HeunDiscrete correct loop": lambda: edm_run(heun, heun.Config()),
 }
 

@@ -222,7 +222,6 @@ def test_steps_and_reversal():
         (0, 30.0, bars[0], 20.0, bars[1]),
         (1, 20.0, bars[1], 0.0, bars[2]),
     ]
-    assert grid.reversed() == ((0.0, 20.0, 30.0), bars[::-1])
 
 
 # From alpha_bar back to t ------------------------------------------------------------------------

@@ -200,8 +200,8 @@ def test_stochastic_means_stochastic(module, config):
 def test_zero_terminal_snr(module, config):
     """Where sigma is infinite a sampler works, or says that it cannot and what can."""
     x = points(4, 2)
-    if module in (euler, euler_ancestral, heun):
-        with pytest.raises(ConfigError, match=r"zero terminal SNR\); use the sampler ddim"):
+    if module is heun:
+        with pytest.raises(ConfigError, match=r"t = 20,.* ddim "):
             last(module, config, make_grid(ZERO, 5), x)
         return
     for steps in (1, 2, 5):
@@ -227,12 +227,12 @@ def test_cosine_schedule_in_float32(module, config):
 @pytest.mark.parametrize("name", ["dpmpp", "unipc", "deis", "ipndm", "sde-dpmpp"])
 def test_wrong_order_is_refused(name):
     for order in (0, 9):
-        with pytest.raises(ConfigError, match=rf"order must lie in 1\.\.\d, got {order}"):
+        with pytest.raises(ConfigError, match=rf"order .*1\.\.\d.* {order}"):
             build_sampler(name, {"order": order})
 
 
 def test_wrong_churn_is_refused():
-    with pytest.raises(ConfigError, match="must not be negative"):
+    with pytest.raises(ConfigError, match=r"s_churn .*-1\.0"):
         build_sampler("heun", {"s_churn": -1.0})
 
 
@@ -262,7 +262,6 @@ DDIM = ddim.Config()
 @pytest.mark.parametrize(
     ("module", "config"),
     [
-        (euler, euler.Config()),
         (dpmpp, dpmpp.Config(order=1)),
         (deis, deis.Config(order=1)),
         (ipndm, ipndm.Config(order=1)),
@@ -284,7 +283,6 @@ def test_first_order_is_ddim(module, config, spacing):
     ("module", "config"),
     [
         (ddim, ddim.Config(eta=1.0)),
-        (euler_ancestral, euler_ancestral.Config()),
         (sde_dpmpp, sde_dpmpp.Config(order=1)),
     ],
 )
@@ -292,6 +290,18 @@ def test_full_noise_is_ancestral_sampling(module, config, spacing):
     grid, x = make_grid(LONG, 12, spacing), points(6, 2)
     ancestral = last(ddpm, ddpm.Config("beta-tilde"), grid, x)
     assert_close(last(module, config, grid, x), ancestral, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "original"), [(euler, ddim), (euler_ancestral, ddpm)])
+def test_other_names(name, original):
+    """They draw the original's images, and keep the refusal of an infinite sigma."""
+    grid, x = make_grid(LONG, 12), points(6, 2)
+    assert torch.equal(
+        last(name, name.Config(), grid, x), last(original, original.Config(), grid, x)
+    )
+    assert name.STOCHASTIC == original.STOCHASTIC and name.nfe(7, name.Config()) == 7
+    with pytest.raises(ConfigError, match=r"t = 20,.* ddim "):
+        last(name, name.Config(), make_grid(ZERO, 5), x)
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -382,6 +392,23 @@ def test_churn_is_confined_to_its_range_of_sigma():
     between = [t for t in denoise.times if t not in grid.t]
     assert len(between) == sum((1 - ab) / ab <= 1 for ab in grid.alpha_bar[:-1]) > 0
     assert all(LONG.T > t > 0 for t in between)
+
+
+def test_churn_is_capped():
+    """gamma = min(s_churn / N, sqrt(2) - 1) (arXiv 2206.00364, algorithm 2): one step by hand."""
+    x, noise = points(3, 2), draws(3)
+    whole = make_grid(LONG, 8)
+    grid = Grid(whole.t[:2], whole.alpha_bar[:2])  # a single step, which is Euler's
+    high, low = (math.sqrt((1 - ab) / ab) for ab in grid.alpha_bar)
+    capped = last(heun, heun.Config(s_churn=0.7), grid, x, noise=noise)  # 0.7 > sqrt(2) - 1
+    raised = math.sqrt(2) * high  # so that the noise added has the variance of high itself
+    y = x * math.sqrt(1 + high**2) + high * noise(0)
+    x0 = MIXTURE(y / math.sqrt(1 + raised**2), 0.0, 1 / (1 + raised**2)).x0
+    end = (y + (low - raised) * (y - x0) / raised) / math.sqrt(1 + low**2)
+    assert_close(capped, end, rtol=1e-9, atol=1e-9)
+    assert torch.equal(capped, last(heun, heun.Config(s_churn=50.0), grid, x, noise=noise))
+    mild = last(heun, heun.Config(s_churn=0.3), grid, x, noise=noise)
+    assert not torch.allclose(capped, mild)
 
 
 def test_churn_scales_its_noise():

@@ -1,8 +1,8 @@
 """The times that a sampler visits: a decreasing list of pairs (t, alpha_bar).
 
-alpha_bar is what the mathematics uses; t is what the network is told (a float: linspace, karras,
-log-snr and jumps give points between the table's entries). Named spacings end at the clean image
-(0, 1); an explicit list may end anywhere.
+alpha_bar is what the mathematics uses; t is what the network is called with (a float: linspace,
+karras, log-snr and jumps give points between the table's entries). Named spacings end at the clean
+image (0, 1); an explicit list may end anywhere.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,12 +56,8 @@ class Grid:
         for i in range(self.steps):
             yield i, self.t[i], self.alpha_bar[i], self.t[i + 1], self.alpha_bar[i + 1]
 
-    def reversed(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return the times and alpha_bar from the clean end to the noisy one (for inversion)."""
-        return self.t[::-1], self.alpha_bar[::-1]
-
     def time_of(self, alpha_bar: float) -> float:
-        """Return the time that the network is told at an alpha_bar between the grid's own.
+        """Return the time of an alpha_bar between the grid's own, a float.
 
         It is the schedule's, where that is known; else linear in log-SNR between the grid's pairs.
         Outside of either it is that of the nearest end.

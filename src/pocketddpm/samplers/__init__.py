@@ -1,1 +1,7 @@
-"""The samplers: one algorithm per file. See `pocketddpm.catalog`."""
+"""The samplers: one algorithm per file. See `pocketddpm.catalog`.
+
+Each file has a `Config` of options, `STOCHASTIC`, `order(config)` of convergence, `nfe(steps,
+config)`, the calls of the denoiser, and `sample`, a generator of `State`. In their equations
+a = sqrt(alpha_bar), b = sqrt(1 - alpha_bar), a step leads from time t to s, z is standard normal;
+x0_hat and eps_hat are the denoiser's estimates at x_t. Images are [B,C,H,W] of any float dtype.
+"""

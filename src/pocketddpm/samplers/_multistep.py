@@ -10,7 +10,9 @@ DDIM holds the estimate still during the step. A multistep method puts the polyn
 earlier estimates in its place; what counts is the polynomial's mean over the step under that
 exponential weight, and the mean is a blend of the known estimates, with shares that add up to 1.
 Positions within a step are r = (lambda - lambda_t) / h with h = lambda_s - lambda_t: 0 at t, 1 at
-s, negative before.
+s, negative before. An example: two estimates on equal steps lie at r = 0 and -1; without a weight
+the means of r^0 and r^1 over 0..1 are 1 and 1/2, and the shares that reproduce both are 3/2 and
+-1/2, Adams and Bashforth's.
 """
 
 from collections import deque

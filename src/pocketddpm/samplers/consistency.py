@@ -1,4 +1,8 @@
-"""Multistep consistency sampling (Song et al. 2023, arXiv 2303.01469, algorithm 1)."""
+"""Multistep consistency sampling (Song et al. 2023, arXiv 2303.01469, algorithm 1).
+
+When to use: for models that `pocketddpm distill` has tuned, at one to three steps, on the spacing
+jumps; for no others.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,10 +36,7 @@ def nfe(steps: int, config: Config) -> int:
 def sample(
     denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
 ) -> Iterator[State]:
-    """Estimate x0, add fresh noise of the next level, and so on; for models of `distill`.
-
-    x_s = sqrt(alpha_bar_s) x0 + sqrt(1 - alpha_bar_s) z with new z at each step.
-    """
+    """Estimate x0, then add fresh noise of the next level: x_s = a_s x0_hat + b_s z."""
     for i, t, ab_t, s, ab_s in grid:
         x0 = denoise(x, t, ab_t).x0
         x = ab_s**0.5 * x0

@@ -1,4 +1,8 @@
-"""DDIM: deterministic, or stochastic with eta > 0 (Song et al. 2020, arXiv 2010.02502)."""
+"""DDIM: deterministic, or stochastic with eta > 0 (Song et al. 2020, arXiv 2010.02502).
+
+When to use: as the plain choice, for interpolation, inversion and CFG++; `dpmpp` follows the same
+path in fewer steps.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +21,10 @@ STOCHASTIC = False
 
 @dataclass(frozen=True)
 class Config:
-    """eta: 0 is deterministic, 1 is ancestral sampling with variance beta-tilde."""
+    """eta: 0 is deterministic, 1 is ancestral sampling with variance beta-tilde.
+
+    ConfigError outside 0..1.
+    """
 
     eta: float = 0.0
 
@@ -40,7 +47,10 @@ def nfe(steps: int, config: Config) -> int:
 def sample(
     denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
 ) -> Iterator[State]:
-    """Follow eq. 12: x_s = sqrt(ab_s) x0 + sqrt(1 - ab_s - std^2) eps + std z."""
+    """Follow eq. 12: x_s = a_s x0_hat + sqrt(b_s^2 - std^2) eps_hat + std z.
+
+    std^2 = eta^2 beta_tilde, the posterior's variance (eq. 16).
+    """
     for i, t, ab_t, s, ab_s in grid:
         x0, eps, _ = denoise(x, t, ab_t)
         variance = config.eta**2 * posterior(ab_t, ab_s).variance

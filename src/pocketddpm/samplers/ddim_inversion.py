@@ -2,6 +2,7 @@
 
 Ordinary samplers walk a grid down from noise; this one is given clean images and walks the same
 grid up. `ddim` over that grid then decodes: the two are inverse to each other as steps grow.
+When to use: to edit or interpolate given images.
 """
 
 from collections.abc import Iterator
@@ -37,14 +38,13 @@ def nfe(steps: int, config: Config) -> int:
 def sample(
     denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
 ) -> Iterator[State]:
-    """Take DDIM's step from s up to t, for x at the grid's last time; noise is not used.
+    """Take DDIM's step from s up to t, x_t = a_t x0_hat + b_t eps_hat; noise is not used.
 
-    At the clean image there is no noise to estimate (b = 0), so there eps_hat is asked for at the
-    next time up, as if the image were already there.
+    x: images at the grid's last time. At the clean image there is no noise to estimate (b = 0):
+    there eps_hat is that of the next time up, as if the image were already there.
     """
-    times, alpha_bars = grid.reversed()
-    for i in range(grid.steps):
-        (s, t), (ab_s, ab_t) = times[i : i + 2], alpha_bars[i : i + 2]
+    for i, j in enumerate(range(grid.steps, 0, -1)):
+        s, t, ab_s, ab_t = grid.t[j], grid.t[j - 1], grid.alpha_bar[j], grid.alpha_bar[j - 1]
         if ab_s == 1:
             x0, eps = x, denoise(x, t, ab_t).eps
         else:

@@ -1,4 +1,8 @@
-"""Ancestral sampling, the original DDPM (Ho et al. 2020, arXiv 2006.11239, algorithm 2)."""
+"""Ancestral sampling, the original DDPM (Ho et al. 2020, arXiv 2006.11239, algorithm 2).
+
+When to use: with an imperfect model, because fresh noise corrects errors that a deterministic path
+keeps. It is the only sampler that uses a learned variance.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,8 +45,10 @@ def sample(
 ) -> Iterator[State]:
     """Draw x_s ~ q(x_s | x_t, x0_hat) at each step, for steps of any stride.
 
-    The step that ends at the clean image adds no noise. Raises ConfigError for a learned variance
-    that the model does not have.
+        x_s = a_s beta / b_t^2 x0_hat + a_t / a_s b_s^2 / b_t^2 x_t + sqrt(variance) z
+
+    with beta = 1 - a_t^2 / a_s^2 (`process.posterior`). The step that ends at the clean image adds
+    no noise. Raises ConfigError for a learned variance that the model does not have.
     """
     for i, t, ab_t, s, ab_s in grid:
         x0, _, fraction = denoise(x, t, ab_t)

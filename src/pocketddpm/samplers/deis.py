@@ -1,4 +1,7 @@
-"""DEIS: Adams-Bashforth on eps with an exact linear part (Zhang & Chen 2022, arXiv 2204.13902)."""
+"""DEIS: Adams-Bashforth on eps with an exact linear part (Zhang & Chen 2022, arXiv 2204.13902).
+
+When to use: as dpmpp, at the same cost; it extrapolates eps_hat where dpmpp extrapolates x0_hat.
+"""
 
 from collections import deque
 from collections.abc import Iterator
@@ -48,7 +51,10 @@ def nfe(steps: int, config: Config) -> int:
 def sample(
     denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
 ) -> Iterator[State]:
-    """Add to x / a the integral over rho = b / a of the polynomial through eps_hat."""
+    """Integrate the polynomial P through the last eps_hat (eqs. 14-15):
+
+    x_s / a_s = x_t / a_t + integral of P(rho) d rho over rho = b / a from t to s
+    """
     history: ms.History = deque(maxlen=config.order)
     lower = config.lower_order_final and grid.steps < ms.FEW_STEPS
     for i, t, ab_t, s, ab_s in grid:

@@ -1,4 +1,7 @@
-"""DPM-Solver++ multistep of order 1, 2 or 3 (Lu et al. 2022, arXiv 2211.01095)."""
+"""DPM-Solver++ multistep of order 1, 2 or 3 (Lu et al. 2022, arXiv 2211.01095).
+
+When to use: for good images in 10 to 20 evaluations without fresh noise.
+"""
 
 from collections import deque
 from collections.abc import Iterator
@@ -49,7 +52,13 @@ def nfe(steps: int, config: Config) -> int:
 def sample(
     denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
 ) -> Iterator[State]:
-    """Follow algorithm 2: extrapolate x0_hat in lambda from the last estimates."""
+    """Follow algorithm 2: extrapolate x0_hat in lambda = log(a / b) from the last estimates to D.
+
+        x_s = b_s / b_t x_t + (a_s - a_t b_s / b_t) D
+
+    D is x0_hat at order 1 and, at order 2, x0_hat + (x0_hat - x0_before) h / (2 h_before), with h
+    the step in lambda.
+    """
     history: ms.History = deque(maxlen=config.order)
     lower = config.lower_order_final and grid.steps < ms.FEW_STEPS
     for i, t, ab_t, s, ab_s in grid:

@@ -1,4 +1,7 @@
-"""DPM-Solver++(2S): order 2 with no memory, over pairs of steps (arXiv 2211.01095, algorithm 1)."""
+"""DPM-Solver++(2S): order 2 with no memory, over pairs of steps (arXiv 2211.01095, algorithm 1).
+
+When to use: to compare with published results of 2S.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,12 +37,14 @@ def nfe(steps: int, config: Config) -> int:
 def sample(
     denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
 ) -> Iterator[State]:
-    """Take one step of order 2 over each two intervals of the grid.
+    """Take one step of order 2 over each two intervals r -> t -> s of the grid.
 
-    The grid's point between them is the intermediate time, so that the network is only asked at
-    times of the grid: the first interval is a DDIM step, then the whole is done anew from its start
-    with both estimates. A pair that touches pure noise or the clean image, where lambda is
-    infinite, and an odd last interval are DDIM steps.
+        x_s = b_s / b_r x_r + (a_s - a_r b_s / b_r) D,  D = x0_r + (x0_t - x0_r) / (2 share)
+
+    with share = (lambda_t - lambda_r) / (lambda_s - lambda_r). The network is called at times of
+    the grid only: the first interval is a DDIM step, then the whole is done anew from its start. A
+    pair that touches pure noise or the clean image, where lambda is infinite, and an odd last
+    interval are DDIM steps.
     """
     start, first, ab_start = x, x, 0.0  # of the current pair
     for i, t, ab_t, s, ab_s in grid:

@@ -1,17 +1,21 @@
-"""Euler's method in sigma space (Karras et al. 2022, arXiv 2206.00364): the same as ddim."""
+"""Euler's method in sigma space (Karras et al. 2022, arXiv 2206.00364): another name of ddim.
+
+An Euler step of d(x / a) / d sigma = eps_hat, with sigma = b / a, is DDIM's step exactly:
+x_s = a_s (x_t / a_t + (sigma_s - sigma_t) eps_hat) = a_s x0_hat + b_s eps_hat.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.sampling import Noise, State
-from pocketddpm.samplers._sigma import sigmas
+from pocketddpm.samplers import ddim
+from pocketddpm.samplers.heun import check_finite_sigma
 
-STOCHASTIC = False
+STOCHASTIC, order, nfe = ddim.STOCHASTIC, ddim.order, ddim.nfe
 
 
 @dataclass(frozen=True)
@@ -19,26 +23,9 @@ class Config:
     """No options."""
 
 
-def order(config: Config) -> int:
-    """Return the order of convergence."""
-    return 1
-
-
-def nfe(steps: int, config: Config) -> int:
-    """Return the calls of the denoiser for this many steps."""
-    return steps
-
-
-@torch.no_grad()
 def sample(
     denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
 ) -> Iterator[State]:
-    """Follow d(x / a) / d sigma = eps_hat in straight steps.
-
-    Raises ConfigError when the grid starts at alpha_bar = 0, where sigma is infinite.
-    """
-    sigma = sigmas(grid)
-    for i, t, ab_t, s, ab_s in grid:
-        x0, eps, _ = denoise(x, t, ab_t)
-        x = ab_s**0.5 * (x / ab_t**0.5 + (sigma[i + 1] - sigma[i]) * eps)
-        yield State(i + 1, s, x, x0, i + 1)
+    """Return ddim's states; ConfigError where the grid starts at an infinite sigma."""
+    check_finite_sigma(grid)
+    return ddim.sample(denoise, x, grid, noise, ddim.Config())

@@ -1,4 +1,7 @@
-"""iPNDM: Adams-Bashforth of fixed weights on eps (Zhang & Chen 2022, arXiv 2204.13902)."""
+"""iPNDM: Adams-Bashforth of fixed weights on eps (Zhang & Chen 2022, arXiv 2204.13902).
+
+When to use: to compare with PNDM; `deis` has the weights of the grid at hand.
+"""
 
 from collections import deque
 from collections.abc import Iterator
@@ -43,7 +46,7 @@ def nfe(steps: int, config: Config) -> int:
 def sample(
     denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
 ) -> Iterator[State]:
-    """Blend eps with Adams-Bashforth's weights, (55, -59, 37, -9) / 24 at order 4.
+    """Take DDIM's step with eps blended by Adams-Bashforth's weights, (55, -59, 37, -9) / 24.
 
     The first steps use as many estimates as there are. This is PNDM (arXiv 2202.09778) without its
     Runge-Kutta start.

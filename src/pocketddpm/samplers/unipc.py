@@ -1,4 +1,7 @@
-"""UniPC: a predictor and a corrector for one call a step (Zhao et al. 2023, arXiv 2302.04867)."""
+"""UniPC: a predictor and a corrector for one call a step (Zhao et al. 2023, arXiv 2302.04867).
+
+When to use: as dpmpp; the corrector adds one order at no further call.
+"""
 
 from collections import deque
 from collections.abc import Iterator
@@ -50,9 +53,12 @@ def nfe(steps: int, config: Config) -> int:
 def sample(
     denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
 ) -> Iterator[State]:
-    """Predict with UniP, correct with UniC, both in x0's terms.
+    """Predict with UniP, correct with UniC, both in x0's terms:
 
-    A step is corrected when the next one has asked the denoiser at its end, so the last is not.
+        x_s = b_s / b_t x_t + (a_s - a_t b_s / b_t) D
+
+    UniP extrapolates D from the last estimates, UniC interpolates it with the one at s. A step is
+    corrected once the next one has called the denoiser at its end, so the last is not.
     """
     history: ms.History = deque(maxlen=config.order + 1)
     origin, ab_origin, p = x, 0.0, 0  # the step before; alpha_bar 0: none to correct
