@@ -24,18 +24,22 @@ from pocketddpm.commands.main import Command, main
 ROOT = Path(__file__).parent.parent
 SHOWN = ("list", "info mnist")
 """Commands of which the page shows what they print."""
+ROOT_PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+"""Files of the repository that are pages of the site; the README is its first."""
 LINK = re.compile(r"\]\(\.\./([^)#]+)")
 """A Markdown link from docs/ to a file of the repository."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages, and the files of the repository that pages link to."""
-    readme = (ROOT / "README.md").read_text().replace("](docs/", "](")
-    changes = (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](")
-    pages = {"index.md": readme, "CHANGELOG.md": changes, "commands.md": commands()}
-    linked = set(re.findall(r"\]\(((?:examples|benchmarks|src)/[^)#]+)", readme))
+    pages = {
+        name.replace("README", "index"): (ROOT / name).read_text().replace("](docs/", "](")
+        for name in ROOT_PAGES
+    }
+    linked = set(re.findall(r"\]\(((?:examples|benchmarks|src)/[^)#]+)", pages["index.md"]))
+    pages["commands.md"] = commands()
     for page in files.documentation_pages():
-        linked |= set(LINK.findall(page.content_string)) - {"README.md", "CHANGELOG.md"}
+        linked |= set(LINK.findall(page.content_string)) - set(ROOT_PAGES)
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     for name in sorted(linked):
