@@ -323,7 +323,7 @@ def with_options(experiment: Experiment, options: Mapping[str, Any]) -> Experime
         part, f, hint = known[name]
         config = parts[part]
         value = _convert(value, hint, name, f)
-        if hint is Options:
+        if hint == Options:
             value = {**getattr(config, f.name), **value}
         elif f.name == "name" and value != config.name:
             own = {o.name: {} for o in fields(config) if o.default_factory is dict}
@@ -361,7 +361,10 @@ def _convert(value: Any, hint: Any, where: str, f: "Field[Any]") -> Any:
             raise unknown(where, str(value), choices)
         return value
     if origin in (tuple, dict) and about.read and isinstance(value, str):
-        value = about.read(value)
+        try:
+            value = about.read(value)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
     if is_dataclass(hint) or origin is dict:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} must be an object of names and values, got {value!r}")
