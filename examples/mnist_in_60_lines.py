@@ -16,10 +16,10 @@ from pocketddpm.config import ObjectiveConfig
 from pocketddpm.data.batches import Loader
 from pocketddpm.data.load import load_images
 from pocketddpm.data.scaling import Scaling
+from pocketddpm.diffusion.build import build_objective
 from pocketddpm.diffusion.denoiser import Denoiser
 from pocketddpm.diffusion.grid import make_grid
 from pocketddpm.diffusion.guidance import Guidance
-from pocketddpm.diffusion.objective import build_objective
 from pocketddpm.diffusion.prediction import get_prediction
 from pocketddpm.diffusion.sampling import sample_states
 from pocketddpm.diffusion.schedule import Schedule

@@ -13,10 +13,10 @@ from conftest import with_training
 from pocketddpm.build import build_schedule
 from pocketddpm.commands.main import main
 from pocketddpm.config import NetworkConfig, ObjectiveConfig, ScheduleConfig
+from pocketddpm.diffusion.build import build_objective
+from pocketddpm.diffusion.consistency import STAGES, TEACHER_STAGES
 from pocketddpm.diffusion.denoiser import DenoiserOutput
 from pocketddpm.diffusion.grid import make_grid
-from pocketddpm.diffusion.losses import CONSISTENCY_STAGES, TAUGHT_STAGES
-from pocketddpm.diffusion.objective import build_objective
 from pocketddpm.diffusion.prediction import get_prediction
 from pocketddpm.diffusion.process import amplitudes
 from pocketddpm.models.checkpoint import load_checkpoint
@@ -109,9 +109,9 @@ def test_along_the_teachers_flow_the_exact_map_errs_by_the_square_of_the_gap():
 
     Without a teacher the difference is of first order: what drawing eps costs.
     """
-    untaught = build_objective(EDM, TABLE, None, batch_size=64)
-    taught = untaught.taught_by(PosteriorMean())
-    t, _ = untaught.times.draw(0, POSITION, 0.0)
+    alone = build_objective(EDM, TABLE, None, batch_size=64)
+    following = alone.prepare(PosteriorMean())
+    t, _ = alone.times.draw(0, POSITION, 0.0)
     a, b = amplitudes(TABLE.at(t), images(64))
     x0, eps = images(64), normal(0, Role.TRAIN_EPS, POSITION, (1, 4, 4))
     x_t = (a * x0 + b * eps).double()
@@ -119,7 +119,7 @@ def test_along_the_teachers_flow_the_exact_map_errs_by_the_square_of_the_gap():
 
     def off(objective, stage):
         """Return how far the exact map is from the objective's target, for each image."""
-        stages = CONSISTENCY_STAGES if objective.teacher is None else TAUGHT_STAGES
+        stages = STAGES if objective is alone else TEACHER_STAGES
         run_fraction = (stages.index(stage) + 0.5) / len(stages)
         loss = objective(Exact(), x0, None, POSITION, 0, run_fraction).double()
         sigma = (b / a).flatten().double()
@@ -128,9 +128,9 @@ def test_along_the_teachers_flow_the_exact_map_errs_by_the_square_of_the_gap():
         return ((loss * sigma * gap * 4 + c) ** 2 - c**2).clamp(min=0).sqrt()[middle]
 
     assert x_t.isfinite().all()
-    ratio = (off(taught, 5).mean() / off(taught, 6).mean()).item()
+    ratio = (off(following, 5).mean() / off(following, 6).mean()).item()
     assert 3.3 < ratio < 5.0
-    assert off(untaught, 6).mean() > 5 * off(taught, 6).mean()
+    assert off(alone, 6).mean() > 5 * off(following, 6).mean()
 
 
 def test_the_target_has_no_gradient():

@@ -11,9 +11,9 @@ from torch.testing import assert_close
 from pocketddpm.build import build_schedule
 from pocketddpm.catalog import SCHEDULES
 from pocketddpm.config import ObjectiveConfig, ScheduleConfig
+from pocketddpm.diffusion.build import build_objective
 from pocketddpm.diffusion.denoiser import Denoiser
 from pocketddpm.diffusion.guidance import Guidance
-from pocketddpm.diffusion.objective import build_objective
 from pocketddpm.diffusion.prediction import PREDICTIONS, get_prediction
 from pocketddpm.diffusion.process import add_noise, posterior, step_beta
 from pocketddpm.diffusion.schedule import Schedule, shift_snr, zero_terminal_snr
@@ -82,12 +82,12 @@ def test_shift_divides_the_snr():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (ScheduleConfig("lineal"), "did you mean linear"),
-        (ScheduleConfig("linear", 0), "T must lie in 1.."),
-        (ScheduleConfig("linear", 10, {"beta_emd": 0.2}), "did you mean beta_end"),
-        (ScheduleConfig("linear", 10, {"beta_end": 2.0, "rescale": False}), "between 0 and 1"),
-        (ScheduleConfig("linear", 10, {"beta_end": "x"}), "must be float"),
-        (ScheduleConfig("linear", shift=0.0), "must be positive"),
+        (ScheduleConfig("lineal"), "'lineal'.* linear"),
+        (ScheduleConfig("linear", 0), "T .*1.* 0"),
+        (ScheduleConfig("linear", 10, {"beta_emd": 0.2}), "beta_emd.* beta_end"),
+        (ScheduleConfig("linear", 10, {"beta_end": 2.0, "rescale": False}), "beta .* 2$"),
+        (ScheduleConfig("linear", 10, {"beta_end": "x"}), "beta_end .*'x'"),
+        (ScheduleConfig("linear", shift=0.0), "shift .* 0.0"),
     ],
 )
 def test_wrong_schedules_are_refused(config, message):
@@ -266,9 +266,9 @@ def test_estimates_are_consistent_and_clipped():
 
 
 def test_impossible_denoisers_are_refused():
-    with pytest.raises(ConfigError, match="guidance 2 needs a model with labels"):
+    with pytest.raises(ConfigError, match=r"guidance 2 .*--guidance 1.*--guide"):
         Denoiser(Linear(), get_prediction("eps"), guidance=Guidance(2.0))
-    with pytest.raises(ConfigError, match=r"eps prediction needs alpha_bar\[T\] > 0"):
+    with pytest.raises(ConfigError, match=r"^eps .*alpha_bar\[T\] > 0.*--prediction v or x0"):
         Denoiser(Linear(), get_prediction("eps"))(torch.zeros(1, 1, 2, 2), 1000, 0.0)
 
 
@@ -338,13 +338,3 @@ def test_labels_are_dropped_at_the_rate_asked_for():
     none = replace(objective, label_dropout=0.0)
     none(network, torch.zeros(8000, 1, 1, 1), y, torch.arange(8000), 0)
     assert set(seen[1].tolist()) == {4}
-
-
-def test_impossible_objectives_are_refused():
-    zero = build_schedule(ScheduleConfig("linear", zero_terminal=True))
-    with pytest.raises(ConfigError, match="use --prediction v"):
-        build_objective(ObjectiveConfig(prediction="eps"), zero, None)
-    with pytest.raises(ConfigError, match="label dropout"):
-        build_objective(ObjectiveConfig(label_dropout=1.0), LINEAR, None)
-    with pytest.raises(ConfigError, match="unknown loss 'l2'"):
-        build_objective(ObjectiveConfig(loss="l2"), LINEAR, None)  # type: ignore[arg-type]

@@ -136,44 +136,44 @@ def test_jumps_leave_the_last_estimate_at_sigma_1():
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_steps_outside_the_schedule(spacing, steps):
-    with pytest.raises(ConfigError, match=rf"steps must lie in 1\.\.1000 .* got {steps}"):
+    with pytest.raises(ConfigError, match=rf"steps .*1\.\.1000 .* {steps}$"):
         make_grid(LINEAR, steps, spacing)
 
 
 def test_steps_beyond_a_lower_start():
-    with pytest.raises(ConfigError, match=r"1\.\.20 for a schedule that starts at t = 20, got 21"):
+    with pytest.raises(ConfigError, match=r"1\.\.20 .*t = 20.* 21$"):
         make_grid(LINEAR, 21, t_start=20)
 
 
 @pytest.mark.parametrize("t_start", [0, 1001])
 def test_start_outside_the_schedule(t_start):
-    with pytest.raises(ConfigError, match=rf"t_start must lie in 1\.\.1000, got {t_start}"):
+    with pytest.raises(ConfigError, match=rf"t_start .*1\.\.1000.* {t_start}$"):
         make_grid(LINEAR, 1, t_start=t_start)
 
 
 def test_unknown_spacing_names_the_nearest():
-    with pytest.raises(ConfigError, match="unknown spacing 'trialing': did you mean trailing"):
+    with pytest.raises(ConfigError, match=r"spacing 'trialing'.* trailing"):
         make_grid(LINEAR, 10, "trialing")
 
 
 @pytest.mark.parametrize("spacing", ["karras", "log-snr"])
 def test_infinite_log_snr_is_refused(spacing):
-    with pytest.raises(ConfigError, match=r"zero terminal SNR\); use trailing"):
+    with pytest.raises(ConfigError, match=rf"{spacing}.*t = 1000.* 0 .*trailing"):
         make_grid(ZERO, 10, spacing)
 
 
 @pytest.mark.parametrize(
     ("t", "alpha_bar", "message"),
     [
-        ((1.0,), (0.5,), "at least two pairs"),
-        ((2.0, 1.0), (0.5,), "2 times and 1 values"),
-        ((1.0, 2.0), (0.1, 0.5), "times of a grid must decrease strictly"),
-        ((2.0, 2.0), (0.1, 0.5), "times of a grid must decrease strictly"),
-        ((2.0, 1.0), (0.5, 0.1), "alpha_bar must rise strictly"),
-        ((2.0, 1.0), (0.5, 0.5), "alpha_bar must rise strictly"),
-        ((2.0, 1.0), (-0.1, 0.5), "alpha_bar must rise strictly"),
-        ((2.0, 1.0), (0.1, 1.5), "alpha_bar must rise strictly"),
-        ((2.0, 1.0), (float("nan"), 0.5), "alpha_bar must rise strictly"),
+        ((1.0,), (0.5,), "two pairs.* 1 .* 1 "),
+        ((2.0, 1.0), (0.5,), "2 times .* 1 values"),
+        ((1.0, 2.0), (0.1, 0.5), r"\[1.0, 2.0\]"),
+        ((2.0, 2.0), (0.1, 0.5), r"\[2.0, 2.0\]"),
+        ((2.0, 1.0), (0.5, 0.1), r"alpha_bar .*\[0.5, 0.1\]"),
+        ((2.0, 1.0), (0.5, 0.5), r"alpha_bar .*\[0.5, 0.5\]"),
+        ((2.0, 1.0), (-0.1, 0.5), r"alpha_bar .*\[-0.1, 0.5\]"),
+        ((2.0, 1.0), (0.1, 1.5), r"alpha_bar .*\[0.1, 1.5\]"),
+        ((2.0, 1.0), (float("nan"), 0.5), r"alpha_bar .*\[nan, 0.5\]"),
     ],
 )
 def test_wrong_pairs_are_refused(t, alpha_bar, message):
@@ -206,12 +206,12 @@ def test_explicit_times_between_entries():
 @pytest.mark.parametrize("times", [[1001, 0], [10, -1]])
 def test_explicit_times_outside_the_schedule(times):
     outside = next(t for t in times if not 0 <= t <= 1000)
-    with pytest.raises(ConfigError, match=rf"times must lie in 0\.\.1000, got \[{outside}\]"):
+    with pytest.raises(ConfigError, match=rf"0\.\.1000.* \[{outside}\]"):
         explicit_grid(LINEAR, times)
 
 
 def test_explicit_times_must_fall():
-    with pytest.raises(ConfigError, match="decrease strictly"):
+    with pytest.raises(ConfigError, match=r"\[10.*20.*0.*\]"):
         explicit_grid(LINEAR, [10, 20, 0])
 
 

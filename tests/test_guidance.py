@@ -239,14 +239,14 @@ def test_a_guide_need_not_know_of_labels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": float("nan")}, "must be a number"),
-        ({"interval": (600, 200)}, "0 <= LOW <= HIGH, got 600,200"),
-        ({"interval": (-1, 200)}, "0 <= LOW <= HIGH"),
-        ({"interval": (float("nan"), 200)}, "0 <= LOW <= HIGH"),
-        ({"rescale": 1.5}, "rescale must lie in 0..1"),
-        ({"scale": 7.5, "cfg_plus_plus": True}, "0.6 is about as strong as 7.5"),
-        ({"threshold": 0.0}, "such as 0.995, got 0.0"),
-        ({"threshold": 99.5}, "such as 0.995, got 99.5"),
+        ({"scale": float("nan")}, "guidance .* nan"),
+        ({"interval": (600, 200)}, "LOW,HIGH .* 600,200"),
+        ({"interval": (-1, 200)}, "LOW,HIGH .* -1,200"),
+        ({"interval": (float("nan"), 200)}, "LOW,HIGH .* nan,200"),
+        ({"rescale": 1.5}, r"rescale .*0\.\.1.* 1.5"),
+        ({"scale": 7.5, "cfg_plus_plus": True}, r"CFG\+\+ .*0\.\.1.* 7.5"),
+        ({"threshold": 0.0}, "threshold .* 0.0"),
+        ({"threshold": 99.5}, "threshold .* 99.5"),
     ],
 )
 def test_values_out_of_range_are_refused(options, message):
@@ -257,13 +257,13 @@ def test_values_out_of_range_are_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"guidance": Guidance(2.0, interval=(0, 1001))}, "this model's times 0..1000"),
-        ({"guidance": Guidance(2.0, negative_label=11)}, "0..9, or 10 for no label, got 11"),
-        ({"guidance": Guidance(2.0, negative_label=-1)}, "got -1"),
+        ({"guidance": Guidance(2.0, interval=(0, 1001))}, r"0\.\.1000.* 0,1001"),
+        ({"guidance": Guidance(2.0, negative_label=11)}, r"0\.\.9.* 10 .* 11"),
+        ({"guidance": Guidance(2.0, negative_label=-1)}, r"0\.\.9.* -1"),
         ({"guidance": Guidance(0.5, cfg_plus_plus=True), "sampler": "dpmpp"}, "--sampler ddim"),
         ({"guidance": Guidance(0.5, cfg_plus_plus=True), "sampler": "ddpm"}, "--sampler ddim"),
-        ({"guidance": 2.0, "labels": None}, "guidance needs --labels"),
-        ({"sampler": "ddim-inversion"}, "choose another sampler"),
+        ({"guidance": 2.0, "labels": None}, "guidance .*labels"),
+        ({"sampler": "ddim-inversion"}, "ddim-inversion"),
     ],
 )
 def test_what_a_model_cannot_follow_is_refused(options, message):
@@ -275,11 +275,11 @@ def test_what_a_model_cannot_follow_is_refused(options, message):
 @pytest.mark.parametrize(
     ("guide", "message"),
     [
-        ({"shape": (1, 8, 8)}, r"another image shape than the model \(\(1, 8, 8\), here"),
-        ({"classes": ("a", "b")}, "another classes"),
-        ({"prediction": "v"}, r"another prediction than the model \(v, here x0\)"),
-        ({"schedule": "linear"}, "another schedule than the model;"),
-        ({"scaling": Scaling(0.0, 1.0)}, "another scaling than the model;"),
+        ({"shape": (1, 8, 8)}, r"image shape .*\(1, 8, 8\)"),
+        ({"classes": ("a", "b")}, "classes"),
+        ({"prediction": "v"}, r"prediction .*v, here x0"),
+        ({"schedule": "linear"}, "schedule"),
+        ({"scaling": Scaling(0.0, 1.0)}, "scaling"),
     ],
 )
 def test_a_guide_of_another_kind_is_refused(guide, message):
@@ -291,11 +291,11 @@ def test_a_guide_of_another_kind_is_refused(guide, message):
 
 def test_an_unconditional_model_needs_a_guide_to_be_guided():
     model = model_around(Labelled(), classes=())
-    with pytest.raises(ConfigError, match=r"needs a model with labels.* or a weaker model"):
+    with pytest.raises(ConfigError, match=r"guidance 2 .*--guide"):
         model.sample(1, steps=2, guidance=2.0)
-    with pytest.raises(ConfigError, match="leave out --negative-label"):
+    with pytest.raises(ConfigError, match="--negative-label"):
         model.sample(1, steps=2, guidance=Guidance(negative_label=0))
-    with pytest.raises(ConfigError, match="leave one of --guide and --negative-label out"):
+    with pytest.raises(ConfigError, match="--guide and --negative-label"):
         labelled = model_around(Labelled())
         labelled.denoiser(LABELS, guidance=Guidance(2.0, negative_label=1), guide=labelled)
 

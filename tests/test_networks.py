@@ -141,12 +141,12 @@ def test_the_unet_drops_out_only_in_training():
 @pytest.mark.parametrize(
     ("shape", "sizes", "message"),
     [
-        ((1, 9, 8), {}, r"divides by 2, got 9x8; use --image-size 10x8"),
-        ((1, 8, 8), {"widths": (10,)}, "divide by groups = 4"),
-        ((1, 8, 8), {"attention": 3}, "counts levels, 0..2, got 3"),
-        ((1, 8, 8), {"blocks": "two"}, "must be int"),
-        ((1, 8, 8), {"patch": 0}, "patch must be at least 1"),
-        ((1, 10, 10), {"patch": 2}, "divides by 4, got 10x10; use --image-size 12x12"),
+        ((1, 9, 8), {}, r" 2, .*9x8.*--image-size 10x8"),
+        ((1, 8, 8), {"widths": (10,)}, "groups = 4.* 10"),
+        ((1, 8, 8), {"attention": 3}, r"attention .*0\.\.2.* 3"),
+        ((1, 8, 8), {"blocks": "two"}, "blocks .*'two'"),
+        ((1, 8, 8), {"patch": 0}, "patch .*1.* 0"),
+        ((1, 10, 10), {"patch": 2}, " 4, .*10x10.*--image-size 12x12"),
     ],
 )
 def test_impossible_unets_are_refused(shape, sizes, message):
@@ -157,12 +157,12 @@ def test_impossible_unets_are_refused(shape, sizes, message):
 @pytest.mark.parametrize(
     ("shape", "sizes", "message"),
     [
-        ((1, 10, 12), {}, r"divides by 4, got 10x12; use --image-size 12x12"),
-        ((1, 8, 8), {"blocks": (1,)}, "as many blocks as widths"),
-        ((1, 8, 8), {"blocks": (0, 1)}, "at least 1"),
-        ((1, 8, 8), {"patch": 0}, "patch must be at least 1"),
-        ((1, 8, 8), {"widths": (15, 32)}, "even and positive"),
-        ((1, 8, 8), {"widths": (16, 20)}, "divide by head_width = 8"),
+        ((1, 10, 12), {}, r" 4, .*10x12.*--image-size 12x12"),
+        ((1, 8, 8), {"blocks": (1,)}, r"blocks .*widths.*\(1,\)"),
+        ((1, 8, 8), {"blocks": (0, 1)}, r"\(0, 1\)"),
+        ((1, 8, 8), {"patch": 0}, "patch .*1.* 0"),
+        ((1, 8, 8), {"widths": (15, 32)}, r"widths .*\(15, 32\)"),
+        ((1, 8, 8), {"widths": (16, 20)}, "head_width = 8.* 20"),
     ],
 )
 def test_impossible_lean_networks_are_refused(shape, sizes, message):

@@ -13,13 +13,14 @@ from torch.testing import assert_close
 from conftest import with_training
 from oracle import bound_terms, points
 from pocketddpm.build import build_network, build_schedule
+from pocketddpm.catalog import TABLES
 from pocketddpm.config import ObjectiveConfig, ScheduleConfig, from_dict
 from pocketddpm.diffusion.bound import Bins, pixel_decoder, term
+from pocketddpm.diffusion.build import build_objective
 from pocketddpm.diffusion.denoiser import Denoiser
 from pocketddpm.diffusion.grid import make_grid
 from pocketddpm.diffusion.guidance import Guidance
 from pocketddpm.diffusion.losses import LOSSES
-from pocketddpm.diffusion.objective import build_objective
 from pocketddpm.diffusion.prediction import PREDICTIONS, call_network, get_prediction
 from pocketddpm.diffusion.schedule import shift_snr
 from pocketddpm.diffusion.times import TIMES, LossSecondMoment, build_times, progressive_times
@@ -35,15 +36,13 @@ COSINE = build_schedule(ScheduleConfig("cosine", T=20))
 FLOW = build_schedule(ScheduleConfig("flow", T=20))
 
 
-def choices(field: str) -> tuple[str, ...]:
-    return get_args(get_type_hints(ObjectiveConfig)[field])
+VARIED = get_args(get_type_hints(ObjectiveConfig)["variance"])
 
 
 def test_the_configuration_names_what_there_is():
-    assert set(choices("prediction")) == set(PREDICTIONS)
-    assert set(choices("loss")) == set(LOSSES)
-    assert set(choices("weighting")) == set(WEIGHTINGS)
-    assert set(choices("times")) == set(TIMES)
+    tables = {"predictions": PREDICTIONS, "losses": LOSSES, "weightings": WEIGHTINGS}
+    for kind, table in {**tables, "times": TIMES}.items():
+        assert TABLES[kind].names() == list(table)
     # A checkpoint of before these options means what it meant.
     old = {"prediction": "v", "loss": "mse", "label_dropout": 0.1}
     assert from_dict(ObjectiveConfig, old) == ObjectiveConfig()
@@ -191,7 +190,7 @@ def test_every_combination_trains_or_is_refused(prediction, loss, schedule):
     x0, stream_index = images(8).float(), torch.arange(8)
     table = build_schedule(schedule)
     trained = 0
-    for weighting, times, variance in product(WEIGHTINGS, TIMES, choices("variance")):
+    for weighting, times, variance in product(WEIGHTINGS, TIMES, VARIED):
         config = ObjectiveConfig(prediction, loss, weighting, times, variance=variance)
         try:
             objective = build_objective(config, table, None, batch_size=8)
@@ -251,23 +250,25 @@ def test_losses_by_hand(loss):
 @pytest.mark.parametrize(
     ("values", "schedule", "message"),
     [
-        ({"prediction": "eps"}, FLOW, "eps prediction needs .* use --prediction v or x0"),
-        ({"times": "log-normal"}, FLOW, "log-normal times never reach t = T"),
-        ({"weighting": "min-snr"}, FLOW, "gives t = 20, where the SNR is 0, the weight 0"),
-        ({"variance": "learned"}, COSINE, "'mse' does not train a learned variance"),
-        ({"loss": "hybrid"}, COSINE, "use --variance learned"),
-        ({"loss": "vlb", "weighting": "p2"}, COSINE, "leave --weighting p2 out"),
-        ({"loss": "consistency"}, COSINE, "use --prediction edm"),
-        ({"guidance": 0.5}, COSINE, "1 \\(none\\) or more, got 0.5"),
-        ({"guidance": float("nan")}, COSINE, "1 \\(none\\) or more, got nan"),
-        ({"guidance": 2.0, "label_dropout": 0.0}, COSINE, "use --label-dropout 0.1"),
-        ({"guidance": 2.0, "loss": "vlb"}, COSINE, "cannot learn guidance"),
-        ({"loss": "vlb", "times": "log-normal"}, COSINE, "counts every time alike"),
-        ({"sigma_data": 0.0}, COSINE, "must be positive, got 0.0"),
-        ({"p_std": -1.0}, COSINE, "must be positive"),
-        ({"weighting": "snr"}, COSINE, "unknown weighting 'snr'"),
-        ({"times": "strat"}, COSINE, "did you mean stratified"),
-        ({"variance": "large"}, COSINE, "unknown variance 'large'"),
+        ({"prediction": "eps"}, FLOW, "--prediction v or x0"),
+        ({"times": "log-normal"}, FLOW, "log-normal .*--times stratified"),
+        ({"weighting": "min-snr"}, FLOW, "min-snr.* t = 20, .*SNR is 0, .* 0; "),
+        ({"variance": "learned"}, COSINE, "'mse'.*--loss hybrid or vlb"),
+        ({"loss": "hybrid"}, COSINE, "--variance learned"),
+        ({"loss": "vlb", "weighting": "p2"}, COSINE, "'vlb'.*--weighting p2"),
+        ({"loss": "consistency"}, COSINE, "--prediction edm"),
+        ({"guidance": 0.5}, COSINE, "guidance .*>= 1.* 0.5"),
+        ({"guidance": float("nan")}, COSINE, "guidance .*>= 1.* nan"),
+        ({"label_dropout": 1.0}, COSINE, "label_dropout .*< 1.* 1.0"),
+        ({"loss": "l2"}, COSINE, "loss 'l2'"),
+        ({"guidance": 2.0, "label_dropout": 0.0}, COSINE, "2.0 .*--label-dropout 0.1"),
+        ({"guidance": 2.0, "loss": "vlb"}, COSINE, "'vlb'.* 2.0; use --loss mse"),
+        ({"loss": "vlb", "times": "log-normal"}, COSINE, "'vlb'.*--times stratified"),
+        ({"sigma_data": 0.0}, COSINE, "sigma_data .*> 0.* 0.0"),
+        ({"p_std": -1.0}, COSINE, "p_std .*> 0.* -1.0"),
+        ({"weighting": "snr"}, COSINE, "weighting 'snr'"),
+        ({"times": "strat"}, COSINE, "times 'strat'.*stratified"),
+        ({"variance": "large"}, COSINE, "variance 'large'"),
     ],
 )
 def test_impossible_objectives_are_refused(values, schedule, message):
@@ -682,7 +683,7 @@ def test_log_linear_is_even_in_log_sigma():
     assert log_sigma[[0, -1]].exp().tolist() == pytest.approx([0.002, 80])
     assert_close(log_sigma.diff(), log_sigma.diff()[:1].expand(49))
     assert float(build_schedule(ScheduleConfig("log-linear", 1)).sigma[1]) == pytest.approx(80)
-    with pytest.raises(ConfigError, match="needs 0 < sigma_min < sigma_max, got 2 and 1"):
+    with pytest.raises(ConfigError, match=r"sigma_min < sigma_max.* 2 and 1"):
         build_schedule(ScheduleConfig("log-linear", 9, {"sigma_min": 2.0, "sigma_max": 1.0}))
 
 
@@ -764,10 +765,10 @@ def test_a_head_of_c_channels_has_no_variance(tiny):
     network = tiny_network(tiny, "beta")
     denoise = Denoiser(network, get_prediction("v"))
     grid, x = make_grid(COSINE, 3), points(2, 16).float().view(2, 1, 4, 4)
-    with pytest.raises(ConfigError, match="2C output channels, and this one has C; use variance"):
+    with pytest.raises(ConfigError, match=r"'learned'.*2C.*--variance learned"):
         list(ddpm.sample(denoise, x, grid, lambda i: x, ddpm.Config("learned")))
     config = ObjectiveConfig(loss="hybrid", variance="learned")
-    with pytest.raises(ConfigError, match="2C output channels"):
+    with pytest.raises(ConfigError, match=r"'learned'.*2C"):
         build_objective(config, COSINE, None)(network, x, None, torch.arange(2), 0)
     a, b = amplitudes_at(COSINE, torch.tensor(3))
     two = call_network(

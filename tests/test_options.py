@@ -440,12 +440,12 @@ def test_a_run_that_starts_can_be_loaded_again(tmp_path, monkeypatch):
 
 # A newcomer's ------------------------------------------------------------------------------------
 
-# Of each kind its table's file, the table, and what a newcomer writes: a function and a line.
+# Of each kind its table's file and the table; a newcomer writes a function and a line.
 ADDED = {
-    "losses": ("diffusion/losses.py", "LOSSES", "_mine"),
-    "weightings": ("diffusion/weighting.py", "WEIGHTINGS", "_mine"),
-    "times": ("diffusion/times.py", "TIMES", "(Times, _mine, False)"),
-    "predictions": ("diffusion/prediction.py", "PREDICTIONS", "_mine"),
+    "losses": ("diffusion/losses.py", "LOSSES"),
+    "weightings": ("diffusion/weighting.py", "WEIGHTINGS"),
+    "times": ("diffusion/times.py", "TIMES"),
+    "predictions": ("diffusion/prediction.py", "PREDICTIONS"),
 }
 MINE = """
 def _mine(*args):
@@ -472,12 +472,12 @@ def test_what_is_added_to_a_table_is_everywhere(tmp_path):
         PACKAGE, tmp_path / "pocketddpm", ignore=shutil.ignore_patterns("weights", "__pycache__")
     )
     known = {"losses": "mse", "weightings": "simple", "times": "uniform", "predictions": "v"}
-    for kind, (file, table, entry) in ADDED.items():
+    for kind, (file, table) in ADDED.items():
         before, start, after = (copy / file).read_text().partition(f"\n{table}: ")
         body, end, rest = after.partition("\n}\n")
-        original = f"{table}['{known[kind]}']" + ("[1]" if kind == "times" else "")
+        original = f"{table}['{known[kind]}']"
         function = MINE.format(known=known[kind], original=original)
-        line = f'\n    # Added by a newcomer.\n    "my-{kind}": {entry},'
+        line = f'\n    # Added by a newcomer.\n    "my-{kind}": _mine,'
         (copy / file).write_text(before + function + start.lstrip() + body + line + end + rest)
 
     def printed(*words: str) -> str:

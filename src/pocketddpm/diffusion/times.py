@@ -1,13 +1,13 @@
-"""Which times t training asks about: probabilities over 1..T, turned into draws.
+"""How t is drawn in training: probabilities over 1..T, turned into draws.
 
-A draw is the place of one uniform number in the cumulated probabilities. That number is a function
-of (seed, index in the stream of training images), so t is one too, for any number of processes and
+A draw is the inverse of the cumulated probabilities at one uniform number, which is a function of
+(seed, index in the stream of training images), so t is one too, for any number of processes and
 accumulated parts. Where t is drawn more often than the loss means it to count, the loss is
 divided by as much.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, log2
 from typing import Any
 
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from pocketddpm.config import ObjectiveConfig
 from pocketddpm.diffusion.schedule import Schedule
-from pocketddpm.errors import unknown
 from pocketddpm.noise import Role, uniform
 
 Gather = Callable[[Any], Any]  # a tensor of every process -> all of them, joined
@@ -27,7 +26,7 @@ FIRST_TIMES = 10  # of progressive training
 class Times:
     """A distribution of t.
 
-    target: float64 [T], how much t = 1..T counts in the expected loss; adds up to 1.
+    target: float64 [T], q, how much t = 1..T counts in the expected loss; adds up to 1.
     strata: images among which the unit interval is divided, one part for each (1: not divided).
     progressive: begin with few times (see `progressive_times`).
     """
@@ -39,6 +38,9 @@ class Times:
     def draw(self, seed: int, stream_index: Tensor, run_fraction: float) -> tuple[Tensor, Tensor]:
         """Return t, int64 [B] in 1..T, and the weights of their losses, float64 [B], on the CPU.
 
+        t is the smallest with p_1 + .. + p_t > u, p being `proposal()` and u uniform in 0..1; its
+        weight is q_t / p_t, so that the expected loss is that of t drawn from q. With K strata,
+        image k has its u in part k mod K of the unit interval (arXiv 2107.00630).
         stream_index: int64 [B], the images' numbers in the stream of training images.
         run_fraction: how much of the run is done, 0..1.
         """
@@ -52,7 +54,7 @@ class Times:
         return row + 1, target[row] / proposal[row]
 
     def proposal(self) -> Tensor:
-        """Return what is drawn from, float64 [T]; here the target, so that all weights are 1."""
+        """Return p, what is drawn from, float64 [T]; here q, so that all weights are 1."""
         return self.target
 
     def observe(
@@ -60,7 +62,7 @@ class Times:
     ) -> None:
         """Learn from the losses of one step's images, those of `draw`; here nothing.
 
-        losses: [B], weighted. gather: joins the tensors of all processes.
+        losses: [B], with the weights of `draw`. gather: joins the tensors of all processes.
         """
 
     def state(self) -> dict[str, Tensor]:
@@ -84,8 +86,10 @@ class Times:
 class LossSecondMoment(Times):
     """t drawn in proportion to the root mean square of its last losses (arXiv 2102.09672, eq. 18).
 
-    Uniform until every t has been seen `KEPT` times, and in `FLOOR` of the draws afterwards. The
-    history is the same in all processes and is part of the run's state.
+        p_t = (1 - FLOOR) rms_t / sum of rms + FLOOR / T,  rms_t over the last KEPT losses at t
+
+    Uniform until every t has been seen `KEPT` times. The history is the same in all processes and
+    is part of the run's state.
     """
 
     KEPT = 10
@@ -100,7 +104,7 @@ class LossSecondMoment(Times):
         self.seen = torch.zeros(T, dtype=torch.int64)
 
     def proposal(self) -> Tensor:
-        """Return what is drawn from, float64 [T]."""
+        """Return p, what is drawn from, float64 [T]."""
         if int(self.seen.min()) < self.KEPT:
             return self.target
         size = self.history.square().mean(1).sqrt()
@@ -109,8 +113,12 @@ class LossSecondMoment(Times):
     def observe(
         self, seed: int, stream_index: Tensor, run_fraction: float, losses: Tensor, gather: Gather
     ) -> None:
-        """Keep the losses, without their weights, of all processes' images."""
-        # In the stream's order, whoever computed which image.
+        """Keep the losses, without their weights, of all processes' images.
+
+        Each t has a ring of KEPT losses; where a batch has more of the same t, the last are kept.
+        stream_index: int64 [B]. losses: [B], any float dtype and device.
+        """
+        # In the stream's order, whichever process computed an image.
         stream_index, order = gather(stream_index).cpu().sort()
         losses = gather(losses.detach()).cpu().double()[order]
         t, weight = self.draw(seed, stream_index, run_fraction)
@@ -140,13 +148,14 @@ def progressive_times(T: int, run_fraction: float) -> Tensor:
     """Return the K evenly spaced times in use, int64 [K]; the last is T.
 
     K doubles from 10 to T over the first half of training, at equal intervals.
+    run_fraction: how much of the run is done, 0..1.
     """
     doublings = max(0, ceil(log2(T / FIRST_TIMES)))
     K = min(T, FIRST_TIMES * 2 ** int(2 * run_fraction * doublings))
     return torch.arange(1, K + 1) * T // K
 
 
-def _even(schedule: Schedule, config: ObjectiveConfig) -> Tensor:
+def _even(schedule: Schedule) -> Tensor:
     return torch.full((schedule.T,), 1 / schedule.T, dtype=torch.float64)
 
 
@@ -158,25 +167,23 @@ def _log_normal(schedule: Schedule, config: ObjectiveConfig) -> Tensor:
     return torch.cat([ends[:1], torch.special.ndtr(z), ends[1:]]).diff()
 
 
-TIMES: dict[str, tuple[type[Times], Callable[[Schedule, ObjectiveConfig], Tensor], bool]] = {
+TIMES: dict[str, Callable[[Schedule, ObjectiveConfig, int], Times]] = {
     # Every t alike.
-    "uniform": (Times, _even, False),
+    "uniform": lambda schedule, config, batch: Times(_even(schedule)),
     # The same, spread evenly over each batch: less variance for nothing (arXiv 2107.00630).
-    "stratified": (Times, _even, True),
-    # What is drawn most counts most (arXiv 2206.00364, table 1); spread evenly over each batch.
-    "log-normal": (Times, _log_normal, True),
-    # What varies most is drawn most, and counts no more for it; spread evenly over each batch.
-    "importance": (LossSecondMoment, _even, True),
+    "stratified": lambda schedule, config, batch: Times(_even(schedule), batch),
+    # ln sigma is normal, and counts as often as it is drawn (arXiv 2206.00364); spread evenly.
+    "log-normal": lambda schedule, config, batch: Times(_log_normal(schedule, config), batch),
+    # In proportion to the recent losses, which are weighted to count alike; spread evenly.
+    "importance": lambda schedule, config, batch: LossSecondMoment(_even(schedule), batch),
 }
-"""The kind of distribution, what counts in the expected loss, whether batches are stratified."""
+"""From schedule, configuration and the images of one optimiser step to the distribution."""
 
 
 def build_times(config: ObjectiveConfig, schedule: Schedule, batch_size: int) -> Times:
     """Return the distribution of t that the configuration names.
 
-    batch_size: images of one optimiser step, over all processes. ConfigError for an unknown name.
+    batch_size: images of one optimiser step, over all processes.
     """
-    if config.times not in TIMES:
-        raise unknown("distribution of times", config.times, TIMES)
-    kind, target, stratified = TIMES[config.times]
-    return kind(target(schedule, config), batch_size if stratified else 1, config.progressive)
+    times = TIMES[config.times](schedule, config, batch_size)
+    return replace(times, progressive=config.progressive)

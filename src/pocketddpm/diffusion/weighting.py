@@ -15,14 +15,17 @@ from torch import Tensor
 from pocketddpm.diffusion.prediction import Prediction
 from pocketddpm.diffusion.process import posterior, step_beta
 from pocketddpm.diffusion.schedule import Schedule
-from pocketddpm.errors import ConfigError, unknown
+from pocketddpm.errors import ConfigError
 
 
 class WeightInputs(NamedTuple):
-    """What a weight may depend on; float64 [T] for t = 1..T, but for sigma_data."""
+    """What a weight may depend on; float64 [T] for t = 1..T, but for sigma_data.
+
+    before: alpha_bar one step earlier.
+    """
 
     alpha_bar: Tensor
-    before: Tensor  # alpha_bar one step earlier
+    before: Tensor
     snr: Tensor
     dx0_doutput: Tensor
     sigma_data: float
@@ -57,10 +60,9 @@ def weight_table(
 ) -> Tensor:
     """Return the weight of the output's squared error, float64 [T] for t = 1..T.
 
-    Raises ConfigError for an unknown name, and where a time would count nothing or infinitely much.
+    name: a key of `WEIGHTINGS`. sigma_data: deviation of the images' pixels, in model units. Raises
+    ConfigError where a time would have no weight or an infinite one.
     """
-    if name not in WEIGHTINGS:
-        raise unknown("weighting", name, WEIGHTINGS)
     alpha_bar = schedule.alpha_bar[1:]
     a, b = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     # x0 is linear in the output: its value at output 1 and x_t = 0 is the derivative.

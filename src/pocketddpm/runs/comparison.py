@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pocketddpm import __version__
 from pocketddpm.build import build_network, build_schedule
-from pocketddpm.diffusion.objective import build_objective
+from pocketddpm.diffusion.build import build_objective
 from pocketddpm.models.cost import count_flops, count_parameters
 from pocketddpm.models.model import Model, load_model
 

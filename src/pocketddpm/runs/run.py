@@ -16,7 +16,7 @@ from pocketddpm.build import build_network, build_schedule, pick_device, pick_pr
 from pocketddpm.config import Experiment, TrainingConfig, from_dict
 from pocketddpm.data.batches import Loader
 from pocketddpm.diffusion.bound import Bins
-from pocketddpm.diffusion.objective import build_objective
+from pocketddpm.diffusion.build import build_objective
 from pocketddpm.distributed import agree_on_start, ending_together, rank
 from pocketddpm.models.checkpoint import Checkpoint, save_checkpoint, save_last
 from pocketddpm.models.model import Model, model_from

@@ -314,8 +314,7 @@ class Trainer:
         for k, v in self.network.state_dict().items():
             if k in self.ema:
                 self.ema[k].copy_(v)
-        if self.objective.loss == "consistency":
-            self.objective = self.objective.taught_by(self.network)
+        self.objective = self.objective.prepare(self.network)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same experiment; CheckpointError if it does not fit."""
