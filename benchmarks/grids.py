@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketddpm.build import build_sampler
+from pocketddpm.diffusion.build import build_sampler
 from pocketddpm.errors import ConfigError
 from pocketddpm.metrics.frechet import Moments, frechet_distance
 from pocketddpm.metrics.reference_data import load_setting

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from pocketddpm.build import build_sampler
 from pocketddpm.data.load import load_images
+from pocketddpm.diffusion.build import build_sampler
 from pocketddpm.models.model import load_model
 from pocketddpm.output import write_json
 from pocketddpm.pictures import save_grid

@@ -24,7 +24,8 @@ ALLOWED: dict[str, set[str]] = {
     "build": {"catalog", "config", "diffusion", "errors", "plugins"},
     "networks": {"errors"},
     "schedules": {"diffusion", "errors"},
-    "diffusion": {"config", "errors", "noise"},
+    # catalog: a sampler is asked for by its name, and only then imported.
+    "diffusion": {"catalog", "config", "errors", "noise"},
     "samplers": {"diffusion", "errors"},
     "data": {"catalog", "errors", "noise", "progress"},
     "datasets": {"data", "errors", "progress"},

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from oracle import MIXTURE, configurations, log_snr_grid, no_noise, points, run, samplers
-from pocketddpm.build import build_sampler, build_schedule
+from pocketddpm.build import build_schedule
 from pocketddpm.catalog import SAMPLERS
 from pocketddpm.config import ScheduleConfig
+from pocketddpm.diffusion.build import build_sampler
 from pocketddpm.diffusion.denoiser import Denoiser, DenoiserOutput
 from pocketddpm.diffusion.grid import SPACINGS, Grid, make_grid
 from pocketddpm.diffusion.prediction import get_prediction

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pocketddpm import diffusion
     from pocketddpm.api import distill, evaluate, train
     from pocketddpm.config import Experiment
     from pocketddpm.data.image_set import ImageSet
@@ -31,6 +32,7 @@ _PUBLIC = {
     "ImageSet": ("pocketddpm.data.image_set", "ImageSet"),
     "Experiment": ("pocketddpm.config", "Experiment"),
     "DDPMError": ("pocketddpm.errors", "DDPMError"),
+    "diffusion": ("pocketddpm.diffusion", None),
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "ImageSet",
     "Model",
     "Samples",
+    "diffusion",
     "distill",
     "evaluate",
     "load",
@@ -51,8 +54,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'pocketddpm' has no attribute '{name}'")
-    module, attribute = _PUBLIC[name]
-    return getattr(import_module(module), attribute)
+    path, attribute = _PUBLIC[name]
+    module = import_module(path)
+    return module if attribute is None else getattr(module, attribute)
 
 
 def __dir__() -> list[str]:

@@ -1,15 +1,13 @@
-"""The only place where names become objects."""
+"""Where the names of an experiment become objects; `diffusion.build` has its mathematics."""
 
 import os
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import fields
 
 import torch
 from torch import nn
 
-from pocketddpm.catalog import NETWORKS, SAMPLERS, SCHEDULES
-from pocketddpm.config import Experiment, NetworkConfig, Options, ScheduleConfig, from_dict
-from pocketddpm.diffusion.sampling import Sampler
+from pocketddpm.catalog import NETWORKS, SCHEDULES
+from pocketddpm.config import Experiment, NetworkConfig, ScheduleConfig, from_dict
 from pocketddpm.diffusion.schedule import Schedule, shift_snr, zero_terminal_snr
 from pocketddpm.errors import ConfigError
 from pocketddpm.plugins import records
@@ -71,28 +69,6 @@ def build_network(experiment: Experiment, shape: tuple[int, int, int], classes: 
             width=width,
             classes=classes if module.CONDITIONAL else 0,
         )
-
-
-@dataclass(frozen=True)
-class SamplerChoice:
-    """A sampler with its options. calls(steps): denoiser calls that it needs."""
-
-    name: str
-    sample: Sampler
-    config: Any
-    stochastic: bool
-    _nfe: Any
-
-    def calls(self, steps: int) -> int:
-        """Return the exact number of denoiser calls for this many steps."""
-        return self._nfe(steps, self.config)
-
-
-def build_sampler(name: str, options: Options) -> SamplerChoice:
-    """Return the sampler; ConfigError for an unknown name or option."""
-    module = SAMPLERS.load(name)
-    config = from_dict(module.Config, options, f"sampler {name}: ")
-    return SamplerChoice(name, module.sample, config, module.STOCHASTIC, module.nfe)
 
 
 def pick_device(name: str) -> torch.device:

@@ -95,7 +95,8 @@ class Sample:
 
         import numpy as np
 
-        from pocketddpm.build import build_sampler, pick_device
+        from pocketddpm.build import pick_device
+        from pocketddpm.diffusion.build import build_sampler
         from pocketddpm.distributed import count, rank
         from pocketddpm.models.model import load_model, sample_together
         from pocketddpm.output import refuse_existing

@@ -1,18 +1,55 @@
-"""From a configuration to the objective: what cannot be learned together is refused here."""
+"""From names and options to a sampler and an objective; what does not go together is refused."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from pocketddpm.config import ObjectiveConfig, from_dict
+from pocketddpm.catalog import SAMPLERS
+from pocketddpm.config import ObjectiveConfig, Options, from_dict
 from pocketddpm.diffusion.bound import MINUS_ONE_TO_ONE, Bins, pixel_decoder
 from pocketddpm.diffusion.consistency import Consistency
 from pocketddpm.diffusion.losses import LOSSES
 from pocketddpm.diffusion.objective import Objective
 from pocketddpm.diffusion.prediction import get_prediction
+from pocketddpm.diffusion.sampling import Sampler
 from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.diffusion.times import build_times
 from pocketddpm.diffusion.weighting import weight_table
 from pocketddpm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SamplerChoice:
+    """A sampler of the catalogue with its options.
+
+    config: an instance of the sampler's `Config`. stochastic: whether it draws noise at its steps.
+    """
+
+    name: str
+    sample: Sampler
+    config: Any
+    stochastic: bool
+    _nfe: Callable[[int, Any], int]
+
+    def calls(self, steps: int) -> int:
+        """Return the exact number of denoiser calls for this many steps."""
+        return self._nfe(steps, self.config)
+
+
+def build_sampler(
+    name: str, options: Options | None = None, *, inverse: bool = False
+) -> SamplerChoice:
+    """Return the sampler of this name: one that starts from noise, or (inverse) from images.
+
+    ConfigError for an unknown name or option, and for a sampler of the other direction.
+    """
+    module = SAMPLERS.load(name)
+    config = from_dict(module.Config, options or {}, f"sampler {name}: ")
+    if getattr(module, "INVERSE", False) != inverse:
+        way = "images from noise" if inverse else "noise from images"
+        raise ConfigError(f"sampler {name} makes {way}; choose another sampler")
+    return SamplerChoice(name, module.sample, config, module.STOCHASTIC, module.nfe)
+
 
 Refusal = tuple[Callable[[ObjectiveConfig, Schedule], bool], str]
 REFUSALS: tuple[Refusal, ...] = (

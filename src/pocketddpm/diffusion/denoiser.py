@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketddpm.diffusion.guidance import Guidance
-from pocketddpm.diffusion.prediction import NetworkOutput, Prediction, call_network
+from pocketddpm.diffusion.prediction import NetworkOutput, Prediction, Scalar, call_network
 from pocketddpm.errors import ConfigError
 
 
@@ -34,6 +34,29 @@ class Denoise(Protocol):
     def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> DenoiserOutput:
         """Return the estimate at one time t (as the network counts it) with its alpha_bar."""
         ...
+
+
+def denoiser_output(
+    prediction: Prediction,
+    output: NetworkOutput,
+    x_t: Tensor,
+    a: Scalar,
+    b: Scalar,
+    clip: Callable[[Tensor], Tensor] | None,
+) -> DenoiserOutput:
+    """Return x0_hat, clipped, and eps_hat = (x_t - a x0_hat) / b, b > 0; a, b: see `Prediction`."""
+    x0 = prediction.x0(output.output, x_t, a, b)
+    x0 = x0 if clip is None else clip(x0)
+    return DenoiserOutput(x0, (x_t - a * x0) / b, output.fraction)
+
+
+def check_invertible(prediction: Prediction, alpha_bar: float) -> None:
+    """Raise ConfigError for eps prediction at alpha_bar = 0, where eps says nothing of x0."""
+    if alpha_bar == 0 and prediction.name == "eps":
+        raise ConfigError(
+            "eps prediction needs alpha_bar[T] > 0 (got 0: zero terminal SNR); "
+            "train with --prediction v or x0"
+        )
 
 
 @dataclass
@@ -77,13 +100,9 @@ class Denoiser:
     def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> DenoiserOutput:
         """Return (x0_hat, eps_hat) at x_t, [B,C,H,W]. One network call, two with a guide.
 
-        Raises ConfigError where eps prediction meets alpha_bar = 0.
+        Raises ConfigError for eps prediction at alpha_bar = 0.
         """
-        if alpha_bar == 0 and self.prediction.name == "eps":
-            raise ConfigError(
-                "eps prediction needs alpha_bar[T] > 0 (got 0: zero terminal SNR); "
-                "train with --prediction v or x0"
-            )
+        check_invertible(self.prediction, alpha_bar)
         how = self.guidance
         if how.is_none or not how.covers(t):
             output = self._call(self.network, x_t, t, alpha_bar, self.labels)
@@ -100,10 +119,7 @@ class Denoiser:
 
     def _estimate(self, output: NetworkOutput, x_t: Tensor, alpha_bar: float) -> DenoiserOutput:
         a, b = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-        x0 = self.prediction.x0(output.output, x_t, a, b)
-        if self.clip is not None:
-            x0 = self.clip(x0)
-        return DenoiserOutput(x0, (x_t - a * x0) / b, output.fraction)
+        return denoiser_output(self.prediction, output, x_t, a, b, self.clip)
 
     def _call(
         self, network: nn.Module, x_t: Tensor, t: float, alpha_bar: float, labels: Tensor | None

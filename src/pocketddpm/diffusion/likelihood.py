@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pocketddpm.diffusion.bound import Decoder, prior, term
-from pocketddpm.diffusion.denoiser import Denoiser, DenoiserOutput
+from pocketddpm.diffusion.denoiser import Denoiser, DenoiserOutput, denoiser_output
 from pocketddpm.diffusion.prediction import call_network
 from pocketddpm.diffusion.process import add_noise, amplitudes
 from pocketddpm.diffusion.schedule import Schedule
@@ -40,12 +40,10 @@ def per_image(denoiser: Denoiser) -> DenoiseEach:
     def denoise(x_t: Tensor, t: Tensor, alpha_bar: Tensor) -> DenoiserOutput:
         a, b = amplitudes(alpha_bar, x_t)
         times = t.to(x_t.device, torch.float32)
-        output, fraction = call_network(
+        output = call_network(
             denoiser.network, denoiser.prediction, x_t, times, denoiser.labels, a, b
         )
-        x0 = denoiser.prediction.x0(output, x_t, a, b)
-        x0 = x0 if denoiser.clip is None else denoiser.clip(x0)
-        return DenoiserOutput(x0, (x_t - a * x0) / b, fraction)
+        return denoiser_output(denoiser.prediction, output, x_t, a, b, denoiser.clip)
 
     return denoise
 

@@ -20,8 +20,8 @@ from pocketddpm.noise import Role, normal
 class State:
     """A sampler's state after step i (1..N).
 
-    t: the time reached. x: the images at that time, [B,C,H,W].
-    x0: the latest estimate of the clean images. nfe: calls of the denoiser so far.
+    t: the time reached. x: the images at that time, [B,C,H,W], in model units. x0: the latest
+    estimate of the clean images, likewise. nfe: calls of the denoiser so far.
     """
 
     i: int
@@ -35,12 +35,12 @@ Noise = Callable[[int], Tensor]  # step number -> standard normal noise of the i
 Sampler = Callable[[Denoise, Tensor, Grid, Noise, Any], Iterator[State]]
 
 
-def start_noise(seed: int, index: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Return x_T ~ N(0, I), float32 [B,C,H,W]; image k depends on (seed, index[k]) alone."""
+def start_noise(seed: int, index: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return x_T ~ N(0, I), float32 [B, *shape]; image k depends on (seed, index[k]) alone."""
     return normal(seed, Role.START, index, shape)
 
 
-def step_noise(seed: int, index: Tensor, shape: tuple[int, int, int]) -> Noise:
+def step_noise(seed: int, index: Tensor, shape: tuple[int, ...]) -> Noise:
     """Return the noise source of a stochastic sampler for the images `index`, int64 [B]."""
     return lambda step: normal(seed, Role.STEP, index, shape, step)
 
@@ -53,12 +53,14 @@ def sample_states(
     config: Any,
     *,
     index: Tensor,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     seed: int,
 ) -> Iterator[State]:
     """Yield the states of one batch of images, beginning with the pure noise (i = 0).
 
-    index: int64 [B] on the network's device; the images' numbers, which with `seed` fix all noise.
+    sampler, config: `sample` and an instance of `Config` of one file of `samplers/`. grid: the
+    times, from noise to image. index: int64 [B] on the network's device; the images' numbers, which
+    with `seed` fix all noise. shape: of one image, (C, H, W). Images are float32 [B,C,H,W].
     """
     x = start_noise(seed, index, shape)
     yield State(0, grid.t[0], x, torch.zeros_like(x), 0)

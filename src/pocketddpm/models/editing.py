@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pocketddpm.build import SamplerChoice, build_sampler
 from pocketddpm.config import Options
+from pocketddpm.diffusion.build import SamplerChoice, build_sampler
 from pocketddpm.diffusion.denoiser import Denoiser
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.guidance import Guidance
@@ -60,7 +60,7 @@ def encode(
 
     `decode` with the same labels and settings returns the images, the better the more steps.
     """
-    choice = build_sampler("ddim-inversion", {})
+    choice = build_sampler("ddim-inversion", inverse=True)
     denoiser = _denoiser(model, labels, settings, "ddim", len(images))
     grid = model.grid(settings.steps, settings.spacing)
     return _walk(denoiser, _to_model(model, images), grid, choice, _no_noise)

@@ -11,16 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pocketddpm.build import (
-    SamplerChoice,
-    build_network,
-    build_sampler,
-    build_schedule,
-    pick_precision,
-)
-from pocketddpm.catalog import SAMPLERS
+from pocketddpm.build import build_network, build_schedule, pick_precision
 from pocketddpm.config import Experiment, Options, from_dict
 from pocketddpm.data.scaling import Scaling
+from pocketddpm.diffusion.build import SamplerChoice, build_sampler
 from pocketddpm.diffusion.denoiser import Denoiser
 from pocketddpm.diffusion.grid import Grid, make_grid
 from pocketddpm.diffusion.guidance import Guidance, as_guidance, dynamic_threshold
@@ -163,12 +157,7 @@ class Model:
         name = name or plan.sampler
         if options is None:
             options = plan.options if name == plan.sampler else {}
-        choice = build_sampler(name, options)
-        if getattr(SAMPLERS.load(name), "INVERSE", False):
-            raise ConfigError(
-                f"{name} turns images into noise, and draws none; choose another sampler"
-            )
-        return choice
+        return build_sampler(name, options)
 
     def grid(
         self, steps: int | None = None, spacing: str | None = None, t_start: int | None = None
