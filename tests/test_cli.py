@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pocketddpm
 from pocketddpm.catalog import ALL, SAMPLERS
 from pocketddpm.commands.main import main
+from pocketddpm.config import BUDGETS
 from pocketddpm.diffusion.grid import SPACINGS
 from pocketddpm.presets import PRESETS
 
@@ -58,6 +60,11 @@ def test_help_is_quick_and_needs_no_torch(verb):
     assert "usage: pocketddpm" in done.stdout
     # Processor time, the interpreter's start included: a busy machine does not change it.
     assert float(done.stdout.split()[-1]) < 0.5
+
+
+def test_the_version_is_printed(capsys):
+    run("--version")
+    assert capsys.readouterr().out == f"pocketddpm {pocketddpm.__version__}\n"
 
 
 def test_sampling_imports_nothing_that_only_training_needs(tmp_path):
@@ -218,9 +225,9 @@ def test_resume_from_the_command_line(tmp_path, capsys):
     run("info", out)
     assert "96 images, 6 steps" in capsys.readouterr().out
     message = refused(capsys, *base, "--steps", "8", "--resume", "auto", "--lr", "0.1")
-    assert "a resumed run keeps its options" in message
+    assert all(f"--{budget}" in message for budget in BUDGETS)
     message = refused(capsys, "train", "mnist", "--resume", out)
-    assert "this run was started as 'digits'" in message
+    assert "'digits'" in message and "'mnist'" in message
     run(*base, "--steps", "2", "--overwrite")
     run("info", out)
     assert "32 images, 2 steps" in capsys.readouterr().out

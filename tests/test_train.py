@@ -100,9 +100,9 @@ def test_budgets_become_whole_steps(values, total):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "got none of them"),
+        ({}, "--steps, --epochs, --images and --minutes"),
         ({"steps": 3, "minutes": 1.0}, "--steps 3 --minutes 1"),
-        ({"minutes": -1.0}, "must be positive"),
+        ({"minutes": -1.0}, "--minutes -1"),
     ],
 )
 def test_wrong_budgets_are_refused(values, message):
@@ -141,7 +141,7 @@ def test_options_are_parsed():
     assert parse_options("width=48,depths=2/3/2") == {"width": "48", "depths": "2/3/2"}
     assert parse_options("") == {}
     for text in ("width", "=3", "width="):
-        with pytest.raises(ConfigError, match="options read key=value"):
+        with pytest.raises(ConfigError, match=f"key=value.*'{text}'"):
             parse_options(text)
 
 
@@ -234,7 +234,7 @@ def test_accumulation_is_the_same_step(tiny, tmp_path):
 
 
 def test_the_batch_must_divide(tiny, tmp_path):
-    with pytest.raises(ConfigError, match="must divide by processes x accumulation = 1 x 3"):
+    with pytest.raises(ConfigError, match=r"16 .*1 x 3"):
         session(with_training(tiny, accumulate=3), tmp_path / "run")
 
 
@@ -304,7 +304,7 @@ def test_changed_data_is_noticed(tiny, tmp_path):
     session(tiny, tmp_path / "run").run()
     checkpoint = newest_checkpoint(tmp_path / "run")
     other = replace(tiny, data=replace(tiny.data, subset=100))
-    with pytest.raises(DataError, match="has changed since this run began"):
+    with pytest.raises(DataError, match=r"digits .*1500 images.* 100"):
         session(other, tmp_path / "run", checkpoint=checkpoint)
 
 
@@ -324,7 +324,7 @@ def test_auto_resume_skips_a_damaged_checkpoint(tiny, tmp_path, capsys):
     assert newest_checkpoint(tmp_path).meta["run"]["step"] == 8
     assert "last.safetensors is damaged" in capsys.readouterr().err
     (tmp_path / "previous.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no whole checkpoint is left"):
+    with pytest.raises(CheckpointError, match=r"previous.safetensors.*--overwrite"):
         newest_checkpoint(tmp_path)
     assert newest_checkpoint(tmp_path / "nothing here") is None
 
@@ -340,7 +340,7 @@ def test_best_is_the_lowest_epoch_loss_and_cannot_be_resumed(tiny, tmp_path):
     assert_close(epochs, [float(np.mean(rows[i : i + 3])) for i in (0, 3, 6, 9)], rtol=1e-6, atol=0)
     best = load_checkpoint(tmp_path / "best.safetensors")
     assert best.meta["run"]["best_loss"] == min(epochs)
-    with pytest.raises(CheckpointError, match="weights only"):
+    with pytest.raises(CheckpointError, match="resume"):
         session(tiny, tmp_path / "other").trainer.restore(best)
 
 
@@ -430,7 +430,7 @@ def test_other_safetensors_are_refused(tmp_path):
 
     path = tmp_path / "other.safetensors"
     save_file({"a": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match="not one of pocketddpm's"):
+    with pytest.raises(CheckpointError, match=r"other\.safetensors"):
         load_checkpoint(path)
 
 
@@ -443,9 +443,9 @@ def test_newer_formats_are_refused(tmp_path, monkeypatch):
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
         find_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match="no model at"):
+    with pytest.raises(CheckpointError, match=r"absent.*mnist"):
         find_checkpoint(tmp_path / "absent")
 
 

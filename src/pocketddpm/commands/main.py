@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from pocketddpm import __version__
 from pocketddpm.commands.compare import Compare
 from pocketddpm.commands.completion import Completion
 from pocketddpm.commands.demo import Demo
@@ -49,7 +50,11 @@ MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; exits with 0, 2 (the user can mend it) or 130 (Ctrl-C)."""
+    """Run the command line; exits with 0, 2 (an error that a user can fix) or 130 (Ctrl-C)."""
+    args = sys.argv[1:] if args is None else args
+    if args == ["--version"]:
+        print(f"pocketddpm {__version__}")
+        return
     # Threads that wait for each other spin a little, then sleep: beside one other busy process,
     # endless spinning made training six times slower (docs/design.md). Read when torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -59,8 +64,8 @@ def main(args: list[str] | None = None) -> None:
             Command,  # type: ignore[arg-type]
             prog="pocketddpm",
             description="Denoising diffusion for small images: train, sample, look, measure. "
-            "With --quiet any verb prints errors and results only.",
-            args=_without_quiet(sys.argv[1:] if args is None else args),
+            "With --quiet any verb prints errors and results only; --version prints the version.",
+            args=_without_quiet(args),
             config=MARKERS,
         )
         if plugins := getattr(command, "plugin", ()):
