@@ -33,6 +33,7 @@ from pocketddpm.config import (
     experiment_options,
     from_dict,
     option_of,
+    sentence,
     with_options,
 )
 from pocketddpm.diffusion.losses import LOSSES
@@ -181,7 +182,7 @@ def test_no_option_of_the_command_line_goes(command, names):
 def test_every_field_has_its_sentence():
     for kind in (RunConfig, *(type(getattr(get_preset("digits"), part)) for part in PARTS)):
         for f in fields(kind):
-            assert option_of(f).help.endswith("."), f"{kind.__name__}.{f.name}"
+            assert sentence(kind, f.name).endswith("."), f"{kind.__name__}.{f.name}"
 
 
 def test_every_field_but_those_of_sampling_is_an_option():

@@ -6,12 +6,15 @@ and the page of commands are made from it. A value that is not allowed is a Conf
 comes from. Standard library only, so that every `--help` is quick.
 """
 
+import ast
 import operator
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache
+from itertools import pairwise
 from math import isfinite
 from numbers import Real
 from pathlib import Path
@@ -30,24 +33,40 @@ BUDGETS = ("steps", "epochs", "images", "minutes")
 class Option(NamedTuple):
     """What is known of a field, beside its type and its default.
 
-    help: its sentence. bound: what a number must satisfy, such as '>= 0, < 1'; in a tuple, each of
-    them. choices: the table whose names are allowed. read: how text becomes the value.
-    name: what the option is called where it is not as the field; "" where it is none.
+    bound: what a number must satisfy, such as '>= 0, < 1'; in a tuple, each of them.
+    choices: the table whose names are allowed. read: how text becomes the value.
+    name: what the option is called where it is not as the field.
     """
 
-    help: str = ""
     bound: str = ""
     choices: Table | None = None
     read: Callable[[str], Any] | None = None
-    name: str | None = None
+    name: str = ""
 
 
-def option(default: Any, help: str, bound: str = "", **more: Any) -> Any:
+def option(default: Any, **about: Any) -> Any:
     """Return a dataclass field with an `Option`. default: MISSING for none, or what makes it."""
-    metadata = {"option": Option(help, bound, **more)}
+    metadata = {"option": Option(**about)}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def sentence(kind: type, name: str) -> str:
+    """Return the sentence that stands below a field of a config class."""
+    return _sentences(str(sys.modules[kind.__module__].__file__))[kind.__name__, name]
+
+
+@cache
+def _sentences(path: str) -> dict[tuple[str, str], str]:
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    return {
+        (c.name, f.target.id): " ".join(below.value.value.split())  # type: ignore[attr-defined]
+        for c in tree.body
+        if isinstance(c, ast.ClassDef)
+        for f, below in pairwise(c.body)
+        if isinstance(f, ast.AnnAssign) and isinstance(below, ast.Expr)
+    }
 
 
 def parse_options(text: str) -> dict[str, str]:
@@ -81,159 +100,159 @@ def parse_names(text: str) -> tuple[str, ...]:
 class DataConfig:
     """Which images, and in what form the network sees them."""
 
-    name: str = option(
-        MISSING, "A data set's name or a folder of images, instead of the preset's.", name="data"
-    )
-    image_size: tuple[int, int] | None = option(
-        None, "Image size, 32 or 28x36 (height x width).", ">= 1", read=parse_size
-    )
-    fit: Literal["pad", "resize"] | None = option(None, "How another image size is reached.")
-    subset: int | None = option(None, "Train on the first N images.", ">= 1")
-    classes: tuple[str, ...] | None = option(
-        None, "Train on these classes only, such as 0,1,7.", read=parse_names
-    )
+    name: str = option(MISSING, name="data")
+    """A data set's name or a folder of images, instead of the preset's."""
+    image_size: tuple[int, int] | None = option(None, bound=">= 1", read=parse_size)
+    """Image size, 32 or 28x36 (height x width)."""
+    fit: Literal["pad", "resize"] | None = None
+    """How another image size is reached."""
+    subset: int | None = option(None, bound=">= 1")
+    """Train on the first N images."""
+    classes: tuple[str, ...] | None = option(None, read=parse_names)
+    """Train on these classes only, such as 0,1,7."""
     # None: the data set's own habit.
-    flip: bool | None = option(None, "Mirror images at random.")
-    low: float = option(-1.0, "What the byte 0 becomes in the network's input.")
-    high: float = option(1.0, "What the byte 255 becomes in the network's input.")
-    center: bool = option(False, "Subtract the mean training image.")
-    held_out: int = option(
-        0, "Training images that are held out; --evaluate-every chooses a number.", ">= 0"
-    )
+    flip: bool | None = None
+    """Mirror images at random."""
+    low: float = -1.0
+    """What the byte 0 becomes in the network's input."""
+    high: float = 1.0
+    """What the byte 255 becomes in the network's input."""
+    center: bool = False
+    """Subtract the mean training image."""
+    held_out: int = option(0, bound=">= 0")
+    """Training images that are held out; --evaluate-every chooses a number."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """Which network, and its sizes (checked against the dataclass in the network's file)."""
 
-    name: str = option("unet", "Another network.", name="network")
-    sizes: Options = option(
-        dict,
-        "Sizes of the network, such as widths=32/64/128,blocks=2.",
-        read=parse_options,
-        name="net",
-    )
+    name: str = option("unet", name="network")
+    """Another network."""
+    sizes: Options = option(dict, read=parse_options, name="net")
+    """Sizes of the network, such as widths=32/64/128,blocks=2."""
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
     """Which noise schedule, and its options (checked against the schedule's own dataclass)."""
 
-    name: str = option("cosine", "Another noise schedule.", name="schedule")
-    T: int = option(1000, "T, the number of noise levels.", ">= 1, <= 100000", name="timesteps")
-    options: Options = option(
-        dict,
-        "Options of the schedule, such as beta_end=0.2.",
-        read=parse_options,
-        name="schedule_options",
-    )
-    zero_terminal: bool = option(False, "Rescale the schedule so that x_T is pure noise.")
-    shift: float = option(1.0, "Divide the SNR by this number squared, for larger images.", "> 0")
+    name: str = option("cosine", name="schedule")
+    """Another noise schedule."""
+    T: int = option(1000, bound=">= 1, <= 100000", name="timesteps")
+    """T, the number of noise levels."""
+    options: Options = option(dict, read=parse_options, name="schedule_options")
+    """Options of the schedule, such as beta_end=0.2."""
+    zero_terminal: bool = False
+    """Rescale the schedule so that x_T is pure noise."""
+    shift: float = option(1.0, bound="> 0")
+    """Divide the SNR by this number squared, for larger images."""
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """What is learned; its names are those of the tables in `diffusion/`."""
 
-    prediction: str = option("v", "What the network predicts.", choices=TABLES["predictions"])
-    loss: str = option(
-        "mse",
-        "Distance between prediction and target, or the variational bound.",
-        choices=TABLES["losses"],
-    )
-    weighting: str = option(
-        "simple", "How much each noise level counts in the loss.", choices=TABLES["weightings"]
-    )
-    times: str = option("uniform", "How noise levels are drawn.", choices=TABLES["times"])
-    p_mean: float = option(-1.2, "Mean of ln sigma, for log-normal times.")
-    p_std: float = option(1.2, "Deviation of ln sigma, for log-normal times.", "> 0")
-    progressive: bool = option(
-        False, "Begin with 10 noise levels, and double them up to half of the run."
-    )
-    variance: Literal["beta", "beta-tilde", "learned"] = option(
-        "beta-tilde", "Variance of the reverse steps, for the bound; learned needs hybrid or vlb."
-    )
-    sigma_data: float = option(
-        0.5, "Deviation of the images' pixels, for edm and soft-min-snr.", "> 0"
-    )
-    label_dropout: float = option(0.1, "Share of labels hidden, for guidance.", ">= 0, < 1")
-    guidance: float = option(
-        1.0,
-        "Guidance learned into the network, which then samples guided at no extra cost; 1: none.",
-        ">= 1",
-    )
+    prediction: str = option("v", choices=TABLES["predictions"])
+    """What the network predicts."""
+    loss: str = option("mse", choices=TABLES["losses"])
+    """Distance between prediction and target, or the variational bound."""
+    weighting: str = option("simple", choices=TABLES["weightings"])
+    """How much each noise level counts in the loss."""
+    times: str = option("uniform", choices=TABLES["times"])
+    """How noise levels are drawn."""
+    p_mean: float = -1.2
+    """Mean of ln sigma, for log-normal times."""
+    p_std: float = option(1.2, bound="> 0")
+    """Deviation of ln sigma, for log-normal times."""
+    progressive: bool = False
+    """Begin with 10 noise levels, and double them up to half of the run."""
+    variance: Literal["beta", "beta-tilde", "learned"] = "beta-tilde"
+    """Variance of the reverse steps, for the bound; learned needs hybrid or vlb."""
+    sigma_data: float = option(0.5, bound="> 0")
+    """Deviation of the images' pixels, for edm and soft-min-snr."""
+    label_dropout: float = option(0.1, bound=">= 0, < 1")
+    """Share of labels hidden, for guidance."""
+    guidance: float = option(1.0, bound=">= 1")
+    """Guidance learned into the network, which then samples guided at no extra cost; 1: none."""
 
 
 @dataclass(frozen=True)
 class OptimiserConfig:
     """How it is learned."""
 
-    name: Literal["adam", "adamw", "muon"] = option("adamw", "Another optimiser.", name="optimiser")
-    lr: float = option(2e-3, "Peak learning rate.", "> 0")
-    betas: tuple[float, float] = option(
-        (0.9, 0.99), "Adam's decay of the gradient's mean and square, 0.9/0.99.", ">= 0, < 1"
-    )
-    weight_decay: float = option(0.01, "Decay of the weights; adam has none.", ">= 0")
-    warmup: int = option(5_000, "Images over which the learning rate rises from 0.", ">= 0")
-    decay: Literal["none", "linear", "cosine"] = option(
-        "linear", "Course of the learning rate to the end."
-    )
-    grad_clip: float = option(1.0, "Largest gradient norm; 0 for none.", ">= 0")
-    ema_half_life: int = option(
-        10_000, "Half-life of the weight average, in images; 0 for none.", ">= 0"
-    )
-    ema_ramp: float = option(
-        0.05, "Largest half-life as a share of the images seen, for a young average.", ">= 0"
-    )
+    name: Literal["adam", "adamw", "muon"] = option("adamw", name="optimiser")
+    """Another optimiser."""
+    lr: float = option(2e-3, bound="> 0")
+    """Peak learning rate."""
+    betas: tuple[float, float] = option((0.9, 0.99), bound=">= 0, < 1")
+    """Adam's decay of the gradient's mean and square, 0.9/0.99."""
+    weight_decay: float = option(0.01, bound=">= 0")
+    """Decay of the weights; adam has none."""
+    warmup: int = option(5_000, bound=">= 0")
+    """Images over which the learning rate rises from 0."""
+    decay: Literal["none", "linear", "cosine"] = "linear"
+    """Course of the learning rate to the end."""
+    grad_clip: float = option(1.0, bound=">= 0")
+    """Largest gradient norm; 0 for none."""
+    ema_half_life: int = option(10_000, bound=">= 0")
+    """Half-life of the weight average, in images; 0 for none."""
+    ema_ramp: float = option(0.05, bound=">= 0")
+    """Largest half-life as a share of the images seen, for a young average."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How much, how fast and from which seed. Exactly one of the four budgets is given."""
 
-    batch_size: int = option(128, "Images per optimiser step, over all processes.", ">= 1")
-    accumulate: int = option(1, "Parts in which a batch is computed, to save memory.", ">= 1")
-    steps: int | None = option(None, "Budget in optimiser steps.", "> 0")
-    epochs: float | None = option(None, "Budget in epochs.", "> 0")
-    images: int | None = option(None, "Budget in images.", "> 0")
-    minutes: float | None = option(None, "Budget in minutes, everything included.", "> 0")
-    batches_per_epoch: int | None = option(
-        None, "A shorter epoch, freshly shuffled each time; 0 for the whole set.", ">= 0"
-    )
-    seed: int = option(0, "Seed of weights, order, times and noise.", SEEDS)
-    precision: Literal["auto", "float32", "bf16", "fp16"] = option(
-        "auto", "Arithmetic of the network; auto is bf16 where the hardware has it."
-    )
+    batch_size: int = option(128, bound=">= 1")
+    """Images per optimiser step, over all processes."""
+    accumulate: int = option(1, bound=">= 1")
+    """Parts in which a batch is computed, to save memory."""
+    steps: int | None = option(None, bound="> 0")
+    """Budget in optimiser steps."""
+    epochs: float | None = option(None, bound="> 0")
+    """Budget in epochs."""
+    images: int | None = option(None, bound="> 0")
+    """Budget in images."""
+    minutes: float | None = option(None, bound="> 0")
+    """Budget in minutes, everything included."""
+    batches_per_epoch: int | None = option(None, bound=">= 0")
+    """A shorter epoch, freshly shuffled each time; 0 for the whole set."""
+    seed: int = option(0, bound=SEEDS)
+    """Seed of weights, order, times and noise."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the network; auto is bf16 where the hardware has it."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """How a run is measured while it trains, against training images held out from it."""
 
-    every: int = option(
-        0,
-        "Steps between evaluations on held-out training images (the last 5000, at most a tenth).",
-        ">= 0",
-        name="evaluate_every",
-    )
-    n: int = option(
-        1000, "Samples of each evaluation; 1000 by default.", ">= 20", name="evaluate_n"
-    )
-    best_by: Literal["loss", "evaluation"] = option(
-        "loss", "What best.safetensors is the best by: mean loss of an epoch, or Frechet distance."
-    )
+    every: int = option(0, bound=">= 0", name="evaluate_every")
+    """Steps between evaluations on held-out training images (the last 5000, at most a tenth)."""
+    n: int = option(1000, bound=">= 20", name="evaluate_n")
+    """Samples of each evaluation; 1000 by default."""
+    best_by: Literal["loss", "evaluation"] = "loss"
+    """What best.safetensors is the best by: mean loss of an epoch, or Frechet distance."""
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """How `sample` draws from this model unless told otherwise; no options of training."""
 
-    sampler: str = option("ddim", "The sampler.", name="")
-    steps: int = option(50, "Its steps.", ">= 1", name="")
-    spacing: str = option("trailing", "How its times are spaced.", name="")
-    options: Options = option(dict, "Its options.", read=parse_options, name="")
-    guidance: float = option(1.0, "The scale of guidance; 1: none.", name="")
-    clip: bool = option(True, "Keep estimates of x0 in the images' range.", name="")
+    sampler: str = "ddim"
+    """The sampler."""
+    steps: int = option(50, bound=">= 1")
+    """Its steps."""
+    spacing: str = "trailing"
+    """How its times are spaced."""
+    options: Options = option(dict, read=parse_options)
+    """Its options."""
+    guidance: float = 1.0
+    """The scale of guidance; 1: none."""
+    clip: bool = True
+    """Keep estimates of x0 in the images' range."""
 
 
 @dataclass(frozen=True)
@@ -259,21 +278,26 @@ class Experiment:
 class RunConfig:
     """Where and how a run is kept: no part of the experiment, and free to change on resuming."""
 
-    device: str = option("auto", "auto, cpu, cuda or mps.")
-    out: Path | None = option(None, "The run folder; runs/PRESET by default.")
-    resume: str | None = option(
-        None, "auto (the run in --out, if there is one) or the path of a run or checkpoint."
-    )
-    begin_with: str | None = option(
-        None,
-        "A model whose averaged weights a new run begins with (fine-tuning): as `sample` names it.",
-    )
-    checkpoint_every: int = option(500, "Steps between checkpoints; 0: at the end only.", ">= 0")
-    sample_every: int = option(500, "Steps between previews (DDIM, 50 steps); 0 for none.", ">= 0")
-    sample_at_start: bool = option(False, "Also a preview before training.")
-    sample_each_epoch: bool = option(False, "Also a preview after every epoch.")
-    tensorboard: bool = option(False, "Also write TensorBoard logs.")
-    overwrite: bool = option(False, "Replace the run in --out.")
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    out: Path | None = None
+    """The run folder; runs/PRESET by default."""
+    resume: str | None = None
+    """auto (the run in --out, if there is one) or the path of a run or checkpoint."""
+    begin_with: str | None = None
+    """A model whose averaged weights a new run begins with (fine-tuning): as `sample` names it."""
+    checkpoint_every: int = option(500, bound=">= 0")
+    """Steps between checkpoints; 0: at the end only."""
+    sample_every: int = option(500, bound=">= 0")
+    """Steps between previews (DDIM, 50 steps); 0 for none."""
+    sample_at_start: bool = False
+    """Also a preview before training."""
+    sample_each_epoch: bool = False
+    """Also a preview after every epoch."""
+    tensorboard: bool = False
+    """Also write TensorBoard logs."""
+    overwrite: bool = False
+    """Replace the run in --out."""
 
 
 DISTILLATION = {"lr": 2e-3, "seed": 0, "sample_every": 0}
@@ -281,9 +305,10 @@ DISTILLATION = {"lr": 2e-3, "seed": 0, "sample_every": 0}
 
 
 class Place(NamedTuple):
-    """Where an option's value lies: `field` of the experiment's `part`, with its type."""
+    """Where an option's value lies: a field, with its type, of the experiment's `part`."""
 
     part: str
+    kind: type
     field: "Field[Any]"
     hint: Any
 
@@ -293,10 +318,9 @@ def experiment_options() -> dict[str, Place]:
     """Return the options that belong to the experiment, by their names."""
     places = {}
     for part, kind in get_type_hints(Experiment).items():
-        for f in fields(kind) if is_dataclass(kind) else ():
-            name = option_of(f).name
-            if name != "":
-                places[name or f.name] = Place(part, f, get_type_hints(kind)[f.name])
+        hints = get_type_hints(kind) if part not in ("preset", "sampling") else {}
+        for f in fields(kind) if hints else ():
+            places[option_of(f).name or f.name] = Place(part, kind, f, hints[f.name])
     return places
 
 
@@ -320,7 +344,7 @@ def with_options(experiment: Experiment, options: Mapping[str, Any]) -> Experime
     if not given.keys().isdisjoint(BUDGETS):
         parts["training"] = replace(parts["training"], **dict.fromkeys(BUDGETS))
     for name, value in given.items():
-        part, f, hint = known[name]
+        part, _, f, hint = known[name]
         config = parts[part]
         value = _convert(value, hint, name, f)
         if hint == Options:

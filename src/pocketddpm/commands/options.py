@@ -6,7 +6,14 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 from tyro.conf import UseAppendAction, arg
 
-from pocketddpm.config import RunConfig, experiment_options, option_of, parse_names, parse_size
+from pocketddpm.config import (
+    RunConfig,
+    experiment_options,
+    option_of,
+    parse_names,
+    parse_size,
+    sentence,
+)
 from pocketddpm.errors import ConfigError
 
 __all__ = ["Plugins", "given", "parse_names", "parse_numbers", "parse_size", "training_options"]
@@ -22,16 +29,15 @@ def training_options(*names: str, **defaults: Any) -> type:
     names: which of them; all when none is named. defaults: in place of None or of RunConfig's own.
     """
     hints = get_type_hints(RunConfig)
-    places: dict[str, tuple[Field[Any], Any]] = {
-        name: (place.field, _asked(place.field, place.hint))
-        for name, place in experiment_options().items()
+    places: dict[str, tuple[type, Field[Any], Any, Any]] = {
+        name: (kind, f, _asked(f, hint), None)
+        for name, (_, kind, f, hint) in experiment_options().items()
     }
-    places |= {f.name: (f, hints[f.name]) for f in fields(RunConfig)}
+    places |= {f.name: (RunConfig, f, hints[f.name], f.default) for f in fields(RunConfig)}
     made = []
     for name in names or places:
-        f, hint = places[name]
-        default = f.default if f.name in hints and hints[f.name] is hint else None
-        hint = Annotated[hint, arg(help=option_of(f).help)]
+        kind, f, hint, default = places[name]
+        hint = Annotated[hint, arg(help=sentence(kind, f.name))]
         made.append((name, hint, field(default=defaults.get(name, default), kw_only=True)))
     return make_dataclass("Options", made, frozen=True)
 
