@@ -215,6 +215,16 @@ def test_noise_is_standard_normal_and_independent():
     assert float(neighbours) == pytest.approx(0, abs=5 / n**0.5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
+def test_types_that_do_not_hold_32_bits_are_refused(dtype):
+    for draw in (
+        lambda: normal(0, Role.START, torch.arange(2), (3,), dtype=dtype),
+        lambda: uniform(0, Role.TRAIN_TIME, torch.arange(2), dtype=dtype),
+    ):
+        with pytest.raises(ConfigError, match=f"float32 or float64.* {dtype}"):
+            draw()
+
+
 def test_uniform_is_uniform():
     u = uniform(0, Role.TRAIN_TIME, torch.arange(50_000))
     assert 0 < float(u.min()) < float(u.max()) < 1

@@ -12,6 +12,8 @@ from math import pi, prod
 import torch
 from torch import Tensor
 
+from pocketddpm.errors import ConfigError
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -70,9 +72,13 @@ def _bits(seed: int, role: Role, index: Tensor, step: int, count: int) -> Tensor
 def uniform(
     seed: int, role: Role, index: Tensor, step: int = 0, *, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """Return one number per index, uniform in the open interval (0, 1), as [B] on its device."""
+    """Return one number per index, int64 [B], uniform in (0, 1), as [B] on its device.
+
+    In float64 0 and 1 are never reached; float32 rounds the largest 2^7 of 2^32 numbers up to 1.
+    ConfigError for another dtype.
+    """
     bits = _bits(seed, role, index, step, 1)[:, 0]
-    return (bits.to(dtype) + 0.5) * 2.0**-32
+    return (bits.to(_wide(dtype)) + 0.5) * 2.0**-32
 
 
 def normal(
@@ -87,13 +93,20 @@ def normal(
     """Return standard normal noise [B, *shape] on the device of index, int64 [B].
 
     Row k depends on (seed, role, index[k], step) alone. Box-Muller on 32-bit uniforms: the tail
-    ends at 6.7 standard deviations.
+    ends at 6.7 standard deviations. dtype: float32 or float64; ConfigError for another.
     """
     count = prod(shape)
-    bits = _bits(seed, role, index, step, count).to(dtype)
+    bits = _bits(seed, role, index, step, count).to(_wide(dtype))
     half = bits.shape[1] // 2
     # float32 rounds the largest words up to 1 exactly, whose logarithm is a harmless 0.
     radius = ((bits[:, :half] + 0.5) * 2.0**-32).log().mul_(-2).sqrt_()
     angle = (bits[:, half:] * (2 * pi * 2.0**-32)).to(dtype)
     both = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
     return both[:, :count].reshape(len(index), *shape)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype; ConfigError unless it is float32 or float64, which hold 32-bit numbers."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ConfigError(f"noise is drawn in float32 or float64, got {dtype}; convert it after")
+    return dtype

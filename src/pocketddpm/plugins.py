@@ -21,7 +21,7 @@ from pocketddpm.errors import CheckpointError, ConfigError
 
 # The attribute that identifies a kind, and all that such a file defines; the first match counts.
 KINDS: dict[str, tuple[Catalog, tuple[str, ...]]] = {
-    "sample": (SAMPLERS, ("Config", "STOCHASTIC", "order", "nfe", "sample")),
+    "sample": (SAMPLERS, ("Config", "STOCHASTIC", "order", "sample")),
     "load": (DATASETS, ("FLIP", "FIT", "load")),
     "CONDITIONAL": (NETWORKS, ("Config", "CONDITIONAL", "build")),
     "build": (SCHEDULES, ("Config", "build")),

@@ -118,8 +118,8 @@ def term(
 ) -> Tensor:
     """Return the term of the step t -> s in bits/dim, [B].
 
-    x0_hat, fraction: what the network makes of x_t ~ q(x_t | x0). variance: of p(x_s | x_t), one of
-    `process.VARIANCES`. Raises ConfigError for a learned variance without a fraction.
+    x0_hat, fraction: the network's estimates at x_t ~ q(x_t | x0). variance: that of p(x_s | x_t),
+    one of `process.VARIANCES`. Raises ConfigError for a learned variance without a fraction.
     """
     if variance not in VARIANCES:
         raise unknown("variance", variance, VARIANCES)
@@ -133,7 +133,7 @@ def term(
         for v in (step_beta(alpha_bar_t, alpha_bar_s), tilde, q.x0_weight, last)
     )
     log_var = VARIANCES[variance](beta, tilde, fraction).log()
-    # Both means hold the same share of x_t: only what they say of x0 differs.
+    # Both means hold the same share of x_t: only their estimates of x0 differ.
     kl = gaussian_kl(weight * x0, tilde.log(), weight * x0_hat, log_var)
     # torch.where passes the gradient of both branches: off the last step the decoder gets x0
     # itself, where its gradient is finite.

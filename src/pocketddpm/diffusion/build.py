@@ -23,17 +23,18 @@ class SamplerChoice:
     """A sampler of the catalogue with its options.
 
     config: an instance of the sampler's `Config`. stochastic: whether it draws noise at its steps.
+    nfe: denoiser calls from (steps, config); None for one a step.
     """
 
     name: str
     sample: Sampler
     config: Any
     stochastic: bool
-    _nfe: Callable[[int, Any], int]
+    nfe: Callable[[int, Any], int] | None
 
     def calls(self, steps: int) -> int:
         """Return the exact number of denoiser calls for this many steps."""
-        return self._nfe(steps, self.config)
+        return steps if self.nfe is None else self.nfe(steps, self.config)
 
 
 def build_sampler(
@@ -48,7 +49,8 @@ def build_sampler(
     if getattr(module, "INVERSE", False) != inverse:
         way = "images from noise" if inverse else "noise from images"
         raise ConfigError(f"sampler {name} makes {way}; choose another sampler")
-    return SamplerChoice(name, module.sample, config, module.STOCHASTIC, module.nfe)
+    nfe = getattr(module, "nfe", None)
+    return SamplerChoice(name, module.sample, config, module.STOCHASTIC, nfe)
 
 
 Refusal = tuple[Callable[[ObjectiveConfig, Schedule], bool], str]

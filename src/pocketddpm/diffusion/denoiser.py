@@ -1,6 +1,7 @@
-"""`Denoiser`: network + schedule + prediction -> (x0_hat, eps_hat), all that samplers ever see.
+"""`Denoiser`: network and prediction as (x_t, t, alpha_bar) -> (x0_hat, eps_hat).
 
-Clipping and guidance are applied here, so that every sampler and every metric has them.
+Samplers, metrics and edits call nothing else.
+ Clipping and guidance are applied here, for all of them alike.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pocketddpm.errors import ConfigError
 
 
 class DenoiserOutput(NamedTuple):
-    """What the network believes: the clean image and the noise, consistent with each other.
+    """The estimates of the clean image and of the noise, consistent with each other.
 
     x0, eps: [B,C,H,W], with x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps (but under CFG++,
     where eps is the one to renoise with). variance_fraction: [B,C,H,W], where a learned variance
@@ -32,7 +33,7 @@ class Denoise(Protocol):
     """The callable that a sampler is given."""
 
     def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> DenoiserOutput:
-        """Return the estimate at one time t (as the network counts it) with its alpha_bar."""
+        """Return the estimates at x_t, [B,C,H,W], at one time t in 0..T with its alpha_bar."""
         ...
 
 

@@ -16,7 +16,7 @@ from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.errors import ConfigError, unknown
 
 SPACINGS = ("trailing", "leading", "linspace", "quadratic", "karras", "log-snr", "jumps")
-EVEN_IN_NOISE = ("karras", "log-snr", "jumps")  # they have no place for alpha_bar = 0
+EVEN_IN_NOISE = ("karras", "log-snr", "jumps")  # spacings that need alpha_bar > 0
 LAST_JUMP = 1.0  # sigma of the last estimate of `jumps`: docs/experiments.md
 
 
@@ -24,7 +24,8 @@ LAST_JUMP = 1.0  # sigma of the last estimate of `jumps`: docs/experiments.md
 class Grid:
     """t: decreasing floats, from the noisiest to the last. alpha_bar: rising floats, as many.
 
-    schedule: where the pairs came from, if they came from one; only `time_of` asks it.
+    schedule: the one that the pairs came from, or None; `time_of` reads it. ConfigError unless both
+    have the same length, at least 2, and are strictly ordered, with alpha_bar in 0..1.
     """
 
     t: tuple[float, ...]
@@ -88,10 +89,11 @@ def make_grid(
       quadratic  T (i/N)^2, dense at low noise (arXiv 2010.02502).
       karras     even in sigma^(1/rho) (arXiv 2206.00364, eq. 5).
       log-snr    even in log-SNR (arXiv 2206.00927).
-      jumps      even in log-SNR down to sigma = 1, where one estimate ends the image: for models
-                 that `pocketddpm distill` has tuned.
-    Raises ConfigError for an unknown spacing, steps outside 1..T, or a log-SNR grid on a schedule
-    whose last SNR is zero.
+      jumps      even in log-SNR down to sigma = 1, then one step to the image: for models that
+                 `pocketddpm distill` has tuned (chosen by experiment: docs/experiments.md).
+    t_start: the time of the first point, 1..T. rho: of karras; 7 in the paper, 1 is even in sigma.
+    Raises ConfigError for an unknown spacing, t_start outside 1..T, steps outside 1..t_start, and
+    karras, log-snr or jumps where the SNR at t_start is zero.
     """
     T = schedule.T
     top = T if t_start is None else t_start
@@ -139,7 +141,8 @@ def explicit_grid(schedule: Schedule, times: Sequence[float]) -> Grid:
     """Return the grid through the given times, floats in 0..T in decreasing order.
 
     alpha_bar is interpolated linearly in log-SNR between table entries (linearly in alpha_bar below
-    t = 1, where the log-SNR has no lower neighbour).
+    t = 1, where the log-SNR has no lower neighbour). ConfigError for times outside 0..T or in
+    another order.
     """
     T = schedule.T
     if any(not 0 <= t <= T for t in times):

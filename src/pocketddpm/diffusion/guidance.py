@@ -1,10 +1,10 @@
-"""Guidance: how a strong and a weak estimate make a sharper one, and how far values may go.
+"""Guidance: a strong and a weak estimate combined into a sharper one, and thresholding.
 
     guided = weak + scale (strong - weak)
 
-strong is the network told the label. weak is the same network told no label (classifier-free
-guidance, arXiv 2207.12598) or another label (a negative one), or a weaker network told the same
-label (autoguidance, arXiv 2406.02507).
+strong is the network's output with the label. weak is its output without a label (classifier-free
+guidance, arXiv 2207.12598) or with another one (a negative label), or the output of a weaker
+network with the same label (autoguidance, arXiv 2406.02507).
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from pocketddpm.errors import ConfigError
 
 @dataclass(frozen=True)
 class Guidance:
-    """How an estimate is guided; the defaults leave it as it is.
+    """How an estimate is guided; by default it is not.
 
     scale: 1 is the strong estimate alone, 0 the weak one (arXiv 2207.12598 has scale = 1 + w).
     interval: (low, high): guided at times low <= t <= high; elsewhere the strong estimate alone, at
@@ -26,7 +26,7 @@ class Guidance:
     rescale: phi of arXiv 2305.08891, section 3.4, see `rescaled`.
     cfg_plus_plus: x0_hat is the guided one, eps_hat the weak one, so that samplers renoise with
       the latter (arXiv 2406.08070). The scale is then a share, 0 to 1.
-    negative_label: what the weak branch is told; None is no label.
+    negative_label: the label of the weak branch; None is no label.
     threshold: dynamic thresholding in the place of clipping, see `dynamic_threshold`.
     Raises ConfigError for values outside their range.
     """
@@ -62,7 +62,7 @@ class Guidance:
 
     @property
     def is_none(self) -> bool:
-        """Whether the strong estimate alone is wanted, at all times."""
+        """Whether the strong estimate is used alone, at all times."""
         return self.scale == 1 and not self.cfg_plus_plus
 
     def covers(self, t: float) -> bool:

@@ -1,8 +1,8 @@
 """How likely an image is under a model, in bits per dimension, estimated in two ways.
 
-Bound: the chain T -> T-1 -> .. -> 0 of `bound.py`, of which some steps are drawn and stand, without
-bias, for their neighbours. Flow: the density of the probability flow (arXiv 2011.13456, section
-4.3), which is short in the angle phi = atan2(b, a) of a = sqrt(alpha_bar), b = sqrt(1 - alpha_bar):
+Bound: the chain T -> T-1 -> .. -> 0 of `bound.py`, estimated without bias from some of its steps.
+Flow: the density of the probability flow (arXiv 2011.13456, section 4.3), which is short in the
+angle phi = atan2(b, a) of a = sqrt(alpha_bar), b = sqrt(1 - alpha_bar):
 
     dx / dphi = v_hat = (a x - x0_hat) / b
     log p_1(x_1) = log N(x_T; 0, I) + integral of div v_hat dphi, from t = 1 to the noisiest t
@@ -33,7 +33,7 @@ Done = Callable[[int], object]
 
 
 def per_image(denoiser: Denoiser) -> DenoiseEach:
-    """Return a denoiser as `DenoiseEach`. ConfigError for guidance, which belongs to no density."""
+    """Return a denoiser as `DenoiseEach`. ConfigError for guidance: it is no density's denoiser."""
     if not denoiser.guidance.is_none:
         raise ConfigError("a guided model has no likelihood; use guidance 1")
 
@@ -188,8 +188,8 @@ def flow_log_density(
     """Return log p(x0) in nats, [B]: of the flow's density at t = 1, in the coordinate x_1 / a_1.
 
     Heun's method for x in phi, and the trapezoid rule for the divergence in lambda = log(a / b), on
-    a grid that is even in lambda: order 2. Where the image is certain, or the noise is, x moves on
-    a line in phi and the divergence is constant in lambda. probe: +-1, [B,C,H,W]; the divergence is
+    a grid that is even in lambda: order 2. Where x0_hat or eps_hat is constant, x moves on a line
+    in phi and the divergence is constant in lambda. probe: +-1, [B,C,H,W]; the divergence is
     Hutchinson's, probe . J probe, with one probe along the whole path (arXiv 1810.01367).
     Denoiser calls: 2 steps + 1. The flow starts at the noisiest t of SNR above 0. ConfigError for
     a schedule with no two such times.

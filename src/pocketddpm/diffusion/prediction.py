@@ -1,4 +1,4 @@
-"""What the network is asked for: eps, x0, v or EDM's F, with exact maps between them.
+"""What the network predicts: eps, x0, v or EDM's F, with exact maps between them.
 
 With a = sqrt(alpha_bar), b = sqrt(1 - alpha_bar) and x_t = a x0 + b eps:
 v = a eps - b x0 (arXiv 2202.00512). a and b are floats or tensors that broadcast against x_t.
@@ -25,8 +25,9 @@ Map = Callable[[Tensor, Tensor, Scalar, Scalar], Tensor]
 class Prediction:
     """One parametrisation: the training target, the two maps back, and the scale of the input.
 
-    target(x0, eps, a, b); x0(output, x_t, a, b); eps(output, x_t, a, b), both linear in the output.
-    input_scale(a, b): what x_t is multiplied by before the network sees it.
+    target(x0, eps, a, b): what the output should be. x0(output, x_t, a, b) and
+    eps(output, x_t, a, b): the estimates that an output means, both linear in it.
+    input_scale(a, b): the factor of x_t in the network's input. a, b: floats or [B,1,1,1].
     """
 
     name: str
@@ -87,7 +88,7 @@ def get_prediction(name: str, sigma_data: float = 0.5) -> Prediction:
 
 
 class NetworkOutput(NamedTuple):
-    """What the network says at x_t, both [B,C,H,W].
+    """The network's output at x_t, both [B,C,H,W].
 
     output: the prediction. fraction: where the variance lies between beta_tilde (0) and beta (1),
     from a network with 2C output channels; None from one with C.
@@ -106,9 +107,10 @@ def call_network(
     a: Scalar,
     b: Scalar,
 ) -> NetworkOutput:
-    """Call the network at x_t, [B,C,H,W]; everything that does so does it here.
+    """Return the network's output at x_t, [B,C,H,W]; this is the only call of a network.
 
-    t: [B]. y: int64 [B] or None. a, b: amplitudes of image and noise, as in `Prediction`.
+    t: float32 [B], 0..T. y: int64 [B] or None. a, b: amplitudes of image and noise, as in
+    `Prediction`. The output has the dtype of x_t, also under autocast.
     """
     out = network(prediction.input_scale(a, b) * x_t, t, y).to(x_t.dtype)
     output, *rest = out.split(x_t.shape[1], dim=1)

@@ -32,7 +32,8 @@ class State:
 
 
 Noise = Callable[[int], Tensor]  # step number -> standard normal noise of the images' shape
-Sampler = Callable[[Denoise, Tensor, Grid, Noise, Any], Iterator[State]]
+States = Iterator[State]
+Sampler = Callable[[Denoise, Tensor, Grid, Noise, Any], States]
 
 
 def start_noise(seed: int, index: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -55,7 +56,7 @@ def sample_states(
     index: Tensor,
     shape: tuple[int, ...],
     seed: int,
-) -> Iterator[State]:
+) -> States:
     """Yield the states of one batch of images, beginning with the pure noise (i = 0).
 
     sampler, config: `sample` and an instance of `Config` of one file of `samplers/`. grid: the

@@ -1,4 +1,4 @@
-"""`Schedule`: how much of the image is left at each time t.
+"""`Schedule`: alpha_bar_t, the share of the image's variance in x_t, at each time t.
 
 Time runs 0..T. alpha_bar[0] = 1 is the clean image, alpha_bar[T] the noisiest, and
 

@@ -5,6 +5,18 @@ from math import log
 import torch
 from torch import Tensor, nn
 
+from pocketddpm.errors import ConfigError
+
+
+def check_image(network: str, height: int, width: int, factor: int) -> None:
+    """Raise ConfigError unless both sides are positive multiples of `factor`."""
+    if height < 1 or width < 1 or height % factor or width % factor:
+        fits = "x".join(str(max(-(-side // factor), 1) * factor) for side in (height, width))
+        raise ConfigError(
+            f"network {network} with these sizes needs an image whose sides divide by {factor}, "
+            f"got {height}x{width}; use --image-size {fits} or fewer levels (--net widths)"
+        )
+
 
 def sinusoids(t: Tensor, width: int, shift: int = 0) -> Tensor:
     """Return [cos, sin] of t at the frequencies 10000^(-i/(width/2 - shift)), float32 [B,width]."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocketddpm.errors import ConfigError
+from pocketddpm.networks._common import check_image
 
 CONDITIONAL = True
 GROUPS = 8
@@ -70,11 +71,7 @@ def build(
         raise ConfigError(
             f"network 'conditional' needs an even time_dim of at least 2, got {config.time_dim}"
         )
-    if height < 1 or width < 1 or height % 2**levels or width % 2**levels:
-        raise ConfigError(
-            f"network 'conditional' with {levels} widths takes images whose sides are multiples of "
-            f"{2**levels}, got {height}x{width}; resize or pad the images, or give fewer widths"
-        )
+    check_image("conditional", height, width, 2**levels)
     if classes < 0:
         raise ConfigError(f"network 'conditional' needs classes >= 0, got {classes}")
     return ConditionalUNet(config, channels, out_channels, classes)

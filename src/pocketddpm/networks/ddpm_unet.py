@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketddpm.errors import ConfigError
-from pocketddpm.networks._common import sinusoids, with_label, zeroed
+from pocketddpm.networks._common import check_image, sinusoids, with_label, zeroed
 
 CONDITIONAL = True
 
@@ -51,22 +51,20 @@ class Config:
 def build(
     config: Config, *, channels: int, out_channels: int, height: int, width: int, classes: int
 ) -> nn.Module:
-    """Return the network; ConfigError for sizes that do not fit together or the image.
+    """Return the network, untrained.
 
-    Its forward takes (x_t [B,C,H,W], t [B] in 1..T, y int64 [B] in 0..classes or None).
+    Its forward takes (x_t [B,C,H,W], t [B] in 1..T, y int64 [B] in 0..classes or None). Raises
+    ConfigError for widths below 4 or an odd first one, blocks below 1, an image that cannot be
+    halved once a level, levels of attention that there are not, padding or frequency_shift other
+    than 0 and 1, and widths that do not divide by groups, heads or head_width.
     """
     levels = len(config.widths)
-    factor = 2 ** max(levels - 1, 0)
     if not levels or min(config.widths) < 4 or config.widths[0] % 2 or config.blocks < 1:
         raise ConfigError(
             f"ddpm-unet needs widths of at least 4, an even one first, and blocks >= 1, got "
             f"{config.widths} and {config.blocks}"
         )
-    if height % factor or width % factor:
-        raise ConfigError(
-            f"ddpm-unet with {levels} levels needs an image size that divides by {factor}, got "
-            f"{height}x{width}; use another --image-size or fewer --net widths"
-        )
+    check_image("ddpm-unet", height, width, 2 ** (levels - 1))
     if not set(config.attention) <= set(range(levels)):
         raise ConfigError(
             f"ddpm-unet with {levels} widths has the levels 0..{levels - 1}, "
@@ -227,12 +225,12 @@ class Residual(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x: [B,c_in,H,W] -> [B,c_out,H,W]. embedding: [B,E], after its SiLU."""
         h = self.conv1(F.silu(self.norm1(x)))
-        told = self.time_emb_proj(embedding)[:, :, None, None]
+        shifts = self.time_emb_proj(embedding)[:, :, None, None]
         if self.scale_shift:
-            scale, shift = told.chunk(2, dim=1)
+            scale, shift = shifts.chunk(2, dim=1)
             h = self.norm2(h) * (1 + scale) + shift
         else:
-            h = self.norm2(h + told)
+            h = self.norm2(h + shifts)
         return self.conv2(self.dropout(F.silu(h))) + self.conv_shortcut(x)
 
 

@@ -73,5 +73,5 @@ class DiffUNetAdapter(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the prediction [B,out_channels,H,W]; see `build`."""
         step = (t - 1).round().long().clamp(min=0)
-        # Asked for 3 channels, deepinv gives 6: the last three are the variances of its own models.
+        # For 3 channels deepinv returns 6: the last three are the variances of its own models.
         return self.net(x_t, step, type_t="timestep")[:, : self.out_channels]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocketddpm.errors import ConfigError
+from pocketddpm.networks._common import check_image
 
 CONDITIONAL = False
 
@@ -58,13 +59,12 @@ def build(
     if config.T < 1:
         raise ConfigError(f"network 'small-unet' needs T >= 1 time steps, got {config.T}")
     factor = 2 ** (len(config.widths) - 1)
-    for side in (height, width):
-        if side % factor or side < 2 * factor:
-            raise ConfigError(
-                f"network 'small-unet' with {len(config.widths)} widths takes images whose sides "
-                f"are multiples of {factor} and at least {2 * factor}, got {height}x{width}; "
-                "resize or pad the images, or give fewer widths"
-            )
+    check_image("small-unet", height, width, factor)
+    if min(height, width) < 2 * factor:
+        raise ConfigError(
+            f"network small-unet with {len(config.widths)} widths needs sides of at least "
+            f"{2 * factor}, got {height}x{width}; use a larger --image-size or fewer --net widths"
+        )
     return SmallUNet(config, channels, out_channels, height, width)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketddpm.errors import ConfigError
-from pocketddpm.networks._common import sinusoids, with_label, zeroed
+from pocketddpm.networks._common import check_image, sinusoids, with_label, zeroed
 
 CONDITIONAL = True
 
@@ -40,17 +40,14 @@ class Config:
 def build(
     config: Config, *, channels: int, out_channels: int, height: int, width: int, classes: int
 ) -> nn.Module:
-    """Return the network; ConfigError when the image cannot be halved often enough."""
+    """Return the network, net(x_t, t, y) as in `UNet.forward`, untrained.
+
+    Raises ConfigError for a patch below 1, an image that cannot be halved once a level, widths that
+    do not divide by groups and head_width, and attention outside 0..levels.
+    """
     if config.patch < 1:
         raise ConfigError(f"unet patch must be at least 1, got {config.patch}")
-    factor = config.patch * 2 ** (len(config.widths) - 1)
-    if height % factor or width % factor:
-        fits = f"{-(-height // factor) * factor}x{-(-width // factor) * factor}"
-        raise ConfigError(
-            f"unet with {len(config.widths)} levels, patch {config.patch}, needs an image size "
-            f"that divides by {factor}, got {height}x{width}; use --image-size {fits} "
-            "or fewer --net widths"
-        )
+    check_image("unet", height, width, config.patch * 2 ** (len(config.widths) - 1))
     for w in config.widths:
         if w % config.groups or w % config.head_width:
             raise ConfigError(

@@ -4,7 +4,6 @@ When to use: for models that `pocketddpm distill` has tuned, at one to three ste
 jumps; for no others.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
-from pocketddpm.diffusion.sampling import Noise, State
+from pocketddpm.diffusion.sampling import Noise, State, States
 
 STOCHASTIC = True
 
@@ -27,15 +26,8 @@ def order(config: Config) -> int:
     return 0
 
 
-def nfe(steps: int, config: Config) -> int:
-    """Return the calls of the denoiser for this many steps."""
-    return steps
-
-
 @torch.no_grad()
-def sample(
-    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
-) -> Iterator[State]:
+def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:
     """Estimate x0, then add fresh noise of the next level: x_s = a_s x0_hat + b_s z."""
     for i, t, ab_t, s, ab_s in grid:
         x0 = denoise(x, t, ab_t).x0

@@ -4,7 +4,6 @@ When to use: as the plain choice, for interpolation, inversion and CFG++; `dpmpp
 path in fewer steps.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.process import posterior
-from pocketddpm.diffusion.sampling import Noise, State
+from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.errors import ConfigError
 
 STOCHASTIC = False
@@ -38,15 +37,8 @@ def order(config: Config) -> int:
     return 1
 
 
-def nfe(steps: int, config: Config) -> int:
-    """Return the calls of the denoiser for this many steps."""
-    return steps
-
-
 @torch.no_grad()
-def sample(
-    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
-) -> Iterator[State]:
+def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:
     """Follow eq. 12: x_s = a_s x0_hat + sqrt(b_s^2 - std^2) eps_hat + std z.
 
     std^2 = eta^2 beta_tilde, the posterior's variance (eq. 16).

@@ -5,7 +5,6 @@ grid up. `ddim` over that grid then decodes: the two are inverse to each other a
 When to use: to edit or interpolate given images.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
-from pocketddpm.diffusion.sampling import Noise, State
+from pocketddpm.diffusion.sampling import Noise, State, States
 
 STOCHASTIC = False
 INVERSE = True  # starts from images and ends in noise
@@ -29,15 +28,8 @@ def order(config: Config) -> int:
     return 1
 
 
-def nfe(steps: int, config: Config) -> int:
-    """Return the calls of the denoiser for this many steps."""
-    return steps
-
-
 @torch.no_grad()
-def sample(
-    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
-) -> Iterator[State]:
+def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:
     """Take DDIM's step from s up to t, x_t = a_t x0_hat + b_t eps_hat; noise is not used.
 
     x: images at the grid's last time. At the clean image there is no noise to estimate (b = 0):

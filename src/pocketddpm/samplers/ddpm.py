@@ -4,7 +4,6 @@ When to use: with an imperfect model, because fresh noise corrects errors that a
 keeps. It is the only sampler that uses a learned variance.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.process import VARIANCES, posterior, step_beta
-from pocketddpm.diffusion.sampling import Noise, State
+from pocketddpm.diffusion.sampling import Noise, State, States
 
 STOCHASTIC = True
 
@@ -34,15 +33,8 @@ def order(config: Config) -> int:
     return 1
 
 
-def nfe(steps: int, config: Config) -> int:
-    """Return the calls of the denoiser for this many steps."""
-    return steps
-
-
 @torch.no_grad()
-def sample(
-    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
-) -> Iterator[State]:
+def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:
     """Draw x_s ~ q(x_s | x_t, x0_hat) at each step, for steps of any stride.
 
         x_s = a_s beta / b_t^2 x0_hat + a_t / a_s b_s^2 / b_t^2 x_t + sqrt(variance) z

@@ -4,7 +4,6 @@ When to use: as dpmpp, at the same cost; it extrapolates eps_hat where dpmpp ext
 """
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import expm1
 from typing import Literal
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
-from pocketddpm.diffusion.sampling import Noise, State
+from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.samplers import _multistep as ms
 
 STOCHASTIC = False
@@ -42,15 +41,8 @@ def order(config: Config) -> int:
     return config.order
 
 
-def nfe(steps: int, config: Config) -> int:
-    """Return the calls of the denoiser for this many steps."""
-    return steps
-
-
 @torch.no_grad()
-def sample(
-    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
-) -> Iterator[State]:
+def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:
     """Integrate the polynomial P through the last eps_hat (eqs. 14-15):
 
     x_s / a_s = x_t / a_t + integral of P(rho) d rho over rho = b / a from t to s

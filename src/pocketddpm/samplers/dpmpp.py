@@ -4,7 +4,6 @@ When to use: for good images in 10 to 20 evaluations without fresh noise.
 """
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
-from pocketddpm.diffusion.sampling import Noise, State
+from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.samplers import _multistep as ms
 
 STOCHASTIC = False
@@ -43,15 +42,8 @@ def order(config: Config) -> int:
     return min(config.order, 2) if config.third == "published" else config.order
 
 
-def nfe(steps: int, config: Config) -> int:
-    """Return the calls of the denoiser for this many steps."""
-    return steps
-
-
 @torch.no_grad()
-def sample(
-    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
-) -> Iterator[State]:
+def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:
     """Follow algorithm 2: extrapolate x0_hat in lambda = log(a / b) from the last estimates to D.
 
         x_s = b_s / b_t x_t + (a_s - a_t b_s / b_t) D

@@ -3,7 +3,6 @@
 When to use: to compare with published results of 2S.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
-from pocketddpm.diffusion.sampling import Noise, State
+from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.samplers import _multistep as ms
 
 STOCHASTIC = False
@@ -28,15 +27,8 @@ def order(config: Config) -> int:
     return 2
 
 
-def nfe(steps: int, config: Config) -> int:
-    """Return the calls of the denoiser for this many steps."""
-    return steps
-
-
 @torch.no_grad()
-def sample(
-    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
-) -> Iterator[State]:
+def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:
     """Take one step of order 2 over each two intervals r -> t -> s of the grid.
 
         x_s = b_s / b_r x_r + (a_s - a_r b_s / b_r) D,  D = x0_r + (x0_t - x0_r) / (2 share)

@@ -4,18 +4,17 @@ An Euler step of d(x / a) / d sigma = eps_hat, with sigma = b / a, is DDIM's ste
 x_s = a_s (x_t / a_t + (sigma_s - sigma_t) eps_hat) = a_s x0_hat + b_s eps_hat.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
-from pocketddpm.diffusion.sampling import Noise, State
+from pocketddpm.diffusion.sampling import Noise, States
 from pocketddpm.samplers import ddim
 from pocketddpm.samplers.heun import check_finite_sigma
 
-STOCHASTIC, order, nfe = ddim.STOCHASTIC, ddim.order, ddim.nfe
+STOCHASTIC, order = ddim.STOCHASTIC, ddim.order
 
 
 @dataclass(frozen=True)
@@ -23,9 +22,7 @@ class Config:
     """No options."""
 
 
-def sample(
-    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
-) -> Iterator[State]:
+def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:
     """Return ddim's states; ConfigError where the grid starts at an infinite sigma."""
     check_finite_sigma(grid)
     return ddim.sample(denoise, x, grid, noise, ddim.Config())

@@ -5,18 +5,17 @@ size up, up^2 = sigma_s^2 (sigma_t^2 - sigma_s^2) / sigma_t^2. That is the poste
 q(x_s | x_t, x0_hat) (arXiv 2006.11239, eq. 7, and 2011.13456).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
-from pocketddpm.diffusion.sampling import Noise, State
+from pocketddpm.diffusion.sampling import Noise, States
 from pocketddpm.samplers import ddpm
 from pocketddpm.samplers.heun import check_finite_sigma
 
-STOCHASTIC, order, nfe = ddpm.STOCHASTIC, ddpm.order, ddpm.nfe
+STOCHASTIC, order = ddpm.STOCHASTIC, ddpm.order
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,7 @@ class Config:
     """No options."""
 
 
-def sample(
-    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
-) -> Iterator[State]:
+def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:
     """Return ddpm's states; ConfigError where the grid starts at an infinite sigma."""
     check_finite_sigma(grid)
     return ddpm.sample(denoise, x, grid, noise, ddpm.Config("beta-tilde"))

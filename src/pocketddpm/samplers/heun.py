@@ -5,7 +5,6 @@ accurate solution at many evaluations, on the spacings karras and log-snr; with 
 stochastic sampler.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf, sqrt
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
-from pocketddpm.diffusion.sampling import Noise, State
+from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.errors import ConfigError
 
 STOCHASTIC = False
@@ -51,9 +50,7 @@ def nfe(steps: int, config: Config) -> int:
 
 
 @torch.no_grad()
-def sample(
-    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
-) -> Iterator[State]:
+def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:
     """Average the slopes at both ends of each step; the last step is Euler's.
 
         x_s / a_s = x_t / a_t + (sigma_s - sigma_t) (eps_hat_t + eps_hat_s) / 2

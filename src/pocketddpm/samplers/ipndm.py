@@ -4,7 +4,6 @@ When to use: to compare with PNDM; `deis` has the weights of the grid at hand.
 """
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
-from pocketddpm.diffusion.sampling import Noise, State
+from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.samplers import _multistep as ms
 
 STOCHASTIC = False
@@ -37,15 +36,8 @@ def order(config: Config) -> int:
     return min(config.order, 2)
 
 
-def nfe(steps: int, config: Config) -> int:
-    """Return the calls of the denoiser for this many steps."""
-    return steps
-
-
 @torch.no_grad()
-def sample(
-    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
-) -> Iterator[State]:
+def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:
     """Take DDIM's step with eps blended by Adams-Bashforth's weights, (55, -59, 37, -9) / 24.
 
     The first steps use as many estimates as there are. This is PNDM (arXiv 2202.09778) without its

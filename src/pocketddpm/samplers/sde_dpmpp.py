@@ -4,7 +4,6 @@ When to use: where ddpm needs too many steps: it converges at order 2, with fres
 """
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.process import posterior
-from pocketddpm.diffusion.sampling import Noise, State
+from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.samplers import _multistep as ms
 
 STOCHASTIC = True
@@ -38,15 +37,8 @@ def order(config: Config) -> int:
     return config.order
 
 
-def nfe(steps: int, config: Config) -> int:
-    """Return the calls of the denoiser for this many steps."""
-    return steps
-
-
 @torch.no_grad()
-def sample(
-    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
-) -> Iterator[State]:
+def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:
     """Draw x_s ~ q(x_s | x_t, D), D being the line through two estimates at the step's middle.
 
     D = x0_hat + (x0_hat - x0_before) h / (2 h_before), h the step in lambda = log(a / b). The

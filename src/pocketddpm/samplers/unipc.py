@@ -4,7 +4,6 @@ When to use: as dpmpp; the corrector adds one order at no further call.
 """
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import expm1
 from typing import Literal
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
-from pocketddpm.diffusion.sampling import Noise, State
+from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.samplers import _multistep as ms
 
 STOCHASTIC = False
@@ -44,15 +43,8 @@ def order(config: Config) -> int:
     return min(reached, 2) if config.lower_order_final else reached
 
 
-def nfe(steps: int, config: Config) -> int:
-    """Return the calls of the denoiser for this many steps."""
-    return steps
-
-
 @torch.no_grad()
-def sample(
-    denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
-) -> Iterator[State]:
+def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:
     """Predict with UniP, correct with UniC, both in x0's terms:
 
         x_s = b_s / b_t x_t + (a_s - a_t b_s / b_t) D
