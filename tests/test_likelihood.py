@@ -87,7 +87,7 @@ def test_strata_hold_every_step_once_and_are_narrow_at_small_t(T, draws):
 
 @pytest.mark.parametrize(("T", "draws"), [(1000, 1), (1000, 1001), (1, 2), (5, 0)])
 def test_strata_that_cannot_be(T, draws):
-    with pytest.raises(ConfigError, match="draws of t must lie in"):
+    with pytest.raises(ConfigError, match=rf"draws .*{min(2, T)}\.\.{T} .* {draws}$"):
         cut(T, draws)
 
 
@@ -294,10 +294,10 @@ def test_flow_spends_what_it_says_and_extrapolates():
     assert sum(images) == 2 * (6 + 3)
     assert_close(found.total, (4 * found.fine - found.coarse) / 3)
     for steps in (0, 1, 7):
-        with pytest.raises(ConfigError, match="must be even"):
+        with pytest.raises(ConfigError, match=rf"even.* {steps}$"):
             flow(denoise, schedule_of(), x0, torch.arange(2), bin_width=0.01, steps=steps)
     short = schedule_of("flow", 2)
-    with pytest.raises(ConfigError, match="two times of SNR above 0"):
+    with pytest.raises(ConfigError, match="SNR above 0"):
         flow(denoise, short, x0, torch.arange(2), bin_width=0.01, steps=2)
 
 
@@ -340,7 +340,7 @@ def test_guidance_is_refused():
     labels = torch.tensor([1])
     guidance = Guidance(2.0)
     denoiser = Denoiser(Labelled(), get_prediction("v"), labels, guidance, null=10)
-    with pytest.raises(ConfigError, match="a guided model has no likelihood"):
+    with pytest.raises(ConfigError, match=r"guidance 1$"):
         per_image(denoiser)
 
 

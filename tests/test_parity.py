@@ -238,16 +238,17 @@ CASES = [
 @pytest.mark.parametrize("prediction", list(OURS))
 @pytest.mark.parametrize(("spacing", "steps"), CASES)
 @pytest.mark.parametrize("karras", [False, True])
-def test_euler(steps, karras, spacing, prediction):
+@pytest.mark.parametrize(("module", "kind"), [(ddim, "Euler"), (heun, "Heun")])
+def test_euler_and_heun(module, kind, steps, karras, spacing, prediction):
     scheduler = base(
-        "EulerDiscreteScheduler",
+        f"{kind}DiscreteScheduler",
         timestep_spacing=spacing,
         use_karras_sigmas=karras,
         prediction_type=prediction,
     )
     if karras and steps == 1:
         pytest.skip("diffusers divides by N - 1")
-    check(ddim, ddim.Config(), scheduler, steps, prediction, scaled=True)
+    check(module, module.Config(), scheduler, steps, prediction, scaled=True)
 
 
 @pytest.mark.parametrize("prediction", list(OURS))
@@ -262,21 +263,6 @@ def test_euler_ancestral(monkeypatch, steps, spacing, prediction):
         "EulerAncestralDiscreteScheduler", timestep_spacing=spacing, prediction_type=prediction
     )
     check(ddpm, ddpm.Config(), scheduler, steps, prediction, scaled=True)
-
-
-@pytest.mark.parametrize("prediction", list(OURS))
-@pytest.mark.parametrize(("spacing", "steps"), CASES)
-@pytest.mark.parametrize("karras", [False, True])
-def test_heun(steps, karras, spacing, prediction):
-    scheduler = base(
-        "HeunDiscreteScheduler",
-        timestep_spacing=spacing,
-        use_karras_sigmas=karras,
-        prediction_type=prediction,
-    )
-    if karras and steps == 1:
-        pytest.skip("diffusers divides by N - 1")
-    check(heun, heun.Config(), scheduler, steps, prediction, scaled=True)
 
 
 @pytest.mark.parametrize("prediction", list(OURS))

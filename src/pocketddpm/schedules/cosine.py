@@ -1,4 +1,8 @@
-"""alpha_bar falls as a squared cosine (Nichol and Dhariwal 2021, arXiv 2102.09672)."""
+"""alpha_bar falls as a squared cosine (Nichol and Dhariwal 2021, arXiv 2102.09672).
+
+When to use: as the default for small images. It ends at alpha_bar = 2e-9 (T = 1000), so that
+sampling in sigma needs the spacing log-snr or karras.
+"""
 
 from dataclasses import dataclass
 from math import pi

@@ -1,7 +1,8 @@
 """The straight path of flow matching and rectified flow (arXiv 2210.02747, 2209.03003).
 
 Flow matching mixes z_u = (1 - u) x0 + u eps with u = t / T. Divided by r = sqrt((1 - u)^2 + u^2) it
-is x_t of an ordinary schedule, so everything of this package works on it unchanged:
+is x_t of an ordinary schedule, so everything of this package works on it unchanged. When to use: to
+compare with flow matching.
 
 - alpha_bar[T] = 0: x_T is pure noise (zero terminal SNR). Predict v, x0 or edm; eps is refused.
 - Its velocity is eps - x0 = (b - a) x_t + (a + b) v, with a = (1 - u) / r and b = u / r. A network

@@ -1,4 +1,7 @@
-"""beta rises linearly (Ho et al. 2020, arXiv 2006.11239)."""
+"""beta rises linearly (Ho et al. 2020, arXiv 2006.11239).
+
+When to use: to reproduce DDPM, or with the weights of models trained so.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,7 @@
-"""sqrt(beta) rises linearly (latent diffusion, arXiv 2112.10752)."""
+"""sqrt(beta) rises linearly (latent diffusion, arXiv 2112.10752).
+
+When to use: with the weights of models trained so.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,7 @@
-"""alpha_bar falls as a sigmoid (Jabri et al. 2022, arXiv 2212.11972)."""
+"""alpha_bar falls as a sigmoid (Jabri et al. 2022, arXiv 2212.11972).
+
+When to use: to move the steps towards more noise or less, by start, end and tau.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,7 @@
-"""beta rises as a sigmoid (GeoDiff, arXiv 2203.02923; what diffusers calls 'sigmoid')."""
+"""beta rises as a sigmoid (GeoDiff, arXiv 2203.02923; what diffusers calls 'sigmoid').
+
+When to use: with the weights of models trained so.
+"""
 
 from dataclasses import dataclass
 
