@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from pocketddpm.data.load import load_images
-from pocketddpm.metrics.sensitivity import pick, with_noise
-from pocketddpm.metrics.split import draw
-from pocketddpm.runs.provenance import versions
+from pocketddpm.metrics.split import random_indices
+from pocketddpm.models.provenance import versions
+from sensitivity import with_noise
 
 N = 10_000
 
@@ -32,7 +32,7 @@ N = 10_000
 def make(path: Path) -> None:
     """Write the samples."""
     train = load_images("mnist")
-    chosen = pick(train, draw(len(train), N, seed=7))
+    chosen = train.select(random_indices(len(train), N, seed=7))
     samples = with_noise(0.01)(chosen, train)
     assert samples.labels is not None
     np.savez(path, images=samples.images[:, 0], labels=samples.labels)

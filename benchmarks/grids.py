@@ -17,7 +17,7 @@ import numpy as np
 from pocketddpm.diffusion.build import build_sampler
 from pocketddpm.errors import ConfigError
 from pocketddpm.metrics.frechet import Moments, frechet_distance
-from pocketddpm.metrics.reference_data import load_setting
+from pocketddpm.metrics.reference_data import load_reference_data
 from pocketddpm.models.model import load_model
 
 SOLVERS = {
@@ -49,8 +49,8 @@ def main() -> None:
     distilled = model.experiment.sampling.sampler == "consistency"
     solvers = args.solvers or [s for s in SOLVERS if (s == "consistency") == distilled]
     grids = args.grids or (["jumps"] if distilled else GRIDS)
-    setting = load_setting(model.experiment.data.name)
-    space = setting.spaces[0]
+    reference = load_reference_data(model.experiment.data.name)
+    space = reference.spaces[0]
     labels = model.label_numbers("all", args.n, 0)
     for nfe in args.nfe:
         for solver in solvers:
@@ -74,10 +74,10 @@ def main() -> None:
                     "guidance": guidance,
                     "nfe": samples.nfe,
                     "n": args.n,
-                    "frechet": round(float(frechet_distance(moments, space.reference.half_b)), 3),
+                    "frechet": round(float(frechet_distance(moments, space.half_b)), 3),
                 }
-                if setting.judge is not None and labels is not None:
-                    judged = setting.judge(samples.images).logits.argmax(1).numpy()
+                if reference.judge is not None and labels is not None:
+                    judged = reference.judge(samples.images).logits.argmax(1).numpy()
                     row["agreement"] = round(100 * float(np.mean(judged == labels)), 2)
                 print(json.dumps(row), flush=True)
                 if args.out:

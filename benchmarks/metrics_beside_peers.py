@@ -22,9 +22,9 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from pocketddpm.metrics.classifier_scores import class_score
 from pocketddpm.metrics.frechet import Moments, frechet_distance
 from pocketddpm.metrics.kid import kernel_distance
-from pocketddpm.metrics.reference_data import load_setting
-from pocketddpm.metrics.split import draw, halves
-from pocketddpm.runs.provenance import versions
+from pocketddpm.metrics.reference_data import load_reference_data
+from pocketddpm.metrics.split import random_indices, split_halves
+from pocketddpm.models.provenance import versions
 
 
 class Given(nn.Module):
@@ -86,12 +86,12 @@ def class_scores(logits: Tensor) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    setting = load_setting("mnist")
-    assert setting.train is not None and setting.test is not None
-    extractor = setting.spaces[0].extractor
-    half_b = halves(len(setting.train))[1]
-    real = extractor(setting.train.images[half_b[draw(len(half_b), n)]]).values
-    mine = extractor(setting.test.images[draw(len(setting.test), n)])
+    reference = load_reference_data("mnist")
+    assert reference.train is not None and reference.test is not None
+    extractor = reference.spaces[0].extractor
+    half_b = split_halves(len(reference.train))[1]
+    real = extractor(reference.train.images[half_b[random_indices(len(half_b), n)]]).values
+    mine = extractor(reference.test.images[random_indices(len(reference.test), n)])
     fake, logits = mine.values, mine.logits
     assert logits is not None
     far = 100 * fake.std()

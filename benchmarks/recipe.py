@@ -20,7 +20,7 @@ import tyro
 from pocketddpm.commands.options import given
 from pocketddpm.commands.train import Train
 from pocketddpm.metrics.frechet import Moments, frechet_distance
-from pocketddpm.metrics.reference_data import load_setting
+from pocketddpm.metrics.reference_data import load_reference_data
 from pocketddpm.presets import get_preset
 from pocketddpm.runs.start import start
 
@@ -40,21 +40,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--keep", type=Path, help="a folder for the runs")
     args = parser.parse_args()
-    setting = load_setting(args.preset)
+    reference = load_reference_data(args.preset)
     for seed in args.seeds:
         for variant in args.variant:
             name, *options = shlex.split(variant)
             with tempfile.TemporaryDirectory() as temporary:
                 folder = (args.keep or Path(temporary)) / f"{name}-{seed}"
                 row = {"name": name, "seed": seed, "options": " ".join(options)}
-                row |= score(args, setting, options, seed, folder)
+                row |= score(args, reference, options, seed, folder)
             print(json.dumps(row), flush=True)
             if args.out:
                 with open(args.out, "a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
 
 
-def score(args, setting, options: list[str], seed: int, folder: Path) -> dict[str, object]:
+def score(args, reference, options: list[str], seed: int, folder: Path) -> dict[str, object]:
     """Train one variant and return its costs and scores."""
     train = tyro.cli(Train, args=[args.preset, *options, "--seed", str(seed)])
     fixed = {"sample_every": 0, "checkpoint_every": 0, "overwrite": True}
@@ -79,12 +79,12 @@ def score(args, setting, options: list[str], seed: int, folder: Path) -> dict[st
         "n": args.n,
         "sampler": f"{args.sampler} {args.steps} {args.spacing}",
     }
-    for space in setting.spaces:
+    for space in reference.spaces:
         moments = Moments.of(space.extractor(images).values)
-        distance = frechet_distance(moments, space.reference.half_b)
+        distance = frechet_distance(moments, space.half_b)
         result[f"frechet {space.extractor.name}"] = round(float(distance), 4)
-    if setting.judge is not None and labels is not None:
-        judged = setting.judge(images).logits.argmax(1).numpy()
+    if reference.judge is not None and labels is not None:
+        judged = reference.judge(images).logits.argmax(1).numpy()
         result["agreement"] = round(100 * float(np.mean(judged == labels)), 2)
     return result
 

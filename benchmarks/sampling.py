@@ -26,7 +26,7 @@ import torch
 
 from peers import installed
 from pocketddpm.models.model import load_model
-from pocketddpm.runs.provenance import versions
+from pocketddpm.models.provenance import versions
 
 BATCH, NFE = 250, 10
 

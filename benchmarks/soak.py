@@ -27,9 +27,9 @@ from tqdm import tqdm
 
 from pocketddpm.commands.train import Train
 from pocketddpm.models.checkpoint import load_checkpoint
+from pocketddpm.models.provenance import versions
 from pocketddpm.pictures import figure, save_figure
 from pocketddpm.runs.log import COLUMNS, logged
-from pocketddpm.runs.provenance import versions
 from pocketddpm.runs.run import Session
 
 __all__ = ["Session"]  # imported here so that no child has to

@@ -30,10 +30,10 @@ from torch.nn import functional as F
 from pocketddpm.config import Experiment
 from pocketddpm.data.load import load_images
 from pocketddpm.metrics.frechet import Moments, frechet_distance
-from pocketddpm.metrics.reference_data import load_setting
-from pocketddpm.metrics.split import halves
+from pocketddpm.metrics.reference_data import load_reference_data
+from pocketddpm.metrics.split import split_halves
+from pocketddpm.models.provenance import versions
 from pocketddpm.presets import get_preset
-from pocketddpm.runs.provenance import versions
 from pocketddpm.runs.run import Session
 
 BATCH = 128
@@ -133,7 +133,7 @@ def real_images(minutes: float, labels: Tensor) -> Drawn:
     """Draw training images of half A, which the metric network learned from, and no other."""
     data = load_images("mnist")
     assert data.labels is not None
-    half_a, _ = halves(len(data))
+    half_a, _ = split_halves(len(data))
     rows = np.empty(len(labels), np.int64)
     for digit in range(10):
         wanted = (labels == digit).numpy()
@@ -160,8 +160,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    setting = load_setting("mnist")
-    space = setting.spaces[0]
+    reference = load_reference_data("mnist")
+    space = reference.spaces[0]
     labels = torch.arange(args.n) % 10
     for name in args.systems:
         torch.manual_seed(args.seed)
@@ -178,10 +178,10 @@ def main() -> None:
             "nfe": nfe,
             "n": args.n,
             "seconds_with_sampling": round(seconds, 1),
-            "frechet": round(float(frechet_distance(moments, space.reference.half_b)), 3),
+            "frechet": round(float(frechet_distance(moments, space.half_b)), 3),
         }
-        if setting.judge is not None and name not in UNLABELLED:
-            judged = setting.judge(images.numpy()).logits.argmax(1).numpy()
+        if reference.judge is not None and name not in UNLABELLED:
+            judged = reference.judge(images.numpy()).logits.argmax(1).numpy()
             row["agreement"] = round(100 * float(np.mean(judged == labels.numpy())), 2)
         row |= {"seed": args.seed, **versions(), "machine": platform.machine()}
         print(json.dumps(row), flush=True)

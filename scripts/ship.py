@@ -21,8 +21,8 @@ from pocketddpm.models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from pocketddpm.models.provenance import versions
 from pocketddpm.output import refuse_existing, write_text
-from pocketddpm.runs.provenance import versions
 
 WEIGHTS = Path(pocketddpm.__file__).parent / "weights"
 

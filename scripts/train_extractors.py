@@ -9,7 +9,6 @@ after training. `pocketddpm extractor` makes one of your own data in the same wa
 """
 
 import argparse
-import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,19 +16,19 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import pocketddpm.metrics.extractors
 from pocketddpm.build import pick_device
 from pocketddpm.data.load import fingerprint, load_images
-from pocketddpm.metrics.classifier_training import Recipe, run_length
-from pocketddpm.metrics.extractor import ASSETS, Extractor, save_extractor
-from pocketddpm.metrics.pca import NAME as PCA
-from pocketddpm.metrics.reference import make_reference, save_reference
-from pocketddpm.metrics.split import halves
+from pocketddpm.metrics.extractor import Extractor, save_extractor
+from pocketddpm.metrics.extractors import ASSETS, HASHES, PIXELS_PCA
+from pocketddpm.metrics.reference_data import FeatureSpace, save_moments
+from pocketddpm.metrics.split import split_halves
 from pocketddpm.metrics.train_extractor import (
     JUDGE,
     METRIC,
+    Recipe,
     accuracy,
     pixels_extractor,
+    run_length,
     train_extractor,
 )
 
@@ -41,15 +40,11 @@ CLASSIFIERS = {
 }
 
 
-def note_hash(name: str, file: str, sha256: str, data: str) -> None:
-    """Write a file's hash into the catalogue entry."""
-    path = Path(pocketddpm.metrics.extractors.__file__).parent / f"{name.replace('-', '_')}.py"
-    text = path.read_text(encoding="utf-8")
-    pattern = rf'("{re.escape(data)}": Asset\(\s*"{re.escape(file)}",\s*")[0-9a-f]*"'
-    new, count = re.subn(pattern, rf'\g<1>{sha256}"', text)
-    if count != 1:
-        raise SystemExit(f"{path}: note sha256 {sha256} of {file} for {data} yourself")
-    path.write_text(new, encoding="utf-8")
+def note_hash(file: str, sha256: str) -> None:
+    """Write a file's hash into SHA256SUMS."""
+    lines = [line for line in HASHES.read_text().splitlines() if line.split()[1] != file]
+    lines = sorted([*lines, f"{sha256}  {file}"], key=lambda line: line.split()[1])
+    HASHES.write_text("\n".join(lines) + "\n")
 
 
 def main() -> None:
@@ -61,8 +56,8 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16", choices=("float32", "bf16"))
     args = parser.parse_args()
     device = pick_device(args.device)
-    for name in args.names or (*CLASSIFIERS, PCA):
-        if name == PCA:
+    for name in args.names or (*CLASSIFIERS, PIXELS_PCA):
+        if name == PIXELS_PCA:
             principal()
         else:
             classifier(name, *CLASSIFIERS[name], args, device)
@@ -79,13 +74,13 @@ def classifier(
     with tqdm(
         total=run_length(len(images) // 2, recipe), unit="image", desc=name, mininterval=10
     ) as bar:
-        extractor = train_extractor(name, images, recipe, half, device=device, progress=bar.update)
+        extractor = train_extractor(name, images, recipe, half, device=device, advance=bar.update)
     seconds = time.monotonic() - started
     extractor.facts["test_accuracy"] = reached = accuracy(extractor, load_images(data, "test"))
     path = ASSETS / f"{name}.safetensors"
     sha256 = save_extractor(path, extractor, torch.float16)
     print(f"{name}: test accuracy {reached:.2%}, {seconds:.0f} s, {kilobytes(path)}, {sha256}")
-    note_hash(name, path.name, sha256, data)
+    note_hash(path.name, sha256)
     if half == "A":
         moments(replace(extractor, sha256=sha256), data, f"{name}-moments.safetensors")
 
@@ -95,22 +90,22 @@ def principal() -> None:
     for data in dict.fromkeys(data for data, _ in CLASSIFIERS.values()):
         images = load_images(data)
         extractor = pixels_extractor(images)
-        path = ASSETS / f"{PCA}-{data}.safetensors"
+        path = ASSETS / f"{PIXELS_PCA}-{data}.safetensors"
         sha256 = save_extractor(path, extractor, torch.float32)
-        print(f"{PCA} of {data}: {kilobytes(path)}, {sha256}")
-        note_hash(PCA, path.name, sha256, data)
-        moments(replace(extractor, sha256=sha256), data, f"{PCA}-{data}-moments.safetensors")
+        print(f"{PIXELS_PCA} of {data}: {kilobytes(path)}, {sha256}")
+        note_hash(path.name, sha256)
+        moments(replace(extractor, sha256=sha256), data, f"{PIXELS_PCA}-{data}-moments.safetensors")
 
 
 def moments(extractor: Extractor, data: str, file: str) -> None:
     """Write the moments of half B and of the test set."""
     train, test = load_images(data), load_images(data, "test")
-    half_b = train.images[halves(len(train))[1]]
-    reference = make_reference(extractor(half_b), extractor(test.images))
+    half_b = train.images[split_halves(len(train))[1]]
+    space = FeatureSpace.of(extractor, extractor(half_b), extractor(test.images))
     facts = {"data": data, "train": fingerprint(train), "test": fingerprint(test)}
-    sha256 = save_reference(ASSETS / file, reference, extractor, facts)
-    note_hash(extractor.name, file, sha256, data)
-    distance = reference.floor(len(test))
+    sha256 = save_moments(ASSETS / file, space, facts)
+    note_hash(file, sha256)
+    distance = space.floor(len(test))
     print(f"{file}: Frechet distance of the test set {distance:.4f}, {kilobytes(ASSETS / file)}")
 
 

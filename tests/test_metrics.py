@@ -7,24 +7,19 @@ from scipy.linalg import sqrtm
 
 from pocketddpm.errors import DataError
 from pocketddpm.metrics.classifier_scores import agreement, class_score
-from pocketddpm.metrics.frechet import (
-    Moments,
-    frechet_distance,
-    over_processes,
-    predicted_bias,
-)
+from pocketddpm.metrics.frechet import Moments, frechet_distance, predicted_bias
 from pocketddpm.metrics.intervals import (
-    Estimate,
+    Interval,
     bootstrap,
     difference,
-    of_mean,
+    mean_interval,
     ratio,
     resample_counts,
 )
 from pocketddpm.metrics.kid import kernel_distance
 from pocketddpm.metrics.memorisation import distinct_share, nearest, suspects
 from pocketddpm.metrics.precision_recall import ball_radii, neighbourhoods
-from pocketddpm.metrics.split import draw, halves
+from pocketddpm.metrics.split import random_indices, split_halves
 
 
 def normal(n: int, d: int, seed: int = 0, shift: float = 0.0, scale: float = 1.0) -> torch.Tensor:
@@ -156,27 +151,6 @@ def test_predicted_bias_is_what_simulation_finds():
     for n in (100, 400):
         found = [frechet_distance(Moments.of(normal(n, 12, 2 + k)), reference) for k in range(200)]
         assert predicted_bias(reference, n) == pytest.approx(np.mean(found), rel=0.05)
-
-
-def _reduce_in_process(rank: int, where: str, parts: list[torch.Tensor], out: str) -> None:
-    store = f"file://{where}"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    moments = over_processes(Moments.of(parts[rank]))
-    if rank == 1:
-        torch.save((moments.n, moments.total, moments.outer), out)
-    torch.distributed.destroy_process_group()
-
-
-def test_moments_reduce_over_processes(tmp_path):
-    f = normal(31, 5, shift=1.0)
-    whole = Moments.of(f)
-    assert over_processes(whole) is whole
-    arguments = (str(tmp_path / "store"), [f[:10], f[10:]], str(tmp_path / "out.pt"))
-    torch.multiprocessing.spawn(_reduce_in_process, arguments, nprocs=2)
-    n, total, outer = torch.load(tmp_path / "out.pt", weights_only=True)
-    assert n == 31
-    torch.testing.assert_close(total, whole.total, rtol=1e-13, atol=0)
-    torch.testing.assert_close(outer, whole.outer, rtol=1e-13, atol=0)
 
 
 # Kernel distance ---------------------------------------------------------------------------------
@@ -337,7 +311,7 @@ def test_agreement_is_accuracy():
 def test_bootstrap_agrees_with_the_normal_interval_for_a_mean():
     terms = normal(2000, 1, 3)[:, 0].double()
     found = bootstrap(2000, terms.mean().item(), lambda c: float(c.double() @ terms / c.sum()))
-    truth = of_mean(terms)
+    truth = mean_interval(terms)
     assert found.value == pytest.approx(truth.value)
     assert found.high - found.low == pytest.approx(truth.high - truth.low, rel=0.25)
     assert int(resample_counts(2000, 5).sum()) == 2000
@@ -346,25 +320,25 @@ def test_bootstrap_agrees_with_the_normal_interval_for_a_mean():
 
 def test_ratio_and_difference():
     spread = torch.linspace(-1, 1, 101).double()
-    a, b = Estimate(10.0, 9.05, 10.95, spread), Estimate(5.0, 4.05, 5.95, spread)
+    a, b = Interval(10.0, 9.05, 10.95, spread), Interval(5.0, 4.05, 5.95, spread)
     r, d = ratio(a, b), difference(a, b)
     assert (r.value, d.value) == (2.0, 5.0)
     assert 9 / 6 < r.low < 2 < r.high < 11 / 4
     assert d.high - d.value == pytest.approx((0.95**2 * 2) ** 0.5)
-    assert np.isnan(ratio(a, Estimate(0.0, 0.0, 0.0)).value)
+    assert np.isnan(ratio(a, Interval(0.0, 0.0, 0.0)).value)
 
 
 # Halves ------------------------------------------------------------------------------------------
 
 
 def test_halves_are_fixed_and_share_nothing():
-    a, b = halves(60_000)
+    a, b = split_halves(60_000)
     assert (len(a), len(b)) == (30_000, 30_000)
     assert sorted([*a, *b]) == list(range(60_000))
     # The shipped extractors were trained on these: other numbers here would be another protocol.
     assert (a[:4].tolist(), b[:4].tolist()) == (HALF_A, HALF_B)
-    assert [len(h) for h in halves(7)] == [3, 4]
-    assert len(set(draw(100, 40).tolist())) == 40
+    assert [len(h) for h in split_halves(7)] == [3, 4]
+    assert len(set(random_indices(100, 40).tolist())) == 40
 
 
 HALF_A, HALF_B = [0, 3, 4, 5], [1, 2, 7, 9]

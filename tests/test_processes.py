@@ -180,7 +180,7 @@ def test_scores_do_not_depend_on_the_number_of_processes(runs, tmp_path):
     from pocketddpm.commands.evaluate import Evaluate
 
     def score(rank, out):
-        Evaluate(str(runs / "1"), n=40, steps=2, batch_size=7, out=out, device="cpu").run()
+        Evaluate(subject=str(runs / "1"), n=40, steps=2, batch_size=7, out=out, device="cpu").run()
 
     together(1, lambda rank: score(rank, tmp_path / "one"), tmp_path)
     together(2, lambda rank: score(rank, tmp_path / "two"), tmp_path)

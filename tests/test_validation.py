@@ -151,7 +151,7 @@ def test_real_images_score_one_and_noise_does_not(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("fit", ["pad", "resize"])
-def test_other_sizes_are_brought_to_the_shipped_extractor(tiny, tmp_path, fit):
+def test_other_sizes_are_to_data_size_the_shipped_extractor(tiny, tmp_path, fit):
     rng = np.random.default_rng(0)
     images = ImageSet(rng.integers(0, 256, (90, 1, 32, 32), dtype=np.uint8), None, (), "mnist")
     tiny = replace(tiny, data=replace(tiny.data, name="mnist", image_size=(32, 32), fit=fit))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pocketddpm import diffusion
-    from pocketddpm.api import distill, evaluate, train
+    from pocketddpm.api import distill, evaluate, likelihood, train
     from pocketddpm.config import Experiment
     from pocketddpm.data.image_set import ImageSet
     from pocketddpm.data.load import load_images
@@ -25,6 +25,7 @@ _PUBLIC = {
     "train": ("pocketddpm.api", "train"),
     "distill": ("pocketddpm.api", "distill"),
     "evaluate": ("pocketddpm.api", "evaluate"),
+    "likelihood": ("pocketddpm.api", "likelihood"),
     "load_plugin": ("pocketddpm.plugins", "load_plugin"),
     "Model": ("pocketddpm.models.model", "Model"),
     "Samples": ("pocketddpm.models.model", "Samples"),
@@ -44,6 +45,7 @@ __all__ = [
     "diffusion",
     "distill",
     "evaluate",
+    "likelihood",
     "load",
     "load_images",
     "load_plugin",

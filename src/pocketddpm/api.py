@@ -3,21 +3,17 @@
 A function here imports what it needs when it is called, so that none pays for another.
 """
 
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from pocketddpm.commands.evaluate import Evaluate, write_report
-from pocketddpm.config import Experiment
-from pocketddpm.errors import unknown
+from pocketddpm.config import Experiment, from_dict
 from pocketddpm.models.model import Model, load_model
 from pocketddpm.presets import get_preset
 
 if TYPE_CHECKING:
+    from pocketddpm.metrics.likelihood import LikelihoodReport
     from pocketddpm.metrics.report import Report
     from pocketddpm.runs.run import Session
-
-Command = TypeVar("Command", bound=Evaluate)
 
 
 def train(preset: str | Experiment, *, out: str | Path | None = None, **options: Any) -> Model:
@@ -59,23 +55,23 @@ def _trained(session: "Session") -> Model:
 def evaluate(subject: str | Path | Model, **options: Any) -> "Report":
     """Score a model, samples.npz or a folder of images, as `pocketddpm evaluate` does.
 
-    options: those of the command, `n=1000` for --n 1000; `out` writes the report's folder too.
-    Raises ConfigError for an unknown one.
+    options: those of the command by name, as Python's own types: `n=1000`, `labels=["3", "7"]`,
+    `sampler_options={"eta": 1}`; text as on the command line is read too. `out` is a folder for the
+    report. Raises ConfigError for an option that is unknown or not allowed, before anything is
+    drawn or written.
     """
-    model = subject if isinstance(subject, Model) else None
-    name = "a model in memory" if model else str(subject)
-    if options.get("out") is not None:
-        options["out"] = Path(options["out"])
-    command = _command(Evaluate, {"subject": name, **options})
-    report = command.measure(model)
-    if command.out is not None:
-        write_report(command.out, report)
-    return report
+    from pocketddpm.metrics import protocol
+    from pocketddpm.metrics.options import EvaluateOptions
+
+    return protocol.evaluate(subject, from_dict(EvaluateOptions, options, "evaluate: "))
 
 
-def _command(kind: type[Command], options: dict[str, Any]) -> Command:
-    names = [field.name for field in fields(kind)]
-    for name in options:
-        if name not in names:
-            raise unknown(f"option of {kind.__name__.lower()}", name, names)
-    return kind(**options)
+def likelihood(subject: str | Path | Model, **options: Any) -> "LikelihoodReport":
+    """Measure bits per dimension of real images, as `pocketddpm likelihood` does.
+
+    options: those of the command by name; `out` is a folder for the report. Raises as `evaluate`.
+    """
+    from pocketddpm.metrics import likelihood as bits
+    from pocketddpm.metrics.options import LikelihoodOptions
+
+    return bits.likelihood(subject, from_dict(LikelihoodOptions, options, "likelihood: "))

@@ -38,7 +38,7 @@ class Catalog:
 
     def files(self) -> dict[str, Path]:
         """Return name -> source file, sorted by name (`fashion_mnist.py` is 'fashion-mnist')."""
-        folder = Path(__file__).parent.joinpath(*self.package.split("."))
+        folder = Path(__file__).parent / self.package
         paths = sorted(p for p in folder.glob("*.py") if not p.name.startswith("_"))
         files = {p.stem.replace("_", "-"): p for p in paths}
         return files | {name: plugin.path for name, plugin in self.plugins.items()}
@@ -71,8 +71,7 @@ NETWORKS = Catalog("network", "networks")
 SAMPLERS = Catalog("sampler", "samplers")
 SCHEDULES = Catalog("schedule", "schedules")
 DATASETS = Catalog("data set", "datasets")
-EXTRACTORS = Catalog("extractor", "metrics.extractors")
-ALL = (DATASETS, NETWORKS, SCHEDULES, SAMPLERS, EXTRACTORS)
+ALL = (DATASETS, NETWORKS, SCHEDULES, SAMPLERS)
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,7 @@ def _assigned(node: ast.stmt) -> str | None:
 
 
 TABLES = {
+    "extractors": Table("metrics/extractors.py", "EXTRACTORS"),
     "predictions": Table("diffusion/prediction.py", "PREDICTIONS"),
     "losses": Table("diffusion/losses.py", "LOSSES"),
     "weightings": Table("diffusion/weighting.py", "WEIGHTINGS"),

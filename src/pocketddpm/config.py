@@ -42,12 +42,11 @@ class Option(NamedTuple):
     choices: Table | None = None
     read: Callable[[str], Any] | None = None
     name: str = ""
-    help: str = ""
 
 
-def option(default: Any, help: str = "", bound: str = "", **about: Any) -> Any:
+def option(default: Any, bound: str = "", **about: Any) -> Any:
     """Return a dataclass field with an `Option`. default: MISSING for none, or what makes it."""
-    metadata = {"option": Option(bound, help=help, **about)}
+    metadata = {"option": Option(bound, **about)}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -6,7 +6,7 @@ POCKETDDPM_QUIET=1 (or --quiet) leaves bars and notes out; errors and results st
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -14,6 +14,7 @@ from tqdm import tqdm
 EVERY = 10.0  # seconds between lines in a log file
 PROGRESS_FROM = 2000  # items, in `over`
 T = TypeVar("T")
+Advance = Callable[[int], object]  # called with how many more items are done
 
 
 def quiet() -> bool:
@@ -43,6 +44,25 @@ def over(items: Sequence[T], what: str) -> Iterator[T]:
     """Yield the items under a bar that goes when it is done; a few thousand need none."""
     few = len(items) <= PROGRESS_FROM
     yield from bar(iterable=items, desc=what, disable=few, leave=False)
+
+
+def counter(what: str, total: int, unit: str = "image") -> Advance:
+    """Return what is called with how many more items are done; its bar closes when it is full."""
+    # Delayed, so that what is refused at once leaves one line and no empty bar.
+    shown = bar(
+        total=total,
+        desc=what,
+        unit=unit,
+        delay=0.5,
+        disable=int(os.environ.get("RANK", "0")) > 0,
+    )
+
+    def advance(k: int) -> None:
+        shown.update(k)
+        if shown.n >= total:
+            shown.close()
+
+    return advance
 
 
 def say(text: str) -> None:

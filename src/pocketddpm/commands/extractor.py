@@ -1,15 +1,12 @@
 """`pocketddpm extractor DATA --out FILE`: a feature extractor of your own, for `evaluate`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
 
 from pocketddpm.commands.options import Plugins, parse_size
-from pocketddpm.errors import ConfigError, DataError
-
-SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -39,48 +36,19 @@ class ExtractorCommand:
 
     def run(self) -> None:
         """Make it, test it once on the test images if there are any, and write it."""
-        import torch
+        from pocketddpm.metrics.train_extractor import make_extractor
 
-        from pocketddpm.data.load import load_images
-        from pocketddpm.metrics.extractor import save_extractor
-        from pocketddpm.metrics.train_extractor import accuracy, pixels_extractor
-        from pocketddpm.output import refuse_existing
-
-        if self.out.suffix != SUFFIX:
-            raise ConfigError(f"--out must end in {SUFFIX}, got {self.out}")
-        if self.epochs is not None and self.epochs < 1:
-            raise ConfigError(f"--epochs must be at least 1, got {self.epochs}")
-        refuse_existing(self.out, self.overwrite)
-        size = parse_size(self.image_size) if self.image_size else None
-        images = load_images(self.data, image_size=size)
-        if images.labels is None:
-            extractor, dtype = pixels_extractor(images), torch.float32
-            told = "principal directions of the pixels, as there are no classes to tell apart"
-        else:
-            extractor, dtype = self._train(images), torch.float16
-            try:
-                reached = accuracy(extractor, load_images(self.data, "test", image_size=size))
-                extractor.facts["test_accuracy"] = reached
-                told = f"{len(images.classes)} classes, test accuracy {reached:.2%}"
-            except DataError as error:
-                told = f"{len(images.classes)} classes, not tested: {error}"
-        sha256 = save_extractor(self.out, extractor, dtype)
+        extractor, told = make_extractor(
+            self.data,
+            self.out,
+            image_size=parse_size(self.image_size) if self.image_size else None,
+            epochs=self.epochs,
+            device=self.device,
+            precision=self.precision,
+            overwrite=self.overwrite,
+        )
+        size = self.out.stat().st_size / 1000
         print(
-            f"wrote {self.out}: {told}; {self.out.stat().st_size / 1000:.0f} kB, sha256 {sha256}; "
+            f"wrote {self.out}: {told}; {size:.0f} kB, sha256 {extractor.sha256}; "
             f"use it with: pocketddpm evaluate MODEL --data {self.data} --extractor {self.out}"
         )
-
-    def _train(self, images):
-        from pocketddpm.build import pick_device, pick_precision
-        from pocketddpm.commands.progress import progress_bar
-        from pocketddpm.metrics.classifier_training import run_length
-        from pocketddpm.metrics.train_extractor import METRIC, train_extractor
-
-        device = pick_device(self.device)
-        recipe = replace(
-            METRIC,
-            epochs=self.epochs or METRIC.epochs,
-            precision=pick_precision(self.precision, device),
-        )
-        done = progress_bar("training", run_length(len(images) // 2, recipe))
-        return train_extractor(self.out.stem, images, recipe, "A", device=device, progress=done)

@@ -1,8 +1,19 @@
-"""What several verbs' options have in common: those of training, from config.py; text forms."""
+"""What several verbs' options have in common: made of a config's fields; text forms; reports."""
 
+import json
+import sys
 from dataclasses import Field, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from tyro.conf import UseAppendAction, arg
 
@@ -16,7 +27,20 @@ from pocketddpm.config import (
 )
 from pocketddpm.errors import ConfigError
 
-__all__ = ["Plugins", "given", "parse_names", "parse_numbers", "parse_size", "training_options"]
+if TYPE_CHECKING:
+    from pocketddpm.metrics.likelihood import LikelihoodReport
+    from pocketddpm.metrics.report import Report
+
+__all__ = [
+    "Plugins",
+    "given",
+    "options_of",
+    "parse_names",
+    "parse_numbers",
+    "parse_size",
+    "print_report",
+    "training_options",
+]
 
 Plugins = Annotated[tuple[Path, ...], UseAppendAction]
 """The type of --plugin, which may be given several times; `main` loads them before a verb runs."""
@@ -42,6 +66,19 @@ def training_options(*names: str, **defaults: Any) -> type:
     return make_dataclass("Options", made, frozen=True)
 
 
+def options_of(config: type) -> type:
+    """Return a base class for a command: a dataclass with the options of a config class."""
+    hints, made = get_type_hints(config), []
+    for f in fields(config):
+        hint: Any = hints[f.name]
+        default: Any = f.default
+        if option_of(f).read is not None:  # is read from text
+            hint, default = (str, ",".join(default)) if default else (str | None, None)
+        hint = Annotated[hint, arg(help=sentence(config, f.name))]
+        made.append((f.name, hint, field(default=default, kw_only=True)))
+    return make_dataclass("Options", made, frozen=True)
+
+
 def _asked(f: "Field[Any]", hint: Any) -> Any:
     """Return the type that the command line reads an option of the experiment as."""
     about, kinds = option_of(f), [a for a in get_args(hint) if a is not type(None)]
@@ -56,7 +93,7 @@ def _asked(f: "Field[Any]", hint: Any) -> Any:
 
 
 def given(command: Any) -> dict[str, Any]:
-    """Return the options of training that a command holds, by name."""
+    """Return the options that a command has from its base class, by name."""
     return {f.name: getattr(command, f.name) for f in fields(type(command).__bases__[0])}
 
 
@@ -70,3 +107,14 @@ def parse_numbers(text: str, form: str, kind: type[Number]) -> tuple[Number, ...
         what = "whole numbers" if kind is int else "numbers"
         raise ConfigError(f"{form} must be {form.count(',') + 1} {what}, got '{text}'")
     return numbers
+
+
+def print_report(report: "Report | LikelihoodReport", as_json: bool, out: Path | None) -> None:
+    """Print a report as text or JSON, and where it was written; under torchrun only once."""
+    from pocketddpm.distributed import rank
+
+    if rank() > 0:
+        return
+    print(json.dumps(report.to_json(), indent=2) if as_json else report.text())
+    if out is not None:
+        print(f"wrote {out}", file=sys.stderr)

@@ -40,9 +40,9 @@ class Reproduce:
 
         from pocketddpm.config import Experiment, from_dict
         from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
+        from pocketddpm.models.provenance import machine, versions
         from pocketddpm.progress import bar as progress_bar
         from pocketddpm.runs.log import logged
-        from pocketddpm.runs.provenance import machine, versions
         from pocketddpm.runs.run import Session
 
         if self.steps < 1:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pocketddpm.diffusion.guidance import Guidance
-    from pocketddpm.models.model import Model, Samples
+    from pocketddpm.models.model import Model
 
 SUFFIXES = (".png", ".npz")
 
@@ -165,7 +165,7 @@ class Sample:
         columns = _columns(self.labels, self.n)
         if self.stretch and out.suffix != ".npz":
             samples = replace(samples, images=shown)
-        write_samples(out, samples, columns)
+        samples.save(out, columns)
         written = [out]
         if self.gif is not None:
             write_gifs(self.gif, recorder.frames(100), samples.labels, model.classes, columns)
@@ -255,31 +255,6 @@ class Recorder:
         frames += [frames[-1]] * (panels - len(frames))
         stacked = np.stack(frames, axis=1)[: min(rows, self.count)]  # [rows,panels,C,H,W]
         return stacked.reshape(-1, *stacked.shape[2:])
-
-
-def write_samples(out: Path, samples: "Samples", columns: int | None) -> None:
-    """Write a grid (.png), an array (.npz) or a folder of single PNGs (no suffix)."""
-    import numpy as np
-
-    from pocketddpm.output import replacing
-    from pocketddpm.pictures import save_grid, save_png
-
-    if out.suffix == ".png":
-        save_grid(out, samples.images, columns)
-    elif out.suffix == ".npz":
-        images = samples.images.transpose(0, 2, 3, 1)
-        if images.shape[3] == 1:
-            images = images[..., 0]
-        arrays = {"images": images}
-        if samples.labels is not None:
-            arrays["labels"] = samples.labels
-        with replacing(out) as temporary:
-            np.savez_compressed(temporary, **arrays)
-    else:
-        digits = len(str(len(samples.images) - 1))
-        for k, image in enumerate(samples.images):
-            label = "" if samples.labels is None else f"-{samples.labels[k]}"
-            save_png(out / f"{k:0{digits}d}{label}.png", image)
 
 
 def write_gifs(

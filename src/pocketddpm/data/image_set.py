@@ -1,6 +1,6 @@
 """`ImageSet`: the one form in which images travel from files to the trainer and the metrics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def select(self, index: NDArray[np.int64]) -> "ImageSet":
+        """Return the images at these positions, int64 [n], in this order, with their labels."""
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, images=self.images[index], labels=labels)
 
     @property
     def shape(self) -> tuple[int, int, int]:

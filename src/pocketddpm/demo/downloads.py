@@ -13,7 +13,6 @@ def write(film: Film, folder: Path, model: str) -> tuple[Path, Path, Path]:
     They go into a new folder of their own in `folder`. The npz holds images, uint8 [N,H,W] (or
     [N,H,W,C]), and labels where there are any: what `pocketddpm sample --out x.npz` writes.
     """
-    from pocketddpm.commands.sample import write_samples
     from pocketddpm.models.model import Samples
 
     place = Path(mkdtemp(dir=folder))
@@ -22,5 +21,5 @@ def write(film: Film, folder: Path, model: str) -> tuple[Path, Path, Path]:
     last = film.frames[-1]
     save_grid(png, last.x, film.columns)
     save_gif(gif, [frame.x for frame in film.frames], film.columns)
-    write_samples(npz, Samples(last.x, film.labels, last.nfe), film.columns)
+    Samples(last.x, film.labels, last.nfe).save(npz, film.columns)
     return png, gif, npz

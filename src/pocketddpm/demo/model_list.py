@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pocketddpm.catalog import EXTRACTORS
 from pocketddpm.data.load import load_images
 from pocketddpm.errors import CheckpointError, DDPMError
-from pocketddpm.metrics.extractor import ASSETS, Extractor, load_extractor
+from pocketddpm.metrics.extractor import Extractor, load_shipped
+from pocketddpm.metrics.extractors import shipped_for
 from pocketddpm.models.checkpoint import find_checkpoint
 from pocketddpm.models.model import Model, load_model
 
@@ -115,12 +115,8 @@ def _drawn(model: Model) -> Examples:
 def find_judge(model: Model) -> Extractor | None:
     """Return a shipped classifier for the model's classes and image size, or None."""
     data = model.experiment.data.name
-    entries = {name: EXTRACTORS.load(name) for name in EXTRACTORS.names()}
-    for name in sorted(entries, key=lambda n: entries[n].ROLE != "judge"):
-        asset = entries[name].WEIGHTS.get(data)
-        if asset is None:
-            continue
-        extractor = load_extractor(name, ASSETS / asset.file, asset.sha256)
+    for name in [*shipped_for(data, "judge"), *shipped_for(data, "metric")]:
+        extractor = load_shipped(name, data)
         if extractor.classes and (extractor.classes, extractor.shape) == (
             model.classes,
             model.shape,

@@ -1,30 +1,31 @@
-"""Numbers from a classifier's verdicts: inception-style score and label agreement."""
+"""Numbers from a classifier's logits: the class score (Inception score) and label agreement."""
 
 import torch
 from torch import Tensor
 
-from pocketddpm.metrics.intervals import Estimate, bootstrap, of_mean
+from pocketddpm.metrics.intervals import Interval, bootstrap, mean_interval
 
 
-def class_score(logits: Tensor, *, seed: int = 0) -> Estimate:
+def class_score(logits: Tensor, *, seed: int = 0) -> Interval:
     """Return exp(mean_i KL(p(y|x_i) || p(y))) (arXiv 1606.03498), with a bootstrap interval.
 
-    p(y) is the mean over all of the images, not over splits of them. logits: [N,K]. It lies in
-    1..K, ends near K for every data set that the classifier reads well, and can't tell there.
+    p(y) is the mean over all images, not over splits of them. logits: [N,K]. It lies in 1..K, and
+    is near K for every set that the classifier reads well, where it no longer tells sets apart.
     """
     log_p = logits.double().log_softmax(1)
     p = log_p.exp()
-    own = (p * log_p).sum(1)  # minus the entropy of p(y|x_i), [N]
+    negative_entropy = (p * log_p).sum(1)  # of p(y|x_i), [N]
 
     def score(counts: Tensor) -> float:
         weights = counts.double() / counts.sum()
         marginal = weights @ p
-        return float((weights @ own - (marginal * marginal.clamp(min=1e-300).log()).sum()).exp())
+        marginal_term = (marginal * marginal.clamp(min=1e-300).log()).sum()
+        return float((weights @ negative_entropy - marginal_term).exp())
 
     ones = torch.ones(len(p), dtype=torch.int64)
     return bootstrap(len(p), score(ones), score, seed=seed)
 
 
-def agreement(logits: Tensor, labels: Tensor) -> Estimate:
-    """Return the share of images whose label the judge agrees with; logits [N,K], labels [N]."""
-    return of_mean(logits.argmax(1) == labels)
+def agreement(logits: Tensor, labels: Tensor) -> Interval:
+    """Return the share of images that are classified as labelled; logits [N,K], labels [N]."""
+    return mean_interval(logits.argmax(1) == labels)

@@ -1,4 +1,4 @@
-"""Feature extractors: a network (or a linear map), its name, its hash, and how it is run.
+"""`Extractor`: a network or linear map that turns images into features; its file; how it is run.
 
 Stored as safetensors with plain JSON in the header, in float16 for networks. Images go in as uint8
 [N,C,H,W] and are mapped to 0..1; features come out as float32 [N,D]. Extractors run on the CPU,
@@ -7,7 +7,6 @@ wherever the samples were drawn: a GPU's shorter products (TF32) would change th
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,46 +21,38 @@ from torch import Tensor, nn
 from pocketddpm.distributed import share_batches
 from pocketddpm.errors import DataError, unknown
 from pocketddpm.metrics.classifiers import ARCHITECTURES, Unit
+from pocketddpm.metrics.extractors import ASSETS, EXTRACTORS, shipped_sha256
 from pocketddpm.output import replacing
+from pocketddpm.progress import Advance
 
 FEATURE_BATCH = 100
-ASSETS = Path(__file__).parents[1] / "assets"
 FORMAT_VERSION = 1
+SUFFIX = ".safetensors"
 _KEY = "pocketddpm-extractor"
-
-Progress = Callable[[int], object]
-
-
-@dataclass(frozen=True)
-class Asset:
-    """A file in the package and its sha256."""
-
-    file: str
-    sha256: str
-
-    def open(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return the JSON and the tensors; DataError when it is missing or altered."""
-        return read_file(ASSETS / self.file, self.sha256)
 
 
 @dataclass(frozen=True)
 class Features:
-    """values: float32 [N,D]. logits: float32 [N,K], or None where nothing is classified."""
+    """What an extractor makes of N images.
+
+    values: float32 [N,D]. logits: float32 [N,K] of its K classes; None where it has none.
+    """
 
     values: Tensor
     logits: Tensor | None = None
 
-    def __getitem__(self, which: Tensor | slice) -> "Features":
-        logits = None if self.logits is None else self.logits[which]
-        return Features(self.values[which], logits)
+    def __getitem__(self, index: Tensor) -> "Features":
+        logits = None if self.logits is None else self.logits[index]
+        return Features(self.values[index], logits)
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """What turns images into features.
+    """A network or linear map with its name and its file's sha256 ("" if it has no file yet).
 
-    shape: (channels, height, width) of the images it takes. classes: what its logits stand for, or
-    (). facts: what its file says of it: architecture, data, half, accuracy.
+    network: images float [B,C,H,W] in 0..1 -> (features [B,D], logits [B,K] or None). shape:
+    (channels, height, width) of its images. classes: what its logits stand for; empty without
+    logits. facts: what its file says of it: architecture, data, half, accuracy.
     """
 
     name: str
@@ -77,9 +68,9 @@ class Extractor:
         images: NDArray[np.uint8],
         *,
         batch_size: int = FEATURE_BATCH,
-        progress: Progress | None = None,
+        advance: Advance | None = None,
     ) -> Features:
-        """Return the features of images, uint8 [N,C,H,W]. progress(k): after every k images.
+        """Return the features of images, uint8 [N,C,H,W]. advance(k): called after k more images.
 
         Raises DataError when the images are of another shape than the extractor's.
         """
@@ -92,8 +83,8 @@ class Extractor:
             values = _filled(values, features, start, len(images))
             if classified is not None:
                 logits = _filled(logits, classified, start, len(images))
-            if progress is not None:
-                progress(len(part))
+            if advance is not None:
+                advance(len(part))
         assert values is not None
         return Features(values, logits)
 
@@ -108,12 +99,12 @@ class Extractor:
 
 
 def features_together(
-    extractor: Extractor, images: NDArray[np.uint8], progress: Progress
+    extractor: Extractor, images: NDArray[np.uint8], advance: Advance | None
 ) -> Features:
     """Return what `extractor(images)` returns, computed by all processes of torchrun."""
 
     def extract(which: slice) -> Features:
-        return extractor(images[which], progress=progress)
+        return extractor(images[which], advance=advance)
 
     parts = [part for _, part in share_batches(len(images), FEATURE_BATCH, extract)]
     logits = [part.logits for part in parts if part.logits is not None]
@@ -177,8 +168,8 @@ def read_file(path: Path, sha256: str | None) -> tuple[dict[str, Any], dict[str,
     Raises DataError when it is missing, altered, damaged or foreign.
     """
     if not path.is_file():
-        mend = "an extractor is a name or a .safetensors file"
-        raise DataError(f"{path}: no such file; {'reinstall pocketddpm' if sha256 else mend}")
+        fix = "reinstall pocketddpm" if sha256 else "give the name or the file of an extractor"
+        raise DataError(f"{path}: no such file; {fix}")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 is not None and found != sha256:
         raise DataError(
@@ -191,6 +182,12 @@ def read_file(path: Path, sha256: str | None) -> tuple[dict[str, Any], dict[str,
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise DataError(f"{path} is not an extractor of pocketddpm's ({error})") from error
     return {**facts, "sha256": found}, tensors
+
+
+def load_shipped(name: str, data: str) -> Extractor:
+    """Return a shipped extractor's file for a data set; DataError when it is missing or altered."""
+    file = f"{EXTRACTORS[name].files[data]}{SUFFIX}"
+    return load_extractor(name, ASSETS / file, shipped_sha256(file))
 
 
 def load_extractor(name: str, path: Path, sha256: str | None = None) -> Extractor:
@@ -207,7 +204,10 @@ def load_extractor(name: str, path: Path, sha256: str | None = None) -> Extracto
             network: nn.Module = Linear(tensors["mean"].float(), tensors["directions"].float())
         elif architecture in ARCHITECTURES:
             # Batch norms are folded away in a stored file.
-            network = _without_norms(ARCHITECTURES[architecture](channels, len(classes)))
+            network = ARCHITECTURES[architecture](channels, len(classes))
+            for module in network.modules():
+                if isinstance(module, Unit):
+                    module.norm = nn.Identity()
             network.load_state_dict({k: v.float() for k, v in tensors.items()})
         else:
             raise unknown("architecture", architecture, ["linear", *ARCHITECTURES])
@@ -217,10 +217,3 @@ def load_extractor(name: str, path: Path, sha256: str | None = None) -> Extracto
     network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     network = network.eval().requires_grad_(False)
     return Extractor(name, facts.pop("sha256"), network, (channels, height, width), classes, facts)
-
-
-def _without_norms(network: nn.Module) -> nn.Module:
-    for module in network.modules():
-        if isinstance(module, Unit):
-            module.norm = nn.Identity()
-    return network

@@ -15,9 +15,9 @@ from pocketddpm.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over images: n, total [D] = sum f, outer [D,D] = sum f f^T, in float64 on the CPU.
+    """Sums over n images: total = sum f, [D], and outer = sum f f^T, [D,D]; float64 on the CPU.
 
-    Sums of parts add up to the sums of the whole, so batches and processes can be merged with `+`.
+    Sums of parts add up to the sums of the whole: batches are merged with `+`.
     """
 
     n: int
@@ -56,28 +56,13 @@ class Moments:
 
     @cached_property
     def root(self) -> Tensor:
-        """The symmetric root of the covariance, float64 [D,D]; rounded eigenvalues below 0 are 0.
+        """The symmetric root of the covariance, float64 [D,D]; eigenvalues below 0 count as 0.
 
-        Kept, because a bootstrap asks for that of the reference a hundred times.
+        Cached, because a bootstrap needs that of the reference a hundred times.
         """
         covariance = self.covariance
         values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
         return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-
-
-def over_processes(moments: Moments) -> Moments:
-    """Return the sums over all processes of torch.distributed; the moments themselves with one."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return moments
-    dim = len(moments.total)
-    count = torch.tensor([float(moments.n)], dtype=torch.float64)
-    packed = torch.cat([count, moments.total, moments.outer.flatten()])
-    if torch.distributed.get_backend() == "nccl":
-        packed = packed.cuda()
-    torch.distributed.all_reduce(packed)
-    packed = packed.cpu()
-    outer = packed[1 + dim :].reshape(dim, dim)
-    return Moments(round(packed[0].item()), packed[1 : 1 + dim], outer)
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -85,20 +70,21 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
     tr (S1 S2)^(1/2) is the sum of the singular values of S1^(1/2) S2^(1/2): unlike a matrix square
     root of the product, it stays exact where a covariance is singular (fewer images than features).
+    Raises DataError when one of them is of fewer than 2 images.
     """
     shift = a.mean - b.mean
-    first, second = a.covariance, b.covariance
     cross = torch.linalg.svdvals(a.root @ b.root).sum()
-    return max(0.0, float(shift @ shift + first.trace() + second.trace() - 2 * cross))
+    distance = shift @ shift + a.covariance.trace() + b.covariance.trace() - 2 * cross
+    return max(0.0, float(distance))
 
 
 def predicted_bias(reference: Moments, n: int) -> float:
-    """Return the distance to expect between n images and the reference if both are of one Gaussian.
+    """Return the distance expected between n images and the reference, both of one Gaussian.
 
     To second order, with covariance eigenvalues l and m reference images:
     (1/n + 1/m) (5/4 sum_i l_i + 1/2 sum_ij l_i l_j / (l_i + l_j)).
-    A floor lies near this and on either side of it: features that fall into classes vary less in
-    their squares than a Gaussian's, and a test set is not a draw from the training set.
+    The floor (real test images) may lie above or below it: features that fall into classes vary
+    less in their squares than a Gaussian's, and a test set is not a draw from the training set.
     """
     values = torch.linalg.eigvalsh(reference.covariance).clamp(min=0)
     pairs = values[:, None] * values / (values[:, None] + values).clamp(min=1e-300)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from pocketddpm.errors import DataError
-from pocketddpm.metrics.intervals import Estimate, of_error
+from pocketddpm.metrics.intervals import Interval, normal_interval
 
 BLOCK = 100  # rows of the kernel matrix at a time: 10,000 columns of them fit the cache
 
 
-def kernel_distance(x: Tensor, y: Tensor) -> Estimate:
+def kernel_distance(x: Tensor, y: Tensor) -> Interval:
     """Return the unbiased estimate of MMD^2(x, y) (it may be negative) with its 95 % interval.
 
     mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{ij} k(x_i, y_j), whose standard
@@ -21,7 +21,9 @@ def kernel_distance(x: Tensor, y: Tensor) -> Estimate:
     Raises DataError when a side has fewer than 2 images.
     """
     if min(len(x), len(y)) < 2:
-        raise DataError("a kernel distance needs at least 2 images on each side")
+        raise DataError(
+            f"a kernel distance needs at least 2 images on each side, got {len(x)} and {len(y)}"
+        )
     x, y = x.double(), y.double()
     within_x, within_y = _others(x), _others(y)
     to_y, to_x = _means(x, y)
@@ -30,13 +32,13 @@ def kernel_distance(x: Tensor, y: Tensor) -> Estimate:
         4 * (within - across).var().item() / len(within)
         for within, across in ((within_x, to_y), (within_y, to_x))
     )
-    return of_error(value, variance**0.5)
+    return normal_interval(value, variance**0.5)
 
 
 def _others(x: Tensor) -> Tensor:
     """Return the mean of k(x_i, x_j) over j != i, as [N]."""
-    own = ((x * x).sum(1) / x.shape[1] + 1) ** 3
-    return (_means(x, x)[0] * len(x) - own) / (len(x) - 1)
+    diagonal = ((x * x).sum(1) / x.shape[1] + 1) ** 3  # k(x_i, x_i)
+    return (_means(x, x)[0] * len(x) - diagonal) / (len(x) - 1)
 
 
 def _means(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

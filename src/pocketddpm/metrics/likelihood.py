@@ -1,36 +1,84 @@
 """Bits per dimension of real images under a model, with intervals; docs/likelihood.md says why."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import log2, prod
-from typing import Any
+from math import inf, log2, prod
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pocketddpm.catalog import DATASETS
+from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.load import fingerprint, hold_out, load_images
 from pocketddpm.diffusion.bound import Bins, pixel_decoder
 from pocketddpm.diffusion.likelihood import Bound, Flow, cut, draw_bound, flow, flow_nfe, per_image
-from pocketddpm.errors import DDPMError
-from pocketddpm.metrics.intervals import Estimate, of_mean
-from pocketddpm.metrics.likelihood_images import Counted, choose_images
-from pocketddpm.metrics.report import Report, Row, flatten, markdown_table, number
+from pocketddpm.errors import ConfigError, DDPMError
+from pocketddpm.metrics.intervals import Interval, mean_interval
+from pocketddpm.metrics.options import LikelihoodOptions
+from pocketddpm.metrics.report import (
+    Report,
+    Row,
+    facts_line,
+    facts_section,
+    markdown_table,
+    number,
+)
+from pocketddpm.metrics.samples import load_subject
+from pocketddpm.metrics.split import random_indices
 from pocketddpm.models.model import Model
+from pocketddpm.models.provenance import versions
+from pocketddpm.output import refuse_existing, write_json, write_text
+from pocketddpm.pictures import save_bound_curve
+from pocketddpm.progress import counter
 
 FEW_IMAGES = 500
 FEW_DRAWS = 10
-Watch = Callable[[str, int], Callable[[int], object]]
+Split = Literal["test", "train", "held-out"]
+
+
+@dataclass(frozen=True)
+class LikelihoodImages:
+    """Real images in the form that a model takes, and what their bits are divided by.
+
+    images: uint8 [N,C,H,W]. labels: int64 [N] in the model's order, or None for p(x). index: int64
+    [N], their positions in the data set, which seed the noise. dims: dimensions of an image, as
+    bits/dim count them. resized: whether the pixels are not the data set's own. facts: where they
+    come from, as plain JSON.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    index: NDArray[np.int64]
+    dims: int
+    resized: bool
+    facts: dict[str, Any]
+
+    @property
+    def factor(self) -> float:
+        """Dimensions of the model's (padded) images over those that count: scales bits/dim."""
+        return prod(self.images.shape[1:]) / self.dims
+
+    def titled(self, what: str) -> str:
+        """Return the name of a number of these images, with what restricts its comparison."""
+        given = ", given the label" if self.labels is not None else ""
+        return f"{what}{given}{', resized: not comparable' if self.resized else ''}"
 
 
 @dataclass
-class Likelihood:
-    """The result. bits: key -> (name, estimate), in bits per counted dimension.
+class LikelihoodReport:
+    """The result. bits: key -> (name, number), in bits per counted dimension.
 
-    curve: a row per stratum of steps first..last: what it adds; that per step, with the half-width
-    of its 95 % interval; the rate of all steps above; x0_hat's root mean squared error in grey
-    levels there. notes: what must be known before quoting.
+    curve: a row for each stratum of steps first..last: the bits that it adds; those per step, with
+    the half-width of their 95 % interval; the rate of all steps above; the root mean squared error
+    of x0_hat there, in grey levels. notes: what must be known before quoting. facts: what is needed
+    to repeat it.
     """
 
-    bits: dict[str, tuple[str, Estimate]]
+    bits: dict[str, tuple[str, Interval]]
     curve: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -38,21 +86,18 @@ class Likelihood:
     def text(self) -> str:
         """Return the numbers for a terminal."""
         width = max(len(name) for name, _ in self.bits.values())
-        lines = [f"{name:{width}}  {number(e, False)}" for name, e in self.bits.values()]
-        lines += ["", *(f"note: {note}" for note in self.notes)]
-        lines.append("repeat: " + ", ".join(f"{k} {v}" for k, v in flatten(self.facts).items()))
+        lines = [f"{name:{width}}  {number(value)}" for name, value in self.bits.values()]
+        lines += ["", *(f"note: {note}" for note in self.notes), facts_line(self.facts)]
         return "\n".join(lines)
 
     def markdown(self) -> str:
         """Return the numbers, the notes and all facts as a Markdown page."""
-        rows = [[name, number(e, False)] for name, e in self.bits.values()]
+        rows = [[name, number(value)] for name, value in self.bits.values()]
         lines = ["# Likelihood", "", *markdown_table(("bits/dim", "value [95 %]"), rows), ""]
         lines += [f"- {note}" for note in self.notes]
         if self.curve:
             lines += ["", "![bits of each step, and rate against distortion](curve.png)"]
-        facts = [[key, str(value)] for key, value in flatten(self.facts).items()]
-        lines += ["", "## To repeat it", "", *markdown_table(("what", "value"), facts)]
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, *facts_section(self.facts)]) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -66,75 +111,184 @@ class Likelihood:
             "facts": self.facts,
         }
 
+    def save(self, folder: Path) -> None:
+        """Write report.md, report.json and curve.png; OutputError when that fails."""
+        write_text(folder / "report.md", self.markdown())
+        write_json(folder / "report.json", self.to_json())
+        if self.curve:
+            save_bound_curve(folder / "curve.png", self.curve)
+
+
+def likelihood(subject: str | Path | Model, options: LikelihoodOptions) -> LikelihoodReport:
+    """Measure bits per dimension under a model; write the report to `options.out`, if any.
+
+    subject: a `Model`, or the path or name of one. Raises ConfigError for options that do not fit
+    the model or the images.
+    """
+    if options.out is not None:
+        refuse_existing(options.out, options.overwrite)
+    model, facts = load_subject(subject, options.device, options.weights)
+    images = likelihood_images(
+        model, options.n, data=options.data, split=options.split, labels=options.labels
+    )
+    report = measure(
+        model,
+        images,
+        draws=None if options.which == "flow" else options.draws,
+        flow_steps=None if options.which == "bound" else options.flow_steps,
+        variance=options.variance,
+        seed=options.seed,
+        batch_size=options.batch_size,
+    )
+    report.facts |= {**facts, "device": str(model.device), **versions()}
+    if options.out is not None:
+        report.save(options.out)
+    return report
+
 
 def measure(
     model: Model,
-    images: Counted,
+    images: LikelihoodImages,
     *,
     draws: int | None = 20,
     flow_steps: int | None = None,
     variance: str | None = None,
     seed: int = 0,
     batch_size: int = 100,
-    watch: Watch = lambda what, total: lambda k: None,
-) -> Likelihood:
+) -> LikelihoodReport:
     """Return the bound with `draws` steps per image, and the flow with `flow_steps` steps.
 
     None leaves one of them out. variance: of the bound's steps; None is the model's own. Intervals
-    hold all that is random: the images, the steps drawn, the noise, the probe.
+    cover all that is random: the images, the steps drawn, the noise, the probe.
     """
-    conditional = images.labels is not None
-    told = "p(x given y)" if conditional else "p(x)"
-    result = Likelihood({}, notes=_notes(model, images), facts={**images.facts, "of what": told})
-    result.facts |= {"dimensions": images.dims, "seed": seed}
+    quantity = "p(x)" if images.labels is None else "p(x given y)"
+    facts = {**images.facts, "of what": quantity, "dimensions": images.dims, "seed": seed}
+    report = LikelihoodReport({}, notes=_notes(images), facts=facts)
     if draws is not None:
         variance = variance or model.experiment.objective.variance
-        bound = _bound(model, images, draws, variance, seed, batch_size, watch)
-        _add_bound(result, bound, images, model)
-        result.facts |= {"variance": variance, "draws of t": f"{draws} of {model.schedule.T}"}
+        _add_bound(report, model, images, _bound(model, images, draws, variance, seed, batch_size))
+        facts |= {"variance": variance, "draws of t": f"{draws} of {model.schedule.T}"}
     if flow_steps is not None:
-        _add_flow(result, _flow(model, images, flow_steps, seed, batch_size, watch), images, model)
+        _add_flow(report, model, images, _flow(model, images, flow_steps, seed, batch_size))
         nfe, backward = flow_nfe(flow_steps)
-        result.facts |= {"flow steps": flow_steps, "flow nfe": f"{nfe}, {backward} with gradient"}
-    return result
+        facts |= {"flow steps": flow_steps, "flow nfe": f"{nfe}, {backward} with gradient"}
+    return report
 
 
-def add_bits(
-    report: Report, model: Model, n: int, data: str | None, seed: int, watch: Watch
-) -> None:
-    """Add a row to `evaluate`'s report, from few images and few draws; or why it is missing."""
+def add_bits(report: Report, model: Model, n: int, data: str | None, seed: int) -> None:
+    """Add a row to `evaluate`'s report, of few images and few draws; or why it is missing."""
     try:
-        images = choose_images(model, min(n, FEW_IMAGES), data=data)
-        draws = min(FEW_DRAWS, model.schedule.T)
-        found = measure(model, images, draws=draws, seed=seed, watch=watch)
+        images = likelihood_images(model, min(n, FEW_IMAGES), data=data)
+        bits = measure(model, images, draws=min(FEW_DRAWS, model.schedule.T), seed=seed)
     except DDPMError as error:
         report.skipped["bits/dim"] = str(error)
         return
-    name, value = found.bits["bound"]
+    name, value = bits.bits["bound"]
     report.rows.append(Row("bits_per_dim", f"bits/dim ({name})", value, None, "difference"))
     what = f"{len(images.images)} {images.facts['split']} images"
-    report.notes += [f"bits/dim: {what}, {found.facts['draws of t']} steps each", *found.notes]
+    report.notes += [f"bits/dim: {what}, {bits.facts['draws of t']} steps each", *bits.notes]
 
 
-def _batches(model: Model, images: Counted, size: int, clip: bool) -> Any:
-    """Yield (denoise, x0, index) for every batch."""
+def likelihood_images(
+    model: Model,
+    n: int,
+    *,
+    data: str | None = None,
+    split: Split = "test",
+    labels: Literal["data", "none"] = "data",
+) -> LikelihoodImages:
+    """Return n images of a split, drawn at random with a fixed seed, in the form the model takes.
+
+    data: None means what the model was trained on. split: 'train' is what the run trained on,
+    'held-out' what it held out. labels: 'data' conditions on the true labels where the model has
+    any, 'none' asks for p(x).
+    Raises ConfigError for a split or labels that do not exist, and what `load_images` raises.
+    """
+    if labels == "none" and model.classes and model.experiment.objective.label_dropout == 0:
+        raise ConfigError(
+            "this model never saw an image without its label (label_dropout 0), and so knows "
+            "p(x given y) alone; use --labels data"
+        )
+    config = model.experiment.data
+    is_own = data is None or data == config.name
+    name = config.name if data is None else data
+    fit = config.fit or DATASETS.load(name if name in DATASETS.names() else "folder").FIT
+    if split == "held-out" and not (is_own and config.held_out):
+        raise ConfigError("this model's run held no images out; use --split test")
+    stored_split = "test" if split == "test" else "train"
+    of_run = is_own and split != "test"
+    images = load_images(
+        name,
+        stored_split,
+        image_size=model.shape[1:],
+        fit=fit,
+        subset=config.subset if of_run else None,
+        classes=config.classes if is_own else None,
+    )
+    if of_run and config.held_out:
+        images = hold_out(images, config.held_out)[split == "held-out"]
+    if images.shape != model.shape:
+        raise ConfigError(
+            f"{name} has images {_size(images.shape)}, and the model is of {_size(model.shape)}; "
+            "choose another --data"
+        )
+    dims, resized = prod(images.shape), False
+    if fit == "pad":
+        dims = prod(load_images(name, stored_split, fit=fit).shape)
+    else:
+        # Folders resize while they decode, and do not say which of their files needed it.
+        decoded = name not in DATASETS.names() and not (is_own and config.image_size is None)
+        resized = bool(images.source) or decoded
+    index = np.sort(random_indices(len(images), n))
+    facts = {
+        "data": name,
+        "split": split,
+        "images": len(index),
+        "of": len(images),
+        "size": images.source or _size(images.shape),
+        "fingerprint": fingerprint(images),
+    }
+    numbers = _labels(model, images) if labels == "data" else None
+    numbers = None if numbers is None else numbers[index]
+    return LikelihoodImages(images.images[index], numbers, index, dims, resized, facts)
+
+
+def _labels(model: Model, images: ImageSet) -> NDArray[np.int64] | None:
+    if not model.classes:
+        return None
+    if images.labels is None or not set(images.classes) <= set(model.classes):
+        raise ConfigError(
+            f"{images.name} does not have this model's classes ({', '.join(model.classes)}); "
+            "use --labels none"
+        )
+    return np.array([model.classes.index(c) for c in images.classes], np.int64)[images.labels]
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _batches(
+    model: Model, images: LikelihoodImages, size: int, clip: bool
+) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """Yield the denoiser of each batch, its x0 [B,C,H,W] and index [B]."""
     for start in range(0, len(images.images), size):
-        part = slice(start, start + size)
-        x0 = model.scaling.to_model(torch.from_numpy(images.images[part]).to(model.device))
-        y = None if images.labels is None else torch.from_numpy(images.labels[part])
-        y = None if y is None else y.to(model.device)
-        index = torch.from_numpy(images.positions[part]).to(model.device)
-        yield per_image(model.denoiser(y, clip=clip)), x0, index
+        x0, y, index = (
+            None if v is None else torch.from_numpy(v[start : start + size]).to(model.device)
+            for v in (images.images, images.labels, images.index)
+        )
+        assert x0 is not None and index is not None
+        yield per_image(model.denoiser(y, clip=clip)), model.scaling.to_model(x0), index
 
 
 def _bound(
-    model: Model, images: Counted, draws: int, variance: str, seed: int, size: int, watch: Watch
+    model: Model, images: LikelihoodImages, draws: int, variance: str, seed: int, size: int
 ) -> Bound:
     scaling, strata = model.scaling, cut(model.schedule.T, draws)
     low, high = scaling.bounds
     mean = 0.0 if scaling.mean is None else scaling.mean.to(model.device)
     decoder = pixel_decoder(Bins(low - mean, high - mean, scaling.bin_width))
-    done = watch("bound (images x draws)", len(images.images) * draws)
+    done = counter("bound (images x draws)", len(images.images) * draws)
     parts = [
         draw_bound(
             denoise,
@@ -153,8 +307,8 @@ def _bound(
     return Bound(strata, *joined)
 
 
-def _flow(model: Model, images: Counted, steps: int, seed: int, size: int, watch: Watch) -> Flow:
-    done = watch("flow (images x steps)", len(images.images) * (steps + steps // 2))
+def _flow(model: Model, images: LikelihoodImages, steps: int, seed: int, size: int) -> Flow:
+    done = counter("flow (images x steps)", len(images.images) * (steps + steps // 2))
     parts = [
         flow(
             denoise,
@@ -171,22 +325,24 @@ def _flow(model: Model, images: Counted, steps: int, seed: int, size: int, watch
     return Flow(*(torch.cat([getattr(p, k) for p in parts]) for k in ("coarse", "fine")))
 
 
-def _add_bound(result: Likelihood, bound: Bound, images: Counted, model: Model) -> None:
-    def add(key: str, name: str, terms: Tensor) -> None:
-        result.bits[key] = (name, of_mean(terms * images.factor))
-
-    add("bound", _named("bound", images), bound.total)
-    add("rate", "  rate: all steps but the last, and the prior", bound.total - bound.bits[:, 0])
-    add("distortion", "  distortion: the last step, the decoder", bound.bits[:, 0])
-    add("prior", "  prior (a part of the rate)", bound.prior)
-    _add_label_bits(result, "bound", bound.total, images, model)
+def _add_bound(
+    report: LikelihoodReport, model: Model, images: LikelihoodImages, bound: Bound
+) -> None:
+    for key, name, terms in (
+        ("bound", images.titled("bound"), bound.total),
+        ("rate", "  rate: all steps but the last, and the prior", bound.total - bound.bits[:, 0]),
+        ("distortion", "  distortion: the last step, the decoder", bound.bits[:, 0]),
+        ("prior", "  prior (a part of the rate)", bound.prior),
+    ):
+        report.bits[key] = (name, mean_interval(terms * images.factor))
+    _add_label_bits(report, "bound", bound.total, images, model)
     low, high = model.scaling.bounds
-    grey = 255 / (high - low)
+    grey_levels = 255 / (high - low)  # in one model unit
     for k, (first, last) in enumerate(bound.strata):
-        terms = of_mean(bound.bits[:, k] * images.factor)
+        terms = mean_interval(bound.bits[:, k] * images.factor)
         steps = last - first + 1
         above = bound.prior + bound.bits[:, k + 1 :].sum(1)
-        result.curve.append(
+        report.curve.append(
             {
                 "first": first,
                 "last": last,
@@ -194,37 +350,32 @@ def _add_bound(result: Likelihood, bound: Bound, images: Counted, model: Model) 
                 "bits_per_step": terms.value / steps,
                 "error_per_step": (terms.high - terms.value) / steps,
                 "rate": float((above * images.factor).mean()),
-                "rmse": float(bound.error[:, k].mean().sqrt()) * grey,
+                "rmse": float(bound.error[:, k].mean().sqrt()) * grey_levels,
             }
         )
 
 
-def _add_flow(result: Likelihood, found: Flow, images: Counted, model: Model) -> None:
-    result.bits["flow"] = (_named("flow", images), of_mean(found.total * images.factor))
-    gap = (found.total - found.fine) * images.factor
-    result.bits["flow_remainder"] = ("  of this, extrapolated from two solves", of_mean(gap))
-    _add_label_bits(result, "flow", found.total, images, model)
-
-
-def _named(what: str, images: Counted) -> str:
-    given = ", given the label" if images.labels is not None else ""
-    return f"{what}{given}{', resized: not comparable' if images.resized else ''}"
+def _add_flow(report: LikelihoodReport, model: Model, images: LikelihoodImages, bits: Flow) -> None:
+    report.bits["flow"] = (images.titled("flow"), mean_interval(bits.total * images.factor))
+    extrapolated = mean_interval((bits.total - bits.fine) * images.factor)
+    report.bits["flow_remainder"] = ("  of this, extrapolated from two solves", extrapolated)
+    _add_label_bits(report, "flow", bits.total, images, model)
 
 
 def _add_label_bits(
-    result: Likelihood, key: str, bits: Tensor, images: Counted, model: Model
+    report: LikelihoodReport, key: str, bits: Tensor, images: LikelihoodImages, model: Model
 ) -> None:
-    """Add what p(x given y) says of p(x): -log p(x) <= -log p(x given y) - log p(y)."""
+    """Add the bound on p(x) that follows: -log p(x) <= -log p(x given y) - log p(y)."""
     if images.labels is None:
         return
     total = sum(model.class_counts)
-    of_class = torch.tensor([-log2(c / total) if c else float("inf") for c in model.class_counts])
+    of_class = torch.tensor([-log2(c / total) if c else inf for c in model.class_counts])
     label = of_class[torch.from_numpy(images.labels)].double() / images.dims
     name = f"{key} of p(x): the label's own bits added"
-    result.bits[f"{key}_with_label"] = (name, of_mean(bits * images.factor + label))
+    report.bits[f"{key}_with_label"] = (name, mean_interval(bits * images.factor + label))
 
 
-def _notes(model: Model, images: Counted) -> list[str]:
+def _notes(images: LikelihoodImages) -> list[str]:
     notes = []
     chain = prod(images.images.shape[1:])
     if images.resized:
@@ -235,7 +386,7 @@ def _notes(model: Model, images: Counted) -> list[str]:
     if chain != images.dims:
         notes.append(
             f"all nats of the padded image ({chain} dimensions) are divided by the {images.dims} "
-            "of the image itself: an upper bound, since padding costs nothing less than 0"
+            "of the image itself: an upper bound, because the padding's own nats are at least 0"
         )
     if images.labels is not None:
         notes.append("given the label, numbers compare with other p(x given y) only")

@@ -1,17 +1,18 @@
-"""Is it copied? Distances to the nearest training image, beside those of held-out real images.
+"""Memorisation: distances to the nearest training image, beside those of held-out real images.
 
-A generator that learned the distribution lies as far from the training set as new real images do.
-The threshold is what 1 % of held-out images fall below, so 1 % is expected of a generator, more is
-suspect, and 100 % is a copying machine (compare arXiv 2306.04675, section 4.4).
+A generator that has learned the distribution lies as far from the training set as new real images
+do. The threshold is what 1 % of held-out images fall below: 1 % is expected of a generator, more is
+suspect, and 100 % is copying (compare arXiv 2306.04675, section 4.4).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from pocketddpm.progress import Advance
 
 # Blocks of distances that fit the cache.
 ROWS, COLUMNS = 500, 5000
@@ -26,11 +27,11 @@ class Nearest:
     index: Tensor
 
 
-def nearest(x: Tensor, train: Tensor, progress: Callable[[int], object] | None = None) -> Nearest:
+def nearest(x: Tensor, train: Tensor, advance: Advance | None = None) -> Nearest:
     """Return the nearest row of train [M,D] for every row of x [N,D] (float, or uint8 pixels).
 
     Candidates are found in float32; the distances returned are exact, so a copy is at 0.
-    progress(k): after every k rows of train.
+    advance(k): called after k more rows of train.
     """
     # Near the origin float32 products are rounded least.
     origin = train[:1000].float().mean(0)
@@ -41,12 +42,12 @@ def nearest(x: Tensor, train: Tensor, progress: Callable[[int], object] | None =
         y = train[start : start + COLUMNS].float() - origin
         norms = (y * y).sum(1)[None]
         for part in torch.arange(len(x)).split(ROWS):
-            value, where = torch.addmm(norms, rows[part], y.T, alpha=-2).min(1)
+            value, column = torch.addmm(norms, rows[part], y.T, alpha=-2).min(1)
             closer = value < best[part]
             best[part] = torch.where(closer, value, best[part])
-            index[part] = torch.where(closer, where + start, index[part])
-        if progress is not None:
-            progress(len(y))
+            index[part] = torch.where(closer, column + start, index[part])
+        if advance is not None:
+            advance(len(y))
     parts = torch.arange(len(x)).split(ROWS)
     gaps = [x[k].double() - train[index[k]].double() for k in parts]
     return Nearest(torch.cat([gap.square().sum(1).sqrt() for gap in gaps]), index)

@@ -1,6 +1,6 @@
-"""`pixels-pca`: coordinates along the first principal directions of half A's pixels, no network.
+"""`pixels-pca`: coordinates along the first principal directions of half A's pixels.
 
-No classifier's taste is in it, and no classifier can be trained to please it.
+No network is involved: the result depends on no classifier's training.
 """
 
 import hashlib
@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from pocketddpm.metrics.extractor import Extractor, Linear
-from pocketddpm.metrics.split import draw
+from pocketddpm.metrics.extractors import PIXELS_PCA
+from pocketddpm.metrics.split import random_indices
 
-NAME = "pixels-pca"
 DIRECTIONS = 64
-LARGEST = 4000  # pixels whose covariance is formed; of larger images, images that are looked at
+LARGEST = 4000  # values of an image whose covariance is formed; of larger ones, images used
 BLOCK = 5000
 
 Array = NDArray[np.float64]
@@ -23,12 +23,13 @@ Array = NDArray[np.float64]
 def fit_pixels_pca(images: NDArray[np.uint8], data: str) -> Extractor:
     """Return the extractor for images uint8 [N,C,H,W]: at most 64 directions, signs fixed.
 
-    Images of more than 4000 values are represented by 4000 of them, drawn at random.
+    Sets of images of more than 4000 values are represented by 4000 images, drawn at random.
+    data: the data set's name, for the extractor's facts.
     """
     n, c, h, w = images.shape
     wide = c * h * w > LARGEST
-    seen = images[np.sort(draw(n, LARGEST))] if wide and n > LARGEST else images
-    flat = np.asarray(seen).reshape(len(seen), -1)
+    used = images[np.sort(random_indices(n, LARGEST))] if wide and n > LARGEST else images
+    flat = np.asarray(used).reshape(len(used), -1)
     mean, directions = (_of_images if wide else _of_pixels)(flat)
     directions = directions[: min(DIRECTIONS, n - 1)]
     # An eigenvector's sign is arbitrary: its largest entry is made positive.
@@ -38,7 +39,7 @@ def fit_pixels_pca(images: NDArray[np.uint8], data: str) -> Extractor:
     network = Linear(torch.from_numpy(mean).float(), stored)
     digest = hashlib.sha256(network.mean.numpy().tobytes() + stored.numpy().tobytes())
     facts = {"architecture": "linear", "data": data, "half": "A", "images": n}
-    return Extractor(NAME, digest.hexdigest(), network.eval(), (c, h, w), (), facts)
+    return Extractor(PIXELS_PCA, digest.hexdigest(), network.eval(), (c, h, w), (), facts)
 
 
 def _of_pixels(flat: NDArray[np.uint8]) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Who lies near whom: precision, recall, density, coverage (all pairs, in float64, in blocks).
+"""Precision, recall, density, coverage: all pairs of images, in float64, in blocks.
 
 Every real image has a ball that reaches its k-th nearest other real image, and likewise every
 generated one. Precision and recall with k = 3 (arXiv 1904.06991): the share of generated images in

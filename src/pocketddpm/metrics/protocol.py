@@ -4,278 +4,301 @@ Reference: half B of the training set (moments of all of it; n of its images, dr
 pairs are compared). Floor: n test images, drawn at random. docs/evaluation.md argues each choice.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pocketddpm.data.image_set import ImageSet
+from pocketddpm.distributed import rank
+from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.metrics.classifier_scores import agreement, class_score
-from pocketddpm.metrics.classifier_training import Recipe, run_length, train_classifier
-from pocketddpm.metrics.extractor import Extractor, Features
+from pocketddpm.metrics.extractor import Extractor, Features, features_together
 from pocketddpm.metrics.frechet import Moments, frechet_distance, predicted_bias
-from pocketddpm.metrics.intervals import Estimate, bootstrap, of_mean
+from pocketddpm.metrics.intervals import Interval, bootstrap, mean_interval
 from pocketddpm.metrics.kid import kernel_distance
+from pocketddpm.metrics.likelihood import add_bits
 from pocketddpm.metrics.memorisation import distinct_share, nearest, suspects
+from pocketddpm.metrics.options import FEWEST, EvaluateOptions
 from pocketddpm.metrics.precision_recall import neighbourhoods
-from pocketddpm.metrics.reference import Reference
-from pocketddpm.metrics.report import Report, Row
-from pocketddpm.metrics.samples import Subject
-from pocketddpm.metrics.split import draw, halves
+from pocketddpm.metrics.reference_data import FeatureSpace, ReferenceData, load_reference_data
+from pocketddpm.metrics.report import PAIRS, Report, Row
+from pocketddpm.metrics.samples import draw_samples, load_subject, read_samples, to_data_size
+from pocketddpm.metrics.split import random_indices, split_halves
+from pocketddpm.metrics.train_extractor import Recipe, run_length, train_classifier
+from pocketddpm.models.model import Model, Samples
+from pocketddpm.models.provenance import versions
+from pocketddpm.output import refuse_existing
+from pocketddpm.progress import counter
 
-Progress = Callable[[int], object]
-Watch = Callable[[str, int], Progress]
-Extract = Callable[[Extractor, np.ndarray, Progress], Features]
-PAIRS = 20
+FOR_MODELS = ("sampler", "steps", "spacing", "sampler_options", "guidance")
 WIDE = 512  # features
-NAN = float("nan")
 
 
-@dataclass(frozen=True)
-class Real:
-    """The real images, as far as they are there; n of the test set are the floor.
+def evaluate(subject: str | Path | Model, options: EvaluateOptions) -> Report:
+    """Score a model, samples.npz or a folder of images; write the report to `options.out`, if any.
 
-    name: the data set's. train: all of the training set. test: all of the test set, after the
-    samples' round trip of sizes. missing: why they are None, if they are.
+    subject: a `Model`; the path or name of one; an .npz array or a folder of images, which need
+    `options.data`. Under torchrun all processes draw and score, and the first one writes; a `Model`
+    in memory is drawn from and scored by its process alone.
+    Raises ConfigError for options that do not apply, DataError for too few or damaged images.
     """
-
-    name: str
-    train: ImageSet | None
-    test: ImageSet | None
-    missing: str = ""
-
-    def floor(self, n: int) -> ImageSet:
-        """Return n test images drawn at random (in MNIST the first 5000 are the easier half)."""
-        assert self.test is not None
-        which = np.sort(draw(len(self.test), n))
-        labels = None if self.test.labels is None else self.test.labels[which]
-        return replace(self.test, images=self.test.images[which], labels=labels)
-
-
-@dataclass(frozen=True)
-class Space:
-    """A feature space to measure in: the extractor and what real images look like to it.
-
-    of_train: features of all training images, where they are known already.
-    """
-
-    extractor: Extractor
-    reference: Reference
-    of_train: Features | None = None
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Features, in the headline's space, of the samples, of the floor, of all training images."""
-
-    samples: Features
-    floor: Features
-    train: Features
-
-
-def in_one_process(extractor: Extractor, images: np.ndarray, progress: Progress) -> Features:
-    """Return the features of images."""
-    return extractor(images, progress=progress)
-
-
-def evaluate(
-    subject: Subject,
-    real: Real,
-    spaces: list[Space],
-    judge: Extractor | None,
-    *,
-    tstr: Recipe | None = None,
-    watch: Watch = lambda what, total: lambda k: None,
-    extract: Extract = in_one_process,
-) -> Report:
-    """Return the report on samples.
-
-    subject: at most as many images as there are test images. spaces: the first is the headline's.
-    judge: reads labels; None skips that. tstr: the recipe for training on the samples; None skips.
-    watch(what, total): called when a part of the work starts; returns what is called with progress.
-    extract: computes features.
-    """
-    n = len(subject.images)
-    report = Report(n, real.name)
-    floor = None if real.test is None else real.floor(n)
-    main = spaces[0]
-
-    def features(space: Extractor, images: np.ndarray, whose: str) -> Features:
-        return extract(space, images, watch(f"{space.name} of {whose}", len(images)))
-
-    of_subject = [features(s.extractor, subject.images, "samples") for s in spaces]
-    of_floor = (
-        [None] * len(spaces)
-        if floor is None
-        else [features(s.extractor, floor.images, "test images") for s in spaces]
-    )
-    for space, mine, theirs in zip(spaces, of_subject, of_floor, strict=True):
-        report.rows.append(_frechet(space, mine, theirs))
-    if real.train is None or floor is None or of_floor[0] is None:
-        for name in ("kernel distance", "precision, recall, density, coverage", "memorisation"):
-            report.skipped[name] = f"needs the images of {real.name}: {real.missing}"
+    together = not isinstance(subject, Model)
+    is_files = not isinstance(subject, Model) and _is_files(Path(subject))
+    for name in FOR_MODELS if is_files else ():
+        if getattr(options, name) is not None:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} is for models, and {subject} holds samples already")
+    if options.out is not None:
+        refuse_existing(options.out, options.overwrite)
+    model = None
+    if is_files:
+        samples, reference, facts = _read(Path(str(subject)), options)
+        fit = options.fit or reference.fit
     else:
-        of_train = main.of_train or features(main.extractor, real.train.images, "training images")
-        seen = Seen(of_subject[0], of_floor[0], of_train)
-        report.rows += _pairs(seen)
-        _memorisation(report, seen, subject, floor, real.train, watch)
-    report.rows += _score(main, of_subject[0], of_floor[0])
-    _agreement(report, subject, floor, judge, features)
-    value = Estimate(distinct_share(subject.images), NAN, NAN)
-    same = None if floor is None else Estimate(distinct_share(floor.images), NAN, NAN)
-    report.rows.append(Row("distinct", "distinct images", value, same, "difference", percent=True))
-    if tstr is not None:
-        _train_on_synthetic(report, subject, real, tstr, watch)
-    # Likelihood (bits/dim) needs the model, not its samples: its rows are added by the caller.
+        model, facts = load_subject(subject, options.device, options.weights)
+        data, size = model.experiment.data, model.shape[1:]
+        reference = load_reference_data(options.data or data.name, options.extractor, size=size)
+        fit = options.fit or data.fit or reference.fit
+        n = min(options.n, reference.max_samples)
+        drawn, drawing = draw_samples(model, options, n, together)
+        samples = ImageSet(
+            drawn.images, reference.labels_of(drawn.labels, model.classes), reference.classes, ""
+        )
+        facts |= drawing
+    if len(samples) < FEWEST:
+        raise DataError(f"{subject}: {len(samples)} images; at least {FEWEST} are needed")
+    size, (_, height, width) = samples.shape[1:], reference.shape
+    if size != (height, width):
+        way = "the middle of" if fit == "pad" else "resized with antialiasing from"
+        facts["size"] = f"{height}x{width}, {way} {size[0]}x{size[1]}"
+    name = str(subject) if together else "the model's samples"
+    images = to_data_size(samples.images, reference.shape, fit, name)
+    samples = replace(samples, images=images)
+    if options.out is not None and model is not None and rank() == 0:
+        # Drawing may have taken hours: the samples are kept, whatever comes next.
+        Samples(images, samples.labels, 0).save(options.out / "samples.npz")
+    recipe = Recipe(epochs=12) if options.tstr else None
+    report = score(samples, reference.resized_like(size, fit), tstr=recipe, together=together)
+    if model is not None:
+        add_bits(report, model, options.n, options.data, options.seed)
+    report.facts |= {**facts, **reference.facts(), **versions()}
+    report.notes += _caveats(facts)
+    if options.out is not None and rank() == 0:
+        report.save(options.out)
     return report
 
 
-def frechet(features: Features, reference: Moments) -> Estimate:
+def _is_files(path: Path) -> bool:
+    """Return whether a path is samples rather than a model."""
+    if path.is_dir():
+        return not any(path.glob("*.safetensors"))
+    return path.suffix == ".npz"
+
+
+def _read(path: Path, options: EvaluateOptions) -> tuple[ImageSet, ReferenceData, dict[str, Any]]:
+    """Return samples read from files, what they are measured with, and where they come from."""
+    if options.data is None:
+        raise ConfigError(f"{path} does not say what its samples should look like: give --data")
+    reference = load_reference_data(options.data, options.extractor)
+    samples = read_samples(path, reference.classes)
+    facts = {"samples": str(path), "given": len(samples)}
+    if len(samples) > (n := min(options.n, reference.max_samples)):
+        samples = samples.select(random_indices(len(samples), n))
+    return samples, reference, facts
+
+
+def _caveats(facts: dict[str, Any]) -> list[str]:
+    """Return what the way that a model was sampled means for the numbers."""
+    notes = []
+    if facts.get("guidance", 1) != 1:
+        notes.append("guided samples trade variety for agreement: quote guidance 1")
+    if facts.get("labels", "all") != "all":
+        notes.append("chosen labels do not have the data's proportions, which changes every number")
+    if classes := facts.get("trained on", {}).get("classes"):
+        notes.append(f"the model was trained on some classes only: {', '.join(classes)}")
+    return notes
+
+
+def score(
+    samples: ImageSet,
+    reference: ReferenceData,
+    *,
+    tstr: Recipe | None = None,
+    together: bool = False,
+) -> Report:
+    """Return the report on samples.
+
+    samples: at the reference's image size, with its classes; at most as many as it has test images.
+    tstr: the recipe of the classifier that is trained on them; None leaves that out. together:
+    whether all processes of torchrun compute the features.
+    """
+    n = len(samples)
+    report = Report(n, reference.name)
+    floor = reference.floor_images(n)
+
+    def features(extractor: Extractor, images: NDArray[np.uint8], whose: str) -> Features:
+        advance = counter(f"{extractor.name} of {whose}", len(images))
+        if together:
+            return features_together(extractor, images, advance)
+        return extractor(images, advance=advance)
+
+    of_samples = [features(s.extractor, samples.images, "samples") for s in reference.spaces]
+    of_floor = [
+        None if floor is None else features(s.extractor, floor.images, "test images")
+        for s in reference.spaces
+    ]
+    for space, sample_features, floor_features in zip(
+        reference.spaces, of_samples, of_floor, strict=True
+    ):
+        report.rows.append(_frechet(space, sample_features, floor_features))
+    main = reference.spaces[0]  # the headline's
+    train = reference.train
+    if train is None or floor is None or of_floor[0] is None:
+        for name in ("kernel distance", "precision, recall, density, coverage", "memorisation"):
+            report.skipped[name] = f"needs the images of {reference.name}: {reference.missing}"
+    else:
+        of_train = main.train or features(main.extractor, train.images, "training images")
+        report.rows += _pairs(of_samples[0].values, of_floor[0].values, of_train.values)
+        pixels = [_flat(images) for images in (samples, floor, train)]
+        values = [found.values for found in (of_samples[0], of_floor[0], of_train)]
+        _memorisation(report, {"pixels": pixels, "features": values}, samples, train)
+    report.rows += _class_score(main, of_samples[0], of_floor[0])
+    judge = reference.judge
+    if judge is None:
+        report.skipped["label agreement"] = f"there is no judge for {reference.name}"
+    elif samples.labels is None:
+        report.skipped["label agreement"] = "the samples have no labels"
+    else:
+        value = _agreement(samples, features(judge, samples.images, "samples"))
+        real = Interval(float(judge.facts["test_accuracy"]))
+        if floor is not None and floor.labels is not None:
+            real = _agreement(floor, features(judge, floor.images, "test images"))
+        name = f"label agreement ({judge.name})"
+        report.rows.append(Row("agreement", name, value, real, "difference", percent=True))
+    value = Interval(distinct_share(samples.images))
+    real = None if floor is None else Interval(distinct_share(floor.images))
+    report.rows.append(Row("distinct", "distinct images", value, real, "difference", percent=True))
+    if tstr is not None:
+        _train_on_samples(report, samples, reference, tstr)
+    # Likelihood (bits/dim) needs the model, not its samples: `evaluate` adds its row.
+    return report
+
+
+def _flat(images: ImageSet) -> Tensor:
+    """Return images as rows of pixels, uint8 [N,C*H*W]."""
+    return torch.from_numpy(images.images.reshape(len(images), -1).copy())
+
+
+def frechet(features: Features, reference: Moments) -> Interval:
     """Return the Frechet distance to the reference, with a bootstrap interval.
 
     Of more than 512 features there is no interval: a hundred roots of their covariances take hours.
     """
     values = features.values.double()
+    value = frechet_distance(Moments.of(values), reference)
     if values.shape[1] > WIDE:
-        return Estimate(frechet_distance(Moments.of(values), reference), NAN, NAN)
+        return Interval(value)
 
     def statistic(counts: Tensor) -> float:
         return frechet_distance(Moments.of(values, counts), reference)
 
-    value = frechet_distance(Moments.of(values), reference)
     return bootstrap(len(values), value, statistic)
 
 
-def _frechet(space: Space, mine: Features, theirs: Features | None) -> Row:
-    name = space.extractor.name
-    half_b, n = space.reference.half_b, len(mine.values)
-    floor = (
-        Estimate(space.reference.floor(n), NAN, NAN) if theirs is None else frechet(theirs, half_b)
-    )
+def _frechet(space: FeatureSpace, samples: Features, floor: Features | None) -> Row:
+    name, n = space.extractor.name, len(samples.values)
     return Row(
         f"frechet {name}",
         f"Frechet distance ({name})",
-        frechet(mine, half_b),
-        floor,
+        frechet(samples, space.half_b),
+        Interval(space.floor(n)) if floor is None else frechet(floor, space.half_b),
         "ratio",
-        bias=predicted_bias(half_b, n),
+        bias=predicted_bias(space.half_b, n),
     )
 
 
-def _pairs(seen: Seen) -> list[Row]:
-    """Kernel distance, precision, recall, density, coverage: against n images of half B."""
-    mine, theirs = seen.samples.values, seen.floor.values
-    _, half_b = halves(len(seen.train.values))
-    which = torch.from_numpy(half_b[draw(len(half_b), len(mine))])
-    reference = seen.train.values[which]
-    rows = [
-        Row(
-            "kernel distance",
-            "kernel distance",
-            kernel_distance(mine, reference),
-            kernel_distance(theirs, reference),
-            "difference",
-            bias=0.0,
-        )
-    ]
-    a, b = (neighbourhoods(reference, values) for values in (mine, theirs))
-    for name, samples, floor in (
-        ("precision", a.precision, b.precision),
-        ("recall", a.recall, b.recall),
-        ("density", a.density, b.density),
-        ("coverage", a.coverage, b.coverage),
-    ):
-        rows.append(Row(name, name, of_mean(samples), of_mean(floor), "difference"))
+def _pairs(samples: Tensor, floor: Tensor, train: Tensor) -> list[Row]:
+    """Return kernel distance, precision, recall, density, coverage: against n images of half B.
+
+    samples, floor: features [n,D]. train: features of all training images.
+    """
+    _, half_b = split_halves(len(train))
+    reference = train[torch.from_numpy(half_b[random_indices(len(half_b), len(samples))])]
+    value, real = (kernel_distance(values, reference) for values in (samples, floor))
+    rows = [Row("kernel distance", "kernel distance", value, real, "difference", bias=0.0)]
+    of_samples, of_floor = (neighbourhoods(reference, values) for values in (samples, floor))
+    for name in ("precision", "recall", "density", "coverage"):
+        value, real = (mean_interval(getattr(terms, name)) for terms in (of_samples, of_floor))
+        rows.append(Row(name, name, value, real, "difference"))
     return rows
 
 
 def _memorisation(
-    report: Report, seen: Seen, subject: Subject, floor: ImageSet, train: ImageSet, watch: Watch
+    report: Report, spaces: dict[str, list[Tensor]], samples: ImageSet, train: ImageSet
 ) -> None:
-    """Nearest training images of the samples, beside those of test images; the closest pairs."""
-    pixels = [
-        torch.from_numpy(images.reshape(len(images), -1).copy())
-        for images in (train.images, subject.images, floor.images)
-    ]
+    """Add the shares of samples near training images, and the closest pairs.
+
+    spaces: name -> coordinates of the samples, of the test images and of all training images.
+    """
     picture = []
-    for what, (known, samples, held_out) in {
-        "pixels": pixels,
-        "features": [seen.train.values, seen.samples.values, seen.floor.values],
-    }.items():
-        near = nearest(samples, known, watch(f"nearest {what} of samples", len(known)))
-        real = nearest(held_out, known, watch(f"nearest {what} of test images", len(known)))
+    for space, (of_samples, of_floor, of_train) in spaces.items():
+        found, real = (
+            nearest(x, of_train, counter(f"nearest {space} of {whose}", len(of_train)))
+            for x, whose in ((of_samples, "samples"), (of_floor, "test images"))
+        )
         report.rows.append(
             Row(
-                f"copies {what}",
-                f"nearer to training images than 99% of test images ({what})",
-                of_mean(suspects(near.distance, real.distance)),
-                of_mean(suspects(real.distance, real.distance)),
+                f"copies {space}",
+                f"nearer to training images than 99% of test images ({space})",
+                mean_interval(suspects(found.distance, real.distance)),
+                mean_interval(suspects(real.distance, real.distance)),
                 "difference",
                 percent=True,
             )
         )
-        closest = near.distance.argsort(stable=True)[:PAIRS]
-        picture += [subject.images[closest.numpy()], train.images[near.index[closest].numpy()]]
+        closest = found.distance.argsort(stable=True)[:PAIRS]
+        picture += [samples.images[closest.numpy()], train.images[found.index[closest].numpy()]]
     report.closest = np.concatenate(picture)
 
 
-def _score(space: Space, mine: Features, theirs: Features | None) -> list[Row]:
-    if mine.logits is None:
+def _class_score(space: FeatureSpace, samples: Features, floor: Features | None) -> list[Row]:
+    if samples.logits is None:
         return []
-    stored = space.reference.score
-    floor = None if stored is None else Estimate(stored, NAN, NAN)
-    if theirs is not None and theirs.logits is not None:
-        floor = class_score(theirs.logits)
+    real = None if space.score is None else Interval(space.score)
+    if floor is not None and floor.logits is not None:
+        real = class_score(floor.logits)
     name = f"class score ({space.extractor.name})"
-    return [Row("class score", name, class_score(mine.logits), floor, "difference")]
+    return [Row("class score", name, class_score(samples.logits), real, "difference")]
 
 
-def _agreement(
-    report: Report,
-    subject: Subject,
-    floor: ImageSet | None,
-    judge: Extractor | None,
-    features: Callable[[Extractor, np.ndarray, str], Features],
-) -> None:
-    if judge is None or subject.labels is None:
-        why = "there is no judge for these data" if judge is None else "the samples have no labels"
-        report.skipped["label agreement"] = why
-        return
-    logits = features(judge, subject.images, "samples").logits
-    assert logits is not None
-    accuracy = Estimate(float(judge.facts["test_accuracy"]), NAN, NAN)
-    if floor is not None and floor.labels is not None:
-        of_floor = features(judge, floor.images, "test images").logits
-        assert of_floor is not None
-        accuracy = agreement(of_floor, torch.from_numpy(floor.labels))
-    value = agreement(logits, torch.from_numpy(subject.labels))
-    name = f"label agreement ({judge.name})"
-    report.rows.append(Row("agreement", name, value, accuracy, "difference", percent=True))
+def _agreement(images: ImageSet, features: Features) -> Interval:
+    """Return the share of labelled images whose label a classifier's features agree with."""
+    assert images.labels is not None and features.logits is not None
+    return agreement(features.logits, torch.from_numpy(images.labels))
 
 
-def _train_on_synthetic(
-    report: Report, subject: Subject, real: Real, recipe: Recipe, watch: Watch
+def _train_on_samples(
+    report: Report, samples: ImageSet, reference: ReferenceData, recipe: Recipe
 ) -> None:
     """Train a classifier on the samples, and one on as many training images; test both on real."""
-    train, test = real.train, real.test
+    train, test = reference.train, reference.test
     name = "train on samples, test on real"
-    if train is None or test is None or train.labels is None or subject.labels is None:
+    if train is None or test is None or train.labels is None or samples.labels is None:
         report.skipped[name] = "needs labelled samples, training images and test images"
         return
-    assert test.labels is not None
-    which = np.sort(draw(len(train), len(subject.images)))
-    results = []
-    for whose, images, labels in (
-        ("samples", subject.images, subject.labels),
-        ("training images", train.images[which], train.labels[which]),
-    ):
-        done = watch(f"training on {whose}", run_length(len(images), recipe))
-        network = train_classifier(images, labels, len(train.classes), recipe, progress=done)
-        trained = Extractor("tstr", "", network, test.shape, train.classes, {})
-        logits = trained(test.images).logits
-        assert logits is not None
-        results.append(agreement(logits, torch.from_numpy(test.labels)))
-    value, on_real = results
-    report.rows.append(Row("tstr", name, value, on_real, "difference", percent=True))
+    accuracies = []
+    as_many = train.select(np.sort(random_indices(len(train), len(samples))))
+    for whose, images in (("samples", samples), ("training images", as_many)):
+        assert images.labels is not None
+        advance = counter(f"training on {whose}", run_length(len(images), recipe))
+        classes = len(train.classes)
+        network = train_classifier(images.images, images.labels, classes, recipe, advance=advance)
+        classifier = Extractor("tstr", "", network, test.shape, train.classes, {})
+        accuracies.append(_agreement(test, classifier(test.images)))
+    value, real = accuracies
+    report.rows.append(Row("tstr", name, value, real, "difference", percent=True))

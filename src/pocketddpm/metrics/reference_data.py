@@ -1,42 +1,94 @@
-"""What a data set is measured with: its real images, its extractors, its judge.
+"""`ReferenceData`: the real images, feature spaces and judge that samples are measured with.
 
-Built-in data sets have shipped files, and so can be measured against in part without their images.
+MNIST and Fashion-MNIST have shipped moments, so that much can be measured without their images.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from pocketddpm.catalog import DATASETS, EXTRACTORS
+from pocketddpm.catalog import DATASETS
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import fingerprint, load_images
-from pocketddpm.errors import DataError
-from pocketddpm.metrics.extractor import ASSETS, Asset, Extractor, load_extractor
-from pocketddpm.metrics.pca import NAME as PIXELS
+from pocketddpm.errors import DataError, unknown
+from pocketddpm.metrics.classifier_scores import class_score
+from pocketddpm.metrics.extractor import (
+    SUFFIX,
+    Extractor,
+    Features,
+    load_extractor,
+    load_shipped,
+    read_file,
+    save_tensors,
+)
+from pocketddpm.metrics.extractors import (
+    ASSETS,
+    EXTRACTORS,
+    INCEPTION,
+    PIXELS_PCA,
+    shipped_for,
+    shipped_sha256,
+)
+from pocketddpm.metrics.frechet import Moments, frechet_distance, predicted_bias
+from pocketddpm.metrics.inception import load_inception
 from pocketddpm.metrics.pca import fit_pixels_pca
-from pocketddpm.metrics.protocol import Real, Space, Watch
-from pocketddpm.metrics.reference import load_reference, make_reference
 from pocketddpm.metrics.samples import Fit, round_trip
-from pocketddpm.metrics.split import halves
-
-SUFFIX = ".safetensors"
+from pocketddpm.metrics.split import random_indices, split_halves
+from pocketddpm.progress import counter
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A data set and everything to measure with.
+class FeatureSpace:
+    """A feature space to measure in, and what real images look like in it.
 
-    train, test: its real images, or None when they are not on the disk. missing: why. spaces: the
-    first is the headline's. fit: how the data set's images usually reach another size.
+    half_b, test: moments of half B of the training set, and of the test set. score: the class score
+    of the test set, if the extractor classifies. train: features of all training images, where they
+    have been computed.
     """
 
-    data: str
+    extractor: Extractor
+    half_b: Moments
+    test: Moments
+    score: float | None = None
+    train: Features | None = None
+
+    @classmethod
+    def of(
+        cls, extractor: Extractor, half_b: Features, test: Features, train: Features | None = None
+    ) -> "FeatureSpace":
+        """Return the space with the moments of features of half B and of the test set."""
+        score = None if test.logits is None else class_score(test.logits).value
+        return cls(extractor, Moments.of(half_b.values), Moments.of(test.values), score, train)
+
+    def floor(self, n: int) -> float:
+        """Return the Frechet distance expected of n real test images.
+
+        It is that of the whole test set, plus what having only n of them adds for a Gaussian.
+        """
+        added = predicted_bias(self.half_b, n) - predicted_bias(self.half_b, self.test.n)
+        return frechet_distance(self.test, self.half_b) + added
+
+
+@dataclass(frozen=True)
+class ReferenceData:
+    """A data set, and all that samples are measured with against it.
+
+    name: the data set, or a folder. train, test: its real images; None when they are not on the
+    disk, and then `missing` says why. spaces: the first one gives the headline. judge: reads
+    labels; None where there is none. classes: the data set's, in label order. fit: how its images
+    usually reach another size.
+    """
+
+    name: str
     train: ImageSet | None
     test: ImageSet | None
     missing: str
-    spaces: list[Space]
+    spaces: list[FeatureSpace]
     judge: Extractor | None
     classes: tuple[str, ...]
     fit: Fit
@@ -47,21 +99,34 @@ class Setting:
         return self.spaces[0].extractor.shape
 
     @property
-    def most(self) -> int:
+    def max_samples(self) -> int:
         """How many samples can be scored: as many as there are real test images."""
-        return self.spaces[0].reference.test.n
+        return self.spaces[0].test.n
 
-    def real(self, size: tuple[int, int], fit: Fit) -> Real:
-        """Return the real images, those of the test set after the samples' round trip of sizes."""
-        test = None if self.test is None else round_trip(self.test, size, fit)
-        return Real(self.data, self.train, test, self.missing)
+    def floor_images(self, n: int) -> ImageSet | None:
+        """Return n test images drawn at random (in MNIST the first 5000 are the easier half)."""
+        if self.test is None:
+            return None
+        return self.test.select(np.sort(random_indices(len(self.test), n)))
+
+    def resized_like(self, size: tuple[int, int], fit: Fit) -> "ReferenceData":
+        """Return the same with test images that went to the samples' (height, width) and back."""
+        return self if self.test is None else replace(self, test=round_trip(self.test, size, fit))
+
+    def labels_of(
+        self, labels: NDArray[np.int64] | None, classes: tuple[str, ...]
+    ) -> NDArray[np.int64] | None:
+        """Return labels of a model's classes in the order of these; None where one is missing."""
+        if labels is None or not set(classes) <= set(self.classes):
+            return None
+        return np.array([self.classes.index(name) for name in classes], np.int64)[labels]
 
     def facts(self) -> dict[str, Any]:
-        """Return what is needed to repeat a measurement against this setting, as plain JSON."""
+        """Return what is needed to repeat a measurement against these data, as plain JSON."""
         sets = {"training set": self.train, "test set": self.test}
         return {
-            "reference": f"moments of half B of the training set of {self.data}, "
-            f"{self.spaces[0].reference.half_b.n} images",
+            "reference": f"moments of half B of the training set of {self.name}, "
+            f"{self.spaces[0].half_b.n} images",
             "fingerprints": {k: fingerprint(v) for k, v in sets.items() if v is not None},
             "extractors": {s.extractor.name: s.extractor.sha256 for s in self.spaces},
             "real images": self.train.source or None if self.train is not None else None,
@@ -69,49 +134,57 @@ class Setting:
         }
 
 
-def load_setting(
-    data: str,
-    extractor: str | None = None,
-    *,
-    size: tuple[int, int] | None = None,
-    watch: Watch = lambda what, total: lambda k: None,
-) -> Setting:
-    """Return the setting for a data set or a folder with train/ and test/.
+def load_reference_data(
+    data: str, extractor: str | None = None, *, size: tuple[int, int] | None = None
+) -> ReferenceData:
+    """Return the reference data of a data set, or of a folder with train/ and test/.
 
-    extractor: a name, or a .safetensors file, that comes before the data set's own; None for these.
-    size: that of the samples. Folders, and sets whose images are usually resized, have no size of
-    their own: they are measured at the extractor file's size, else at this one, else as they are.
-    watch: as for `evaluate`.
-    Raises ConfigError for unknown names; DataError when images are needed that are not there.
+    extractor: a name, or a .safetensors file, for the headline; None for the data set's own.
+    size: (height, width) of the samples. Folders, and sets whose images are usually resized, have
+    no size of their own: they are measured at the extractor file's size, else at this one, else as
+    they are.
+    Raises ConfigError for unknown names; DataError when images are needed and not found.
     """
+    given = None
+    if extractor is not None and extractor.endswith(SUFFIX):
+        given = load_extractor(Path(extractor).stem, Path(extractor))
+    elif extractor is not None and extractor not in EXTRACTORS:
+        raise unknown("extractor", extractor, EXTRACTORS)
+    is_shipped = bool(shipped_for(data, "metric"))
+    image_size = None
+    if usual_fit(data) == "resize" and not is_shipped:
+        image_size = size if given is None else given.shape[1:]
     train = test = None
     missing = ""
-    files = [Path(extractor)] if extractor is not None and extractor.endswith(SUFFIX) else []
-    own = [load_extractor(path.stem, path) for path in files]
-    at = None
-    if usual_fit(data) == "resize" and data not in _shipped():
-        at = own[0].shape[1:] if own else size
     try:
-        train, test = (load_images(data, split, image_size=at) for split in ("train", "test"))
+        train, test = (
+            load_images(data, split, image_size=image_size) for split in ("train", "test")
+        )
     except DataError as error:
-        if data not in _shipped():
+        if not is_shipped:
             raise
         missing = str(error)
-    first = extractor if not own else None
-    extractors = [*own, *(_extractor(name, data, train) for name in _extractor_names(data, first))]
-    spaces = [_space(found, data, train, test, watch) for found in extractors]
-    judges = [n for n in EXTRACTORS.names() if _entry(n).ROLE == "judge" and data in _weights(n)]
-    judge = _named(judges[0], data) if judges else None
-    known = train.classes if train is not None else DATASETS.load(data).CLASSES
-    return Setting(data, train, test, missing, spaces, judge, known, usual_fit(data))
+    names = [] if extractor is None or given is not None else [extractor]
+    names += [*shipped_for(data, "metric"), PIXELS_PCA]  # pixels, which suit all data, last
+    extractors = [_named_extractor(name, data, train) for name in dict.fromkeys(names)]
+    extractors = extractors if given is None else [given, *extractors]
+    judges = shipped_for(data, "judge")
+    return ReferenceData(
+        name=data,
+        train=train,
+        test=test,
+        missing=missing,
+        spaces=[_space(each, data, train, test) for each in extractors],
+        judge=load_shipped(judges[0], data) if judges else None,
+        classes=train.classes if train is not None else DATASETS.load(data).CLASSES,
+        fit=usual_fit(data),
+    )
 
 
 def own_extractor(data: str) -> Extractor | None:
     """Return the network that is shipped for a data set; None where there is none."""
-    for name in EXTRACTORS.names():
-        if name != PIXELS and _entry(name).ROLE == "metric" and data in _weights(name):
-            return _named(name, data)
-    return None
+    names = [name for name in shipped_for(data, "metric") if name != PIXELS_PCA]
+    return load_shipped(names[0], data) if names else None
 
 
 def usual_fit(data: str) -> Fit:
@@ -120,59 +193,54 @@ def usual_fit(data: str) -> Fit:
     return fit
 
 
-def _entry(name: str) -> Any:
-    return EXTRACTORS.load(name)
-
-
-def _weights(name: str) -> dict[str, Asset]:
-    return _entry(name).WEIGHTS
-
-
-def _shipped() -> set[str]:
-    return {data for name in EXTRACTORS.names() for data in _weights(name)}
-
-
-def _extractor_names(data: str, first: str | None) -> list[str]:
-    """Return the metrics to use, the headline's first; pixels, which suit all data, last."""
-    metrics = [n for n in EXTRACTORS.names() if _entry(n).ROLE == "metric"]
-    own = [n for n in metrics if data in _weights(n) and n != PIXELS]
-    return list(dict.fromkeys([*([first] if first else []), *own, PIXELS]))
-
-
-def _named(name: str, data: str) -> Extractor:
-    """Return a shipped extractor; that of another data set, if this one has none."""
-    weights = _weights(name)
-    asset = weights.get(data) or next(iter(weights.values()))
-    return load_extractor(name, ASSETS / asset.file, asset.sha256)
-
-
-def _extractor(name: str, data: str, train: ImageSet | None) -> Extractor:
-    """Return the extractor of the catalogue for these data."""
-    weights = _weights(name)
-    if data in weights or (weights and name != PIXELS):
-        return _named(name, data)
+def _named_extractor(name: str, data: str, train: ImageSet | None) -> Extractor:
+    """Return an extractor of the table for these data; another data set's, if it has none."""
+    files = EXTRACTORS[name].files
+    if data in files or (files and name != PIXELS_PCA):
+        return load_shipped(name, data if data in files else next(iter(files)))
     if train is None:
-        raise DataError(f"{name} needs the images of {data}, which are not there")
-    if name == PIXELS:
-        return fit_pixels_pca(train.images[halves(len(train))[0]], data)
-    extractor: Extractor = _entry(name).load(train.shape)
-    return extractor
+        raise DataError(f"the extractor {name} needs the images of {data}, which were not found")
+    if name == INCEPTION:
+        return load_inception(train.shape)
+    return fit_pixels_pca(train.images[split_halves(len(train))[0]], data)
 
 
 def _space(
-    extractor: Extractor, data: str, train: ImageSet | None, test: ImageSet | None, watch: Watch
-) -> Space:
-    """Return the space with its reference: shipped, or made of all images, which are then kept."""
+    extractor: Extractor, data: str, train: ImageSet | None, test: ImageSet | None
+) -> FeatureSpace:
+    """Return the space with shipped moments, else with those of all images, features kept."""
     name = extractor.name
-    asset = _entry(name).MOMENTS.get(data) if name in EXTRACTORS.names() else None
-    if asset is not None and extractor.sha256 == _weights(name)[data].sha256:
-        return Space(extractor, load_reference(asset, extractor))
+    file = EXTRACTORS[name].files.get(data) if name in EXTRACTORS else None
+    if file is not None and extractor.sha256 == shipped_sha256(f"{file}{SUFFIX}"):
+        return load_moments(extractor, f"{file}-moments{SUFFIX}")
     if train is None or test is None:
-        raise DataError(f"{data} has no shipped moments for {name}: its images are needed")
+        raise DataError(f"{data} has no shipped moments for {name}, and its images were not found")
     extractor.check(train.images)  # before a progress bar is drawn
     of_train, of_test = (
-        extractor(images.images, progress=watch(f"{name} of {whose} images", len(images)))
-        for whose, images in (("training", train), ("test", test))
+        extractor(images.images, advance=counter(f"{name} of {split} images", len(images)))
+        for split, images in (("training", train), ("test", test))
     )
-    half_b = torch.from_numpy(halves(len(train))[1])
-    return Space(extractor, make_reference(of_train[half_b], of_test), of_train)
+    half_b = of_train[torch.from_numpy(split_halves(len(train))[1])]
+    return FeatureSpace.of(extractor, half_b, of_test, of_train)
+
+
+def save_moments(path: Path, space: FeatureSpace, facts: dict[str, Any]) -> str:
+    """Write a space's moments of real images; return the file's sha256."""
+    tensors: dict[str, Tensor] = {}
+    for name, moments in (("half_b", space.half_b), ("test", space.test)):
+        tensors |= {f"{name}.total": moments.total, f"{name}.outer": moments.outer}
+    counts = {"half_b": space.half_b.n, "test": space.test.n}
+    stored = {**facts, "extractor": space.extractor.sha256, "n": counts, "score": space.score}
+    return save_tensors(path, tensors, stored)
+
+
+def load_moments(extractor: Extractor, file: str) -> FeatureSpace:
+    """Return the space of a shipped file of moments; DataError when it is another extractor's."""
+    facts, tensors = read_file(ASSETS / file, shipped_sha256(file))
+    if facts["extractor"] != extractor.sha256:
+        raise DataError(f"{file} was made with another version of {extractor.name}")
+    half_b, test = (
+        Moments(int(facts["n"][name]), tensors[f"{name}.total"], tensors[f"{name}.outer"])
+        for name in ("half_b", "test")
+    )
+    return FeatureSpace(extractor, half_b, test, facts["score"])

@@ -1,60 +1,73 @@
-"""The result: rows of numbers beside their floors, as text, as Markdown and as JSON."""
+"""`Report`: numbers of samples beside those of real images, as text, Markdown and JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite, isnan
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketddpm.metrics.intervals import Estimate, difference, ratio
+from pocketddpm.metrics.intervals import Interval, difference, ratio
+from pocketddpm.output import write_json, write_text
+from pocketddpm.pictures import save_grid
 
 FEW = 10_000
+PAIRS = 20  # columns of the picture of closest pairs
 COLUMNS = ("measure", "samples", "real images", "samples to real", "predicted bias")
+CLOSEST = """
+## Closest pairs
+
+![samples above their nearest training images](closest.png)
+
+Rows: the 20 samples nearest to a training image by pixels, those training images, then the same by
+features.
+"""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number of the samples, the same number of real images, and how the two compare.
+    """One measure: its value for the samples, for real images (the floor), and how they compare.
 
-    key: its name in JSON. by: 'ratio' or 'difference'. percent: shown in percent. bias: what a
-    perfect generator is expected to score, from n alone.
+    key: its name in JSON. name: its name in tables. by: whether value and floor are compared by
+    their ratio or their difference. percent: shown in percent. bias: the expected value of a
+    perfect generator, which is not 0 because n is finite.
     """
 
     key: str
     name: str
-    value: Estimate
-    floor: Estimate | None
+    value: Interval
+    floor: Interval | None
     by: Literal["ratio", "difference"]
     percent: bool = False
     bias: float | None = None
 
     @property
-    def against(self) -> Estimate | None:
-        """The samples' number over the floor, or less the floor."""
+    def comparison(self) -> Interval | None:
+        """The value divided by the floor, or the value minus the floor."""
         if self.floor is None:
             return None
         return (ratio if self.by == "ratio" else difference)(self.value, self.floor)
 
     def cells(self) -> list[str]:
         """Return the row as text, one cell per column."""
-        against = ""
-        if self.against is not None:
-            against = number(self.against, False, sign=self.by == "difference")
+        compared = ""
+        if (comparison := self.comparison) is not None:
+            compared = number(comparison, self.percent, sign=self.by == "difference")
             if self.by == "ratio":
-                against = f"x {number(self.against, False)}"
+                compared = f"x {compared}"
             elif self.percent:
-                against = number(self.against, True, sign=True).replace("%", " pp")
+                compared = compared.replace("%", " pp")
         floor = "" if self.floor is None else number(self.floor, self.percent)
         bias = "" if self.bias is None else f"{self.bias:.4f}"
-        return [self.name, number(self.value, self.percent), floor, against, bias]
+        return [self.name, number(self.value, self.percent), floor, compared, bias]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         values: dict[str, Any] = {"name": self.name, "samples": _plain(self.value)}
         values["real"] = None if self.floor is None else _plain(self.floor)
-        values[self.by] = None if self.against is None else _plain(self.against)
+        values[self.by] = None if self.comparison is None else _plain(self.comparison)
         if self.bias is not None:
             values["predicted_bias"] = self.bias
         return values
@@ -62,11 +75,12 @@ class Row:
 
 @dataclass
 class Report:
-    """Everything that an evaluation found.
+    """The result of an evaluation.
 
-    skipped: name of a measure -> why it is not there. facts: what is needed to repeat it. closest:
-    uint8 [20*4,C,H,W], rows of 20: samples and their nearest training images by pixels, then by
-    features. n: how many samples were scored.
+    n: how many samples were scored. data: the reference data set. skipped: measure -> why it is
+    missing. notes: what must be known before quoting a number. facts: what is needed to repeat it,
+    as plain JSON. closest: uint8 [4*20,C,H,W], rows of 20: samples and their nearest training
+    images by pixels, then by features.
     """
 
     n: int
@@ -82,26 +96,26 @@ class Report:
         return {row.key: row for row in self.rows}[key]
 
     def headline(self) -> str:
-        """Return the one sentence: how far from real images, in units of real images."""
+        """Return the result in one sentence: the first row's ratio to real images."""
         first = self.rows[0]
-        against = first.against
-        if against is None:
+        found = first.comparison
+        if found is None:
             return f"{first.name} {first.value.value:.4g} at n = {self.n}; no floor"
-        interval = "" if isnan(against.low) else f" ({against.low:.2f} to {against.high:.2f})"
+        interval = "" if isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})"
         return (
-            f"{against.value:.2f}{interval} times the {first.name} of real {self.data} "
+            f"{found.value:.2f}{interval} times the {first.name} of real {self.data} "
             f"test images at n = {self.n}; 1 is what new real images score"
         )
 
     def remarks(self) -> list[str]:
-        """Return what a reader must know before quoting a number."""
+        """Return the notes, and what follows from n and from the first row."""
         remarks = []
         if self.n < FEW:
             remarks.append(
                 f"n = {self.n} is fewer than {FEW:,}: rough numbers, each to be compared with its "
                 "own floor only, never with numbers at another n"
             )
-        first = self.rows[0].against
+        first = self.rows[0].comparison
         if first is not None and first.value < 0.9:
             remarks.append(
                 "closer to the reference than new real images are: suspect copied training images "
@@ -119,8 +133,7 @@ class Report:
             lines.append("  ".join(cells).rstrip())
         lines += ["", *(f"skipped: {name} ({why})" for name, why in self.skipped.items())]
         lines += [f"note: {remark}" for remark in self.remarks()]
-        lines.append("repeat: " + ", ".join(f"{k} {v}" for k, v in flatten(self.facts).items()))
-        return "\n".join(lines)
+        return "\n".join([*lines, facts_line(self.facts)])
 
     def markdown(self) -> str:
         """Return the table, the remarks and all facts as a Markdown page."""
@@ -129,11 +142,8 @@ class Report:
         lines += ["", "Brackets hold 95 % intervals.", ""]
         lines += [f"- {remark}" for remark in self.remarks()]
         lines += [f"- skipped: {name} ({why})" for name, why in self.skipped.items()]
-        lines += ["", "## To repeat it", "", *markdown_table(("what", "value"), self._facts())]
-        return "\n".join(lines) + "\n"
-
-    def _facts(self) -> list[list[str]]:
-        return [[key, str(value)] for key, value in flatten(self.facts).items()]
+        lines += facts_section(self.facts)
+        return "\n".join(lines) + "\n" + ("" if self.closest is None else CLOSEST)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -146,6 +156,24 @@ class Report:
             "remarks": self.remarks(),
             "facts": self.facts,
         }
+
+    def save(self, folder: Path) -> None:
+        """Write report.md, report.json and closest.png; OutputError when that fails."""
+        if self.closest is not None:
+            save_grid(folder / "closest.png", self.closest, PAIRS)
+        write_text(folder / "report.md", self.markdown())
+        write_json(folder / "report.json", self.to_json())
+
+
+def facts_line(facts: dict[str, Any]) -> str:
+    """Return facts in one line, for a terminal."""
+    return "repeat: " + ", ".join(f"{k} {v}" for k, v in flatten(facts).items())
+
+
+def facts_section(facts: dict[str, Any]) -> list[str]:
+    """Return facts as the last section of a Markdown page."""
+    rows = [[key, str(value)] for key, value in flatten(facts).items()]
+    return ["", "## To repeat it", "", *markdown_table(("what", "value"), rows)]
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -165,24 +193,24 @@ def flatten(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def number(estimate: Estimate, percent: bool, *, sign: bool = False) -> str:
+def number(value: Interval, percent: bool = False, *, sign: bool = False) -> str:
     """Return a number with its interval, as shown in tables."""
     factor = 100 if percent else 1
     plus = "+" if sign else ""
-    places = 2 if percent else _places(estimate.value)
-    shown = f"{estimate.value * factor:{plus}.{places}f}{'%' if percent else ''}"
-    if not (isfinite(estimate.low) and isfinite(estimate.high)):
+    places = 2 if percent else _places(value.value)
+    shown = f"{value.value * factor:{plus}.{places}f}{'%' if percent else ''}"
+    if not (isfinite(value.low) and isfinite(value.high)):
         return shown
-    low, high = (f"{v * factor:{plus}.{places}f}" for v in (estimate.low, estimate.high))
+    low, high = (f"{v * factor:{plus}.{places}f}" for v in (value.low, value.high))
     return f"{shown} [{low}, {high}]"
 
 
 def _places(value: float) -> int:
-    """Enough digits for three significant ones, between 1 and 6."""
+    """Return enough decimal places for three significant digits, between 1 and 6."""
     size = abs(value)
     return 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 0.1 else 4 if size > 0.01 else 6
 
 
-def _plain(estimate: Estimate) -> dict[str, float | None]:
-    values = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+def _plain(number: Interval) -> dict[str, float | None]:
+    values = {"value": number.value, "low": number.low, "high": number.high}
     return {key: value if isfinite(value) else None for key, value in values.items()}

@@ -1,55 +1,40 @@
-"""Samples to be scored: from an array file, from a folder of images, and at the data set's size."""
+"""Samples to be scored: drawn from a model, read from files, and brought to the data set's size."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketddpm.build import pick_device
 from pocketddpm.data.folder import list_images, load_folder
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import fit_size
 from pocketddpm.data.npz import MissingArray, read_npz
+from pocketddpm.diffusion.sampling import State
 from pocketddpm.errors import DataError
-from pocketddpm.metrics.split import draw
+from pocketddpm.metrics.options import EvaluateOptions
+from pocketddpm.models.model import Model, Samples, load_hashed, sample_together
+from pocketddpm.plugins import ALL_KINDS, require
+from pocketddpm.progress import counter
 
 Fit = Literal["pad", "resize"]
 
 
-@dataclass(frozen=True)
-class Subject:
-    """images: uint8 [N,C,H,W]. labels: int64 [N] in the data set's order, or None.
+def read_samples(path: Path, classes: tuple[str, ...]) -> ImageSet:
+    """Return the samples in an .npz file or a folder of images, named after the path.
 
-    facts: where they come from, as plain JSON.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64] | None
-    facts: dict[str, Any]
-
-    def drawn(self, n: int) -> "Subject":
-        """Return n of the images, drawn at random; all of them, in order, if there are no more."""
-        if n >= len(self.images):
-            return self
-        which = draw(len(self.images), n)
-        labels = None if self.labels is None else self.labels[which]
-        return replace(self, images=self.images[which], labels=labels)
-
-
-def read_samples(path: Path, classes: tuple[str, ...]) -> Subject:
-    """Return the samples in an .npz file or a folder of images.
-
-    classes: the data set's, which give sub-folders their numbers.
+    classes: the data set's, in whose order the labels are numbered.
     Raises DataError when it is missing, damaged or holds something else.
     """
-    if path.is_dir():
-        return _read_folder(path, classes)
-    return _read_npz(path, len(classes))
+    images, labels = _read_folder(path, classes) if path.is_dir() else _read_npz(path, len(classes))
+    return ImageSet(images, labels, classes, str(path))
 
 
-def _read_npz(path: Path, classes: int) -> Subject:
+def _read_npz(path: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
     images = next(iter(read_npz(path, ("images", "arr_0")).values()))
     try:
         stored = next(iter(read_npz(path, ("labels", "arr_1")).values()))
@@ -71,31 +56,32 @@ def _read_npz(path: Path, classes: int) -> Subject:
         raise DataError(f"{path}: {len(images)} images but labels of shape {list(labels.shape)}")
     if labels is not None and not ((labels >= 0) & (labels < classes)).all():
         raise DataError(f"{path}: labels must lie in 0..{classes - 1}")
-    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    return Subject(channels_first, labels, {"samples": str(path), "given": len(images)})
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels
 
 
-def _read_folder(path: Path, classes: tuple[str, ...]) -> Subject:
-    found = load_folder(path)
-    labels = None
-    if found.labels is not None and set(found.classes) <= set(classes):
-        number = np.array([classes.index(name) for name in found.classes], np.int64)
-        labels = number[found.labels]
-    else:
-        # `pocketddpm sample --out FOLDER` writes number-label.png.
-        named = [re.fullmatch(r"\d+-(\d+)", p.stem) for p in list_images(path)]
-        numbers = [int(match[1]) for match in named if match]
-        if len(numbers) == len(found) and max(numbers) < len(classes):
-            labels = np.array(numbers, np.int64)
-    return Subject(np.asarray(found.images), labels, {"samples": str(path), "given": len(found)})
+def _read_folder(
+    path: Path, classes: tuple[str, ...]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+    folder = load_folder(path)
+    images = np.asarray(folder.images)
+    if folder.labels is not None and set(folder.classes) <= set(classes):
+        number = np.array([classes.index(name) for name in folder.classes], np.int64)
+        return images, number[folder.labels]
+    # `pocketddpm sample --out FOLDER` writes number-label.png.
+    matches = [re.fullmatch(r"\d+-(\d+)", p.stem) for p in list_images(path)]
+    numbers = [int(match[1]) for match in matches if match]
+    if len(numbers) == len(images) and max(numbers) < len(classes):
+        return images, np.array(numbers, np.int64)
+    return images, None
 
 
-def brought_to(
+def to_data_size(
     images: NDArray[np.uint8], shape: tuple[int, int, int], fit: Fit, name: str
 ) -> NDArray[np.uint8]:
     """Return images [N,C,H,W] at the data set's size, undoing how their own size was reached.
 
-    fit: 'pad' crops the middle, exactly what padding added; 'resize' resizes with antialiasing.
+    shape: the data set's (channels, height, width). fit: 'pad' crops the middle, exactly what
+    padding added; 'resize' resizes with antialiasing. name: what the images are, for messages.
     Raises DataError for other colours, and for 'pad' when the images are smaller than the set's.
     """
     channels, height, width = shape
@@ -116,6 +102,72 @@ def brought_to(
 
 
 def round_trip(images: ImageSet, size: tuple[int, int], fit: Fit) -> ImageSet:
-    """Return real images after the journey that the samples made: to their size, and back."""
-    there = fit_size(images, size, fit).images
-    return replace(images, images=brought_to(there, images.shape, fit, images.name))
+    """Return real images resized like the samples: to their (height, width), and back."""
+    resized = fit_size(images, size, fit).images
+    return replace(images, images=to_data_size(resized, images.shape, fit, images.name))
+
+
+def load_subject(
+    subject: str | Path | Model, device: str, weights: str
+) -> tuple[Model, dict[str, Any]]:
+    """Return a model, and where it comes from, as plain JSON.
+
+    subject: a `Model`, for which device and weights do not count, or the path or name of one.
+    Raises CheckpointError when it is missing or needs a plug-in that was not given.
+    """
+    if isinstance(subject, Model):
+        model, facts = subject, {"model": "a model in memory", "checkpoint": None}
+    else:
+        model, sha256 = load_hashed(subject, pick_device(device), weights)
+        facts = {"model": str(subject), "checkpoint": sha256}
+    require(model.meta, ALL_KINDS)
+    return model, {**facts, "weights": "as in memory" if model is subject else weights}
+
+
+def draw_samples(
+    model: Model, options: EvaluateOptions, n: int, together: bool
+) -> tuple[Samples, dict[str, Any]]:
+    """Return n samples of a model, and how they were drawn, as plain JSON.
+
+    together: whether all processes of torchrun draw them.
+    """
+    plan = model.experiment.sampling
+    sampler = options.sampler or plan.sampler
+    sampler_options = {**(plan.options if sampler == plan.sampler else {})}
+    sampler_options |= options.sampler_options or {}
+    labels = ",".join(options.labels)
+    steps = plan.steps if options.steps is None else options.steps
+    guidance = plan.guidance if options.guidance is None else options.guidance
+    advance = counter("drawing samples", n)
+
+    def watch(which: slice, state: State) -> None:
+        if state.i == steps:
+            advance(which.stop - which.start)
+
+    samples = (partial(sample_together, model) if together else model.sample)(
+        n,
+        labels=model.label_numbers(labels, n, options.seed),
+        sampler=sampler,
+        steps=steps,
+        spacing=options.spacing,
+        options=sampler_options,
+        guidance=guidance,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        watch=watch,
+    )
+    data = model.experiment.data
+    return samples, {
+        "images seen": model.meta["run"]["images_seen"],
+        "trained on": {"data": data.name, "classes": data.classes},
+        "sampler": sampler,
+        "options": sampler_options,
+        "steps": steps,
+        "spacing": options.spacing or plan.spacing,
+        "nfe": samples.nfe,
+        "guidance": guidance,
+        "learned guidance": model.learned_guidance,
+        "labels": labels,
+        "seed": options.seed,
+        "device": str(model.device),
+    }

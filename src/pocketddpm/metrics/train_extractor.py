@@ -1,29 +1,109 @@
-"""Making extractors: a classifier where there are labels, else the pixels' principal directions.
+"""Training small classifiers: as feature extractors, as judges, and on samples (`--tstr`).
 
-Metric networks see half A of the training set, judges half B (`pocketddpm.metrics.split`). There
-is no early stopping; the test set is looked at once, after training.
+AdamW (arXiv 1711.05101) in one cycle, label smoothing, small affine distortions and erased patches
+(arXiv 1708.04896), and an average of the weights over the last epochs. There is no early stopping
+and no choice by a validation set: a recipe runs to its end, and the test set is used once.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from math import cos, pi
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from pocketddpm.build import pick_device, pick_precision
 from pocketddpm.data.image_set import ImageSet
-from pocketddpm.data.load import fingerprint
-from pocketddpm.errors import DataError
-from pocketddpm.metrics.classifier_training import Recipe, train_classifier
-from pocketddpm.metrics.extractor import Extractor
+from pocketddpm.data.load import fingerprint, load_images
+from pocketddpm.errors import ConfigError, DataError
+from pocketddpm.metrics.classifiers import ARCHITECTURES, fold
+from pocketddpm.metrics.extractor import SUFFIX, Extractor, save_extractor
 from pocketddpm.metrics.pca import fit_pixels_pca
-from pocketddpm.metrics.split import halves
+from pocketddpm.metrics.split import split_halves
+from pocketddpm.noise import Role, uniform
+from pocketddpm.output import refuse_existing
+from pocketddpm.progress import Advance, counter
+
+FEWEST = 50  # images in a half
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained.
+
+    shift: largest shift, in pixels. turn: largest rotation, in degrees. stretch: largest relative
+    change of size. erase: the share of images with a patch erased. average: the share of the run,
+    at its end, over which the weights are averaged. No flips: digits and shoes have a side.
+    """
+
+    architecture: str = "plain"
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float = 4e-3
+    weight_decay: float = 0.02
+    warmup: float = 0.15
+    smoothing: float = 0.05
+    shift: float = 2.0
+    turn: float = 10.0
+    stretch: float = 0.1
+    erase: float = 0.25
+    average: float = 0.1
+    seed: int = 0
+    precision: str = "float32"
+
 
 METRIC = Recipe(architecture="plain", epochs=40, seed=0)
 JUDGE = Recipe(architecture="residual", epochs=20, seed=1, turn=5.0)
-FEWEST = 50  # images in a half
 
-Progress = Callable[[int], object]
+
+def make_extractor(
+    data: str,
+    out: Path,
+    *,
+    image_size: tuple[int, int] | None = None,
+    epochs: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    overwrite: bool = False,
+) -> tuple[Extractor, str]:
+    """Write an extractor for a data set or folder; return it, and what it is, in words.
+
+    With labels it is a classifier, tested once where there are test images; else it is the
+    principal directions of the pixels. epochs: of the classifier, 40 by default.
+    Raises ConfigError for a wrong option, DataError for fewer than 100 images.
+    """
+    if out.suffix != SUFFIX:
+        raise ConfigError(f"--out must end in {SUFFIX}, got {out}")
+    if epochs is not None and epochs < 1:
+        raise ConfigError(f"--epochs must be at least 1, got {epochs}")
+    refuse_existing(out, overwrite)
+    images = load_images(data, image_size=image_size)
+    if images.labels is None:
+        extractor, dtype = pixels_extractor(images), torch.float32
+        told = "principal directions of the pixels, as the images have no labels"
+    else:
+        where = pick_device(device)
+        recipe = replace(
+            METRIC,
+            epochs=METRIC.epochs if epochs is None else epochs,
+            precision=pick_precision(precision, where),
+        )
+        advance = counter("training", run_length(len(images) // 2, recipe))
+        extractor = train_extractor(out.stem, images, recipe, "A", device=where, advance=advance)
+        dtype = torch.float16
+        told = f"{len(images.classes)} classes"
+        try:
+            test = load_images(data, "test", image_size=image_size)
+            extractor.facts["test_accuracy"] = reached = accuracy(extractor, test)
+            told += f", test accuracy {reached:.2%}"
+        except DataError as error:
+            told += f", not tested: {error}"
+    return replace(extractor, sha256=save_extractor(out, extractor, dtype)), told
 
 
 def train_extractor(
@@ -33,9 +113,9 @@ def train_extractor(
     half: Literal["A", "B"],
     *,
     device: torch.device | str = "cpu",
-    progress: Progress | None = None,
+    advance: Advance | None = None,
 ) -> Extractor:
-    """Return a classifier trained on one half of a labelled training set.
+    """Return a classifier trained on one half of a labelled training set (metrics A, judges B).
 
     Raises DataError without labels, or when a half is smaller than 50 images.
     """
@@ -50,7 +130,7 @@ def train_extractor(
         len(images.classes),
         recipe,
         device=device,
-        progress=progress,
+        advance=advance,
     )
     facts = {
         "architecture": recipe.architecture,
@@ -68,8 +148,8 @@ def pixels_extractor(images: ImageSet) -> Extractor:
     return fit_pixels_pca(images.images[_half(images, "A")], images.name)
 
 
-def _half(images: ImageSet, half: Literal["A", "B"]) -> np.ndarray:
-    part = halves(len(images))[half == "B"]
+def _half(images: ImageSet, half: Literal["A", "B"]) -> NDArray[np.int64]:
+    part = split_halves(len(images))[half == "B"]
     if len(part) < FEWEST:
         raise DataError(
             f"{images.name}: {len(images)} training images are too few for an extractor; "
@@ -83,3 +163,143 @@ def accuracy(extractor: Extractor, images: ImageSet) -> float:
     logits = extractor(images.images).logits
     assert logits is not None and images.labels is not None
     return float(np.mean(logits.argmax(1).numpy() == images.labels))
+
+
+def train_classifier(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    classes: int,
+    recipe: Recipe,
+    *,
+    device: torch.device | str = "cpu",
+    advance: Advance | None = None,
+) -> nn.Module:
+    """Return a trained classifier, its norms folded, with weights that float16 holds exactly.
+
+    images: uint8 [N,C,H,W]. labels: int64 [N]. advance(k): called after k more images.
+    The result is a function of the arguments, on one machine and thread count.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network: nn.Module = ARCHITECTURES[recipe.architecture](images.shape[1], classes)
+        # torch's own annotations leave memory_format out.
+        network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        mean = _train(network, images, labels, recipe, advance)
+    network.load_state_dict(mean)
+    # A network of averaged weights needs batch statistics of its own.
+    _renew_statistics(network, images)
+    fold(network)
+    return network.half().float()  # what is used is what is stored
+
+
+def run_length(total: int, recipe: Recipe) -> int:
+    """Return how many images a run on `total` of them goes through, for progress bars."""
+    size = min(recipe.batch_size, total)
+    return recipe.epochs * max(1, total // recipe.batch_size) * size
+
+
+def _train(
+    network: nn.Module,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    recipe: Recipe,
+    advance: Advance | None,
+) -> dict[str, Tensor]:
+    """Train the network; return the mean of its weights over the last steps."""
+    device = next(network.parameters()).device
+    groups = [
+        {"params": [p for p in network.parameters() if p.ndim >= 2]},
+        {"params": [p for p in network.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(
+        groups, lr=recipe.lr, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
+    )
+    steps = recipe.epochs * max(1, len(images) // recipe.batch_size)
+    mean: dict[str, Tensor] = {}
+    averaged = 0
+    network.train()
+    for step, index in enumerate(_batches(len(images), recipe)):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.lr * one_cycle(step / steps, recipe.warmup)
+        x = torch.from_numpy(images[index]).to(device).float() / 255
+        y = torch.from_numpy(labels[index]).to(device)
+        with torch.no_grad():
+            x = distort(x, recipe)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            _, logits = network(x)
+        loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.smoothing)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        if step >= int(steps * (1 - recipe.average)):
+            averaged += 1
+            state = network.state_dict()
+            mean = mean or {name: value.clone() for name, value in state.items()}
+            for name, value in state.items():
+                if value.is_floating_point():
+                    mean[name].lerp_(value, 1 / averaged)
+        if advance is not None:
+            advance(len(index))
+    return mean
+
+
+def one_cycle(share: float, warmup: float) -> float:
+    """Return the learning rate's factor: up linearly for `warmup` of the run, then a cosine."""
+    if share < warmup:
+        return (share + 1e-3) / (warmup + 1e-3)
+    return 0.5 * (1 + cos(pi * (share - warmup) / (1 - warmup)))
+
+
+def _batches(total: int, recipe: Recipe) -> Iterator[NDArray[np.int64]]:
+    size = min(recipe.batch_size, total)
+    for epoch in range(recipe.epochs):
+        noise = uniform(recipe.seed, Role.EVALUATE, torch.arange(total), step=epoch + 1)
+        order = noise.argsort().numpy()
+        for k in range(max(1, total // recipe.batch_size)):
+            yield order[k * size : (k + 1) * size]
+
+
+def distort(x: Tensor, recipe: Recipe) -> Tensor:
+    """Return images [B,C,H,W] in 0..1, each turned, stretched, shifted, and some with a patch out.
+
+    Zeros come in from outside. Uses torch's global generator.
+    """
+    n, _, height, width = x.shape
+    u = 2 * torch.rand(n, 6, device=x.device) - 1
+    angle = u[:, 0] * recipe.turn * pi / 180
+    across, down = 1 + u[:, 1] * recipe.stretch, 1 + u[:, 2] * recipe.stretch
+    theta = torch.zeros(n, 2, 3, device=x.device)
+    theta[:, 0, 0], theta[:, 0, 1] = angle.cos() * across, -angle.sin() * height / width
+    theta[:, 1, 0], theta[:, 1, 1] = angle.sin() * width / height, angle.cos() * down
+    theta[:, 0, 2] = u[:, 3] * 2 * recipe.shift / width
+    theta[:, 1, 2] = u[:, 4] * 2 * recipe.shift / height
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if recipe.erase == 0:
+        return x
+    # A patch of a fifth to two fifths of each side, somewhere.
+    v = torch.rand(n, 5, device=x.device)
+    rows, columns = (torch.arange(s, device=x.device)[None] for s in (height, width))
+    tall, wide = ((0.2 + 0.2 * v[:, k]) * s for k, s in ((0, height), (1, width)))
+    top, left = v[:, 2] * (height - tall), v[:, 3] * (width - wide)
+    inside_rows = (rows >= top[:, None]) & (rows < (top + tall)[:, None])  # [B,H]
+    inside_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])  # [B,W]
+    patch = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
+    chosen = (v[:, 4] < recipe.erase)[:, None, None, None]
+    return x.masked_fill(patch & chosen, 0.0)
+
+
+def _renew_statistics(network: nn.Module, images: NDArray[np.uint8]) -> None:
+    """Compute the batch norms' statistics anew, from undistorted images as in evaluation."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # a plain mean over the batches
+    device = next(network.parameters()).device
+    network.train()
+    with torch.no_grad():
+        for start in range(0, min(len(images), 10_000), 500):
+            x = torch.from_numpy(images[start : start + 500].copy()).to(device).float() / 255
+            if len(x) > 1:
+                network(x.contiguous(memory_format=torch.channels_last))

@@ -23,10 +23,16 @@ from pocketddpm.diffusion.sampling import State, sample_states
 from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.distributed import share_batches
 from pocketddpm.errors import CheckpointError, ConfigError, DDPMError
-from pocketddpm.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from pocketddpm.models.checkpoint import (
+    Checkpoint,
+    file_sha256,
+    find_checkpoint,
+    load_checkpoint,
+)
 from pocketddpm.models.labels import Labels, count_labels, label_numbers
 from pocketddpm.models.limits import check_fit, check_sizes
-from pocketddpm.pictures import save_grid
+from pocketddpm.output import replacing
+from pocketddpm.pictures import save_grid, save_png
 from pocketddpm.plugins import require
 
 
@@ -39,8 +45,29 @@ class Samples:
     nfe: int
 
     def save(self, path: str | Path, columns: int | None = None) -> None:
-        """Write the images as one PNG; about as many columns as rows unless `columns` says."""
-        save_grid(Path(path), self.images, columns)
+        """Write a grid (.png), an array (.npz), or a folder of one PNG an image (no suffix).
+
+        columns: of the grid; about as many as rows by default. The array file holds `images`, uint8
+        [N,H,W] or [N,H,W,3], and `labels`; the folder's files are called NUMBER-LABEL.png.
+        Raises ConfigError for another suffix, OutputError when the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix == ".png":
+            save_grid(path, self.images, columns)
+        elif path.suffix == ".npz":
+            images = self.images.transpose(0, 2, 3, 1)
+            arrays = {"images": images[..., 0] if images.shape[3] == 1 else images}
+            if self.labels is not None:
+                arrays["labels"] = self.labels
+            with replacing(path) as temporary:
+                np.savez_compressed(temporary, **arrays)
+        elif not path.suffix:
+            digits = len(str(len(self.images) - 1))
+            for k, image in enumerate(self.images):
+                label = "" if self.labels is None else f"-{self.labels[k]}"
+                save_png(path / f"{k:0{digits}d}{label}.png", image)
+        else:
+            raise ConfigError(f"samples are written to .png, .npz or a folder, got {path}")
 
 
 Watch = Callable[[slice, State], None]
@@ -283,6 +310,17 @@ def model_from(checkpoint: Checkpoint, device: torch.device, weights: str = "ema
         meta=meta,
         device=device,
     )
+
+
+def load_hashed(path: str | Path, device: str | torch.device, weights: str) -> tuple[Model, str]:
+    """Return the model that `load_model` returns, and the sha256 of the file that it was read from.
+
+    A run that trains on may replace its checkpoint meanwhile: then the new one is loaded.
+    """
+    file = find_checkpoint(Path(path))
+    sha256 = file_sha256(file)
+    model = load_model(file, device, weights)
+    return (model, sha256) if file_sha256(file) == sha256 else load_hashed(path, device, weights)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu", weights: str = "ema") -> Model:

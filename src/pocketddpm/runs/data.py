@@ -13,8 +13,8 @@ from pocketddpm.data.load import class_counts, fingerprint, hold_out, load_image
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.errors import DataError
 from pocketddpm.models.checkpoint import Checkpoint
+from pocketddpm.models.provenance import machine, versions
 from pocketddpm.runs.evaluation import held_out_images
-from pocketddpm.runs.provenance import machine, versions
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from pocketddpm.metrics.frechet import Moments, frechet_distance
 from pocketddpm.metrics.pca import fit_pixels_pca
 from pocketddpm.metrics.precision_recall import neighbourhoods
 from pocketddpm.metrics.reference_data import own_extractor, usual_fit
-from pocketddpm.metrics.samples import Fit, brought_to
-from pocketddpm.metrics.split import draw
+from pocketddpm.metrics.samples import Fit, to_data_size
+from pocketddpm.metrics.split import random_indices
 from pocketddpm.models.model import Model
 from pocketddpm.pictures import save_distance_curve
 from pocketddpm.progress import bar as progress_bar
@@ -83,7 +83,7 @@ class Validation:
         self.fit: Fit = data.fit or usual_fit(data.name)
         self.reference = self._features(held_out.images)
         self.moments = Moments.of(self.reference)
-        real = self._features(training.images[np.sort(draw(len(training), self.n))])
+        real = self._features(training.images[np.sort(random_indices(len(training), self.n))])
         self.floor = frechet_distance(Moments.of(real), self.moments)
         path = self.out / "evaluation.csv"
         self.rows = [] if resumed_at is None else read_log(path, COLUMNS, resumed_at)
@@ -162,5 +162,5 @@ class Validation:
 
     def _features(self, images: NDArray[np.uint8]) -> Tensor:
         with torch.no_grad():
-            brought = brought_to(images, self.extractor.shape, self.fit, "the data")
+            brought = to_data_size(images, self.extractor.shape, self.fit, "the data")
             return self.extractor(brought).values

@@ -1,4 +1,4 @@
-"""Any images: Inception-v3's 2048 features, those of published FIDs; torch-fidelity, slow on a CPU.
+"""`inception`: Inception-v3's 2048 features, those of published FIDs; slow on a CPU.
 
 The network of FID-inception-2015-12-05 as torch-fidelity gives it. Grey images are tiled to three
 channels; uint8 is enlarged to 299x299 bilinearly, without antialiasing and as TensorFlow 1 did it,
@@ -14,11 +14,9 @@ from torch import Tensor, nn
 
 from pocketddpm.data.download import find_or_download
 from pocketddpm.errors import ConfigError, DataError
-from pocketddpm.metrics.extractor import Asset, Extractor
+from pocketddpm.metrics.extractor import Extractor
+from pocketddpm.metrics.extractors import INCEPTION
 
-ROLE = "metric"
-WEIGHTS: dict[str, Asset] = {}
-MOMENTS: dict[str, Asset] = {}
 SHA256 = "6726825d"  # its first digits, which the file's name states
 FILE = f"weights-inception-2015-12-05-{SHA256}.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
@@ -47,25 +45,25 @@ class Inception(nn.Module):
         return features, logits
 
 
-def load(shape: tuple[int, int, int]) -> Extractor:
+def load_inception(shape: tuple[int, int, int]) -> Extractor:
     """Return the extractor for images of this shape, from a file under a data root or a download.
 
-    Raises DataError when the weights cannot be had, ConfigError when torch-fidelity cannot.
+    Raises DataError when the weights are not found, ConfigError without torch-fidelity.
     """
 
     def read(path: Path) -> Extractor:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         if not sha256.startswith(SHA256):
             raise DataError(
-                f"{path}: its sha256 begins with {sha256[:8]}, expected {SHA256}; get it again"
+                f"{path}: its sha256 begins with {sha256[:8]}, expected {SHA256}; download it again"
             )
         try:
-            # torch-fidelity unpickles whatever is in the file: refuse all but tensors first.
+            # torch-fidelity unpickles without restriction: refuse all but tensors first.
             torch.load(path, map_location="cpu", weights_only=True)
         except (UnpicklingError, RuntimeError, EOFError) as error:
-            raise DataError(f"{path} holds more or less than weights; get it again") from error
+            raise DataError(f"{path} is not a file of tensors; download it again") from error
         facts = {"architecture": "inception-v3", "data": "ImageNet", "half": None}
-        return Extractor("inception", sha256, Inception(path).eval(), shape, (), facts)
+        return Extractor(INCEPTION, sha256, Inception(path).eval(), shape, (), facts)
 
     try:
         return find_or_download([FILE, f"inception/{FILE}"], [URL], read)

@@ -1,9 +1,9 @@
-"""Does the yardstick see what it should? Real test images, damaged in known ways, are scored.
+"""Sensitivity of every measure: real test images, changed in known ways, scored as samples.
 
-    python -m pocketddpm.metrics.sensitivity mnist docs/evaluation.md
+    python benchmarks/sensitivity.py mnist docs/evaluation.md [n]
 
-writes the table of all changes between the page's markers. A number in bold differs from its floor
-by more than the 95 % interval of their comparison.
+writes the table of all changes between the page's markers, from n (all) test images. A number in
+bold differs from its floor by more than the 95 % interval of their comparison.
 """
 
 import sys
@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import DataError
-from pocketddpm.metrics.protocol import evaluate
-from pocketddpm.metrics.reference_data import Setting, load_setting
+from pocketddpm.metrics.protocol import score
+from pocketddpm.metrics.reference_data import ReferenceData, load_reference_data
 from pocketddpm.metrics.report import Report, Row, markdown_table
-from pocketddpm.metrics.samples import Subject
-from pocketddpm.metrics.split import draw, halves
+from pocketddpm.metrics.split import random_indices, split_halves
 from pocketddpm.noise import Role, uniform
 from pocketddpm.output import write_text
 
@@ -42,12 +41,6 @@ COLUMNS = {
     "copies pixels": "copies, pp",
     "distinct": "distinct, pp",
 }
-
-
-def pick(images: ImageSet, which: NDArray[np.int64]) -> ImageSet:
-    """Return the images at these positions."""
-    assert images.labels is not None
-    return replace(images, images=images.images[which], labels=images.labels[which])
 
 
 def with_noise(share: float) -> Change:
@@ -93,15 +86,15 @@ def shifted(images: Pixels, by: int = 2) -> Pixels:
 def one_class_missing(test: ImageSet, train: ImageSet) -> ImageSet:
     """Drop every image of one class."""
     assert test.labels is not None
-    return pick(test, np.flatnonzero(test.labels != CLASS))
+    return test.select(np.flatnonzero(test.labels != CLASS))
 
 
 def one_class_doubled(test: ImageSet, train: ImageSet) -> ImageSet:
     """Keep one class whole and half of all others."""
     assert test.labels is not None
     others = np.flatnonzero(test.labels != CLASS)
-    kept = others[draw(len(others), len(others) // 2)]
-    return pick(test, np.concatenate([np.flatnonzero(test.labels == CLASS), kept]))
+    kept = others[random_indices(len(others), len(others) // 2)]
+    return test.select(np.concatenate([np.flatnonzero(test.labels == CLASS), kept]))
 
 
 def labels_permuted(test: ImageSet, train: ImageSet) -> ImageSet:
@@ -112,15 +105,15 @@ def labels_permuted(test: ImageSet, train: ImageSet) -> ImageSet:
 
 def repeated(test: ImageSet, train: ImageSet) -> ImageSet:
     """Repeat a tenth of the images ten times."""
-    return pick(test, np.repeat(draw(len(test), len(test) // 10), 10))
+    return test.select(np.repeat(random_indices(len(test), len(test) // 10), 10))
 
 
 def training_images(half: int) -> Change:
     """Return the change that puts images of half A (0) or B (1) of the training set in place."""
 
     def change(test: ImageSet, train: ImageSet) -> ImageSet:
-        part = halves(len(train))[half]
-        return pick(train, part[draw(len(part), len(test))])
+        part = split_halves(len(train))[half]
+        return train.select(part[random_indices(len(part), len(test))])
 
     return change
 
@@ -143,23 +136,18 @@ CHANGES: dict[str, tuple[Change, tuple[str, ...]]] = {
 }
 
 
-def scores(setting: Setting, n: int | None = None) -> dict[str, Report]:
+def scores(reference: ReferenceData, n: int | None = None) -> dict[str, Report]:
     """Return the report on every change; n: use so many test images only."""
-    train, test = setting.train, setting.test
+    train, test = reference.train, reference.test
     if train is None or test is None:
-        raise DataError(setting.missing)
+        raise DataError(reference.missing)
     if n is not None:
-        test = pick(test, draw(len(test), n))
-    first = setting.spaces[0]
+        test = test.select(random_indices(len(test), n))
     # The training images never change: their features are computed once.
-    known = replace(first, of_train=first.extractor(train.images))
-    reports = {}
-    for name, (change, _) in CHANGES.items():
-        changed = change(test, train)
-        subject = Subject(changed.images, changed.labels, {})
-        real = setting.real((test.images.shape[2], test.images.shape[3]), setting.fit)
-        reports[name] = evaluate(subject, real, [known, *setting.spaces[1:]], setting.judge)
-    return reports
+    first, *others = reference.spaces
+    first = replace(first, train=first.extractor(train.images))
+    reference = replace(reference, spaces=[first, *others])
+    return {name: score(change(test, train), reference) for name, (change, _) in CHANGES.items()}
 
 
 def row_of(report: Report, column: str) -> Row:
@@ -169,12 +157,12 @@ def row_of(report: Report, column: str) -> Row:
 
 def differs(row: Row) -> bool:
     """Whether samples and floor differ by more than the 95 % interval of their comparison."""
-    against = row.against
-    assert against is not None
+    comparison = row.comparison
+    assert comparison is not None
     same = 1.0 if row.by == "ratio" else 0.0
-    if np.isnan(against.low):
-        return against.value != same
-    return not against.low <= same <= against.high
+    if np.isnan(comparison.low):
+        return comparison.value != same
+    return not comparison.low <= same <= comparison.high
 
 
 def table(reports: dict[str, Report]) -> list[str]:
@@ -184,8 +172,8 @@ def table(reports: dict[str, Report]) -> list[str]:
         cells = [name, str(report.n)]
         for column in COLUMNS:
             row = row_of(report, column)
-            assert row.against is not None
-            value = row.against.value
+            assert row.comparison is not None
+            value = row.comparison.value
             if row.by == "ratio":
                 text = f"{value:.2f}" if value < 100 else f"{value:.0f}"
             else:
@@ -199,7 +187,7 @@ def main() -> None:
     """Write the table into a page, between its markers: DATA PAGE [N]."""
     data, page = sys.argv[1], Path(sys.argv[2])
     n = {"n": int(sys.argv[3])} if len(sys.argv) > 3 else {}
-    lines = table(scores(load_setting(data), **n))
+    lines = table(scores(load_reference_data(data), **n))
     before, rest = page.read_text(encoding="utf-8").split(MARKERS[0])
     _, after = rest.split(MARKERS[1])
     middle = "\n".join([MARKERS[0], "", *lines, "", MARKERS[1]])
