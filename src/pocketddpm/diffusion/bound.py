@@ -87,7 +87,7 @@ def pixel_decoder(bins: Bins = MINUS_ONE_TO_ONE) -> Decoder:
 
 
 def first_variance(schedule: Schedule, t: Tensor) -> Tensor:
-    """Return what stands for beta_tilde, which is 0, in the step t -> 0; float64 [B].
+    """Return the variance in the place of beta_tilde, which is 0, in the step t -> 0; float64 [B].
 
     It is beta_tilde of the step before, 2t -> t: beta_tilde_2 for t = 1, as in the published code.
     A schedule without such a step gives beta.

@@ -47,8 +47,8 @@ def build_sampler(
     module = SAMPLERS.load(name)
     config = from_dict(module.Config, options or {}, f"sampler {name}: ")
     if getattr(module, "INVERSE", False) != inverse:
-        way = "images from noise" if inverse else "noise from images"
-        raise ConfigError(f"sampler {name} makes {way}; choose another sampler")
+        made = "images from noise" if inverse else "noise from images"
+        raise ConfigError(f"sampler {name} makes {made}; choose another sampler")
     nfe = getattr(module, "nfe", None)
     return SamplerChoice(name, module.sample, config, module.STOCHASTIC, nfe)
 
@@ -111,7 +111,7 @@ def build_objective(
     batch_size: int = 1,
     bins: Bins = MINUS_ONE_TO_ONE,
 ) -> Objective:
-    """Return the objective that a configuration asks for.
+    """Return the objective of a configuration.
 
     null: the label that means "no label"; None for a network without labels. batch_size: images of
     one optimiser step, over all processes. bins: where pixel values lie in model units. ConfigError

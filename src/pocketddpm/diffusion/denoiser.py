@@ -52,7 +52,7 @@ def denoiser_output(
 
 
 def check_invertible(prediction: Prediction, alpha_bar: float) -> None:
-    """Raise ConfigError for eps prediction at alpha_bar = 0, where eps says nothing of x0."""
+    """Raise ConfigError for eps prediction at alpha_bar = 0, where x_t = eps whatever x0 is."""
     if alpha_bar == 0 and prediction.name == "eps":
         raise ConfigError(
             "eps prediction needs alpha_bar[T] > 0 (got 0: zero terminal SNR); "
@@ -85,17 +85,15 @@ class Denoiser:
     nfe: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        how = self.guidance
         without = self.labels is None or self.null is None
-        if not how.is_none and self.guide is None and without:
+        if not self.guidance.is_none and self.guide is None and without:
             raise ConfigError(
-                f"guidance {how.scale:g} needs a model with labels, and this one has none; "
-                "use --guidance 1, or a weaker model as --guide"
+                f"guidance {self.guidance.scale:g} needs a model with labels, and this one has "
+                "none; use --guidance 1, or a weaker model as --guide"
             )
-        if self.guide is not None and how.negative_label is not None:
+        if self.guide is not None and self.guidance.negative_label is not None:
             raise ConfigError(
-                "a guide and a negative label are two choices of what to lead away from; "
-                "leave one of --guide and --negative-label out"
+                "--guide and --negative-label both choose the weak estimate; leave one of them out"
             )
 
     def __call__(self, x_t: Tensor, t: float, alpha_bar: float) -> DenoiserOutput:
@@ -104,17 +102,17 @@ class Denoiser:
         Raises ConfigError for eps prediction at alpha_bar = 0.
         """
         check_invertible(self.prediction, alpha_bar)
-        how = self.guidance
-        if how.is_none or not how.covers(t):
+        guidance = self.guidance
+        if guidance.is_none or not guidance.covers(t):
             output = self._call(self.network, x_t, t, alpha_bar, self.labels)
             return self._estimate(output, x_t, alpha_bar)
-        if how.scale == 0 and how.rescale == 0:
+        if guidance.scale == 0 and guidance.rescale == 0:
             return self._estimate(self._weak(x_t, t, alpha_bar), x_t, alpha_bar)
         strong, weak = self._both(x_t, t, alpha_bar)
         # The variance is not guided: beyond its range there is none.
-        guided = NetworkOutput(how.combine(strong.output, weak.output), strong.fraction)
+        guided = NetworkOutput(guidance.combine(strong.output, weak.output), strong.fraction)
         estimate = self._estimate(guided, x_t, alpha_bar)
-        if how.cfg_plus_plus:
+        if guidance.cfg_plus_plus:
             return estimate._replace(eps=self._estimate(weak, x_t, alpha_bar).eps)
         return estimate
 

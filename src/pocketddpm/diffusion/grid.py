@@ -91,7 +91,7 @@ def make_grid(
       log-snr    even in log-SNR (arXiv 2206.00927).
       jumps      even in log-SNR down to sigma = 1, then one step to the image: for models that
                  `pocketddpm distill` has tuned (chosen by experiment: docs/experiments.md).
-    t_start: the time of the first point, 1..T. rho: of karras; 7 in the paper, 1 is even in sigma.
+    t_start: the noisiest time allowed, 1..T. rho: of karras; 7 in the paper, 1 is even in sigma.
     Raises ConfigError for an unknown spacing, t_start outside 1..T, steps outside 1..t_start, and
     karras, log-snr or jumps where the SNR at t_start is zero.
     """
@@ -105,9 +105,7 @@ def make_grid(
         )
     if spacing not in SPACINGS:
         raise unknown("spacing", spacing, SPACINGS)
-    ramp = (
-        torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1).double()
-    )
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     if spacing in EVEN_IN_NOISE:
         log_snr = schedule.log_snr[[top, 1]]
         if not torch.isfinite(log_snr).all():

@@ -78,7 +78,7 @@ class Guidance:
         return rescaled(weak + self.scale * (strong - weak), strong, self.rescale)
 
     def check_sampler(self, name: str) -> None:
-        """Raise ConfigError for CFG++ with a sampler that would not renoise as it asks."""
+        """Raise ConfigError for CFG++ with a sampler that does not renoise x0_hat with eps_hat."""
         # The others step from x_t with x0_hat or eps_hat alone: plain guidance, or none at all.
         if self.cfg_plus_plus and name != "ddim":
             raise ConfigError(

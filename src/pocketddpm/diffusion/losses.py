@@ -1,4 +1,4 @@
-"""The losses: how far apart what is compared is, one number per image, [B].
+"""The losses: distances between output and target, and the bound; one number per image, [B].
 
 A new one is a function of the objective and its `LossInputs`, and a line in `LOSSES`.
 """

@@ -63,7 +63,7 @@ class Schedule:
 
     @property
     def zero_terminal(self) -> bool:
-        """Whether x_T holds nothing of the image (arXiv 2305.08891)."""
+        """Whether x_T is pure noise, alpha_bar[T] = 0 (arXiv 2305.08891)."""
         return bool(self.alpha_bar[-1] == 0)
 
     def at(self, t: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""How much each time counts in the loss: weights of squared errors, as a table over t = 1..T.
+"""The weight of each time in the loss: of squared errors, as a table over t = 1..T.
 
 Papers weigh the error of whatever their network predicts. Here every weight is written once, as the
-weight of the squared error of x0, and converted: x0 is linear in the output, so the
-output's weight is the x0 weight times (d x0 / d output)^2. With SNR = alpha_bar / (1 - alpha_bar),
-(d x0 / d output)^2 is 1 / SNR for eps, 1 for x0 and 1 - alpha_bar = 1 / (SNR + 1) for v.
+weight of the squared error of x0, and converted: x0 is linear in the output, so the output's weight
+is the x0 weight times (d x0 / d output)^2. With SNR = alpha_bar / (1 - alpha_bar), that square is
+1 / SNR for eps, 1 for x0 and 1 - alpha_bar = 1 / (SNR + 1) for v.
 """
 
 from collections.abc import Callable

@@ -140,7 +140,7 @@ class Attention(nn.Module):
 
 
 class Stage(nn.Module):
-    """Two residual blocks, then attention where asked for."""
+    """Two residual blocks, then attention, if any."""
 
     def __init__(self, c_in: int, c_out: int, config: Config, attention: bool) -> None:
         super().__init__()

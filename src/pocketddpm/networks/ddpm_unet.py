@@ -191,7 +191,7 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """Residual block, attention if asked for, residual block."""
+    """Residual block, attention (if any), residual block."""
 
     def __init__(self, channels: int, embedding: int, config: Config) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ def step_order(order: int, grid: Grid, i: int, history: History, lower_order_fin
     The low order of the first steps, as published, does no harm while they lie high up in the
     noise, where x0_hat hardly moves; on a grid that starts low it would show.
     It is 1 where the step ends at the clean image, whose lambda no polynomial reaches, and an
-    estimate at lambda = -inf (zero terminal SNR) says nothing about slopes. lower_order_final: the
+    estimate at lambda = -inf (zero terminal SNR) defines no slope. lower_order_final: the
     last step has order 1, the one before it 2, which steadies runs of few steps.
     """
     if grid.alpha_bar[i + 1] == 1:
@@ -105,12 +105,12 @@ def blend(history: History, share: Sequence[float]) -> Tensor:
 
 
 def step_with_x0(x: Tensor, x0: Tensor, ab_t: float, ab_s: float) -> Tensor:
-    """Return x_s from x_t = x when x0 is the estimate on the whole way (DDIM in x0's terms)."""
+    """Return x_s from x_t = x when x0 is the estimate all along the step (DDIM in x0's terms)."""
     ratio = ((1 - ab_s) / (1 - ab_t)) ** 0.5
     return ratio * x + (ab_s**0.5 - ab_t**0.5 * ratio) * x0
 
 
 def step_with_eps(x: Tensor, eps: Tensor, ab_t: float, ab_s: float) -> Tensor:
-    """Return x_s from x_t = x when eps is the estimate on the whole way (DDIM in eps's terms)."""
+    """Return x_s from x_t = x when eps is the estimate all along the step (DDIM in eps's terms)."""
     ratio = (ab_s / ab_t) ** 0.5
     return ratio * x + ((1 - ab_s) ** 0.5 - (1 - ab_t) ** 0.5 * ratio) * eps

@@ -5,8 +5,8 @@ is x_t of an ordinary schedule, so everything of this package works on it unchan
 compare with flow matching.
 
 - alpha_bar[T] = 0: x_T is pure noise (zero terminal SNR). Predict v, x0 or edm; eps is refused.
-- Its velocity is eps - x0 = (b - a) x_t + (a + b) v, with a = (1 - u) / r and b = u / r. A network
-  that knows v knows the velocity, and the velocity's squared error is 1 / r^2 = 1 .. 2 times v's.
+- Its velocity is eps - x0 = (b - a) x_t + (a + b) v, with a = (1 - u) / r and b = u / r. From v
+  follows the velocity, whose squared error is 1 / r^2 = 1 .. 2 times that of v.
 - One Euler step of its ODE, z_s = z_t + (s - t) / T (eps - x0), is the sampler `ddim`.
 - `--shift k` divides the SNR by k^2, which takes u to k u / (1 + (k - 1) u).
 """
