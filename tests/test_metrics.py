@@ -140,9 +140,9 @@ def test_frechet_distance_survives_fewer_images_than_features():
 
 
 def test_moments_refuse_what_has_none():
-    with pytest.raises(DataError, match="at least 2 images"):
+    with pytest.raises(DataError, match=r"2 .* 1$"):
         frechet_distance(Moments.of(torch.ones(1, 3)), Moments.of(torch.ones(5, 3)))
-    with pytest.raises(DataError, match="not a finite number"):
+    with pytest.raises(DataError):
         Moments.of(torch.tensor([[1.0, float("nan")]]))
 
 
@@ -201,7 +201,7 @@ def test_kernel_distance_of_gaussians_in_closed_form():
 def test_kernel_distance_has_no_bias():
     values = [kernel_distance(normal(40, 4, k), normal(30, 4, 500 + k)).value for k in range(300)]
     assert abs(np.mean(values)) < 3 * np.std(values) / 300**0.5
-    with pytest.raises(DataError, match="at least 2"):
+    with pytest.raises(DataError, match=r"2 .* 1 and 5$"):
         kernel_distance(normal(1, 4), normal(5, 4))
 
 
@@ -251,7 +251,7 @@ def test_a_row_is_not_its_own_neighbour_but_its_copy_is():
     x = torch.tensor([[0.0], [0.0], [3.0], [7.0]]).double()
     (first,) = ball_radii(x, 1)
     torch.testing.assert_close(first, torch.tensor([0.0, 0.0, 9.0, 16.0]).double())
-    with pytest.raises(DataError, match="more than 3"):
+    with pytest.raises(DataError, match=r"3 .* 3$"):
         ball_radii(x[:3], 3)
 
 

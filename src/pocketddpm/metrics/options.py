@@ -1,10 +1,10 @@
-"""The options of `evaluate` and `likelihood`, for Python and for the command line alike."""
+"""Options of `evaluate`, `likelihood` and `extractor`, for Python and the command line alike."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pocketddpm.config import SEEDS, Options, option, parse_names, parse_options
+from pocketddpm.config import SEEDS, Options, option, parse_names, parse_options, parse_size
 
 FEWEST = 20  # samples
 
@@ -15,11 +15,11 @@ class EvaluateOptions:
 
     data: str | None = None
     """The real images: a data set or a folder with train/ and test/; a model has its own."""
-    n: int = option(10_000, bound=f">= {FEWEST}")
+    n: int = option(10_000, f">= {FEWEST}")
     """How many samples to score; at most as many as there are real test images."""
     sampler: str | None = None
     """For a model: the algorithm; None is the model's own plan, here and below."""
-    steps: int | None = option(None, bound=">= 1")
+    steps: int | None = option(None, ">= 1")
     """Steps of the sampler."""
     spacing: str | None = None
     """Where the steps lie."""
@@ -31,9 +31,9 @@ class EvaluateOptions:
     """Classes such as 3,7 (cycled), or all: in the training set's proportions."""
     weights: Literal["ema", "model"] = "ema"
     """ema (the average) or model (the last step's)."""
-    seed: int = option(0, bound=SEEDS)
+    seed: int = option(0, SEEDS)
     """Seed of the samples. What is drawn of the real images never changes."""
-    batch_size: int = option(250, bound=">= 1")
+    batch_size: int = option(250, ">= 1")
     """Samples drawn at a time; bounds the memory."""
     fit: Literal["pad", "resize"] | None = None
     """How samples came to another size than the data's; a model knows."""
@@ -55,11 +55,11 @@ class LikelihoodOptions:
 
     which: Literal["bound", "flow", "both"] = "bound"
     """bound: the variational bound. flow: the probability-flow ODE, some 20 times slower."""
-    n: int = option(500, bound=">= 2")
+    n: int = option(500, ">= 2")
     """How many images, drawn at random; all of them if there are fewer."""
-    draws: int = option(20, bound=">= 1")
+    draws: int = option(20, ">= 1")
     """Steps of the bound that are drawn for each image; T takes every step."""
-    flow_steps: int = option(64, bound=">= 2")
+    flow_steps: int = option(64, ">= 2")
     """Steps of the flow's finer solve; an even number."""
     split: Literal["test", "train", "held-out"] = "test"
     """Which images; held-out ones are those of a run with --evaluate-every."""
@@ -71,13 +71,29 @@ class LikelihoodOptions:
     """Variance of the bound's steps; None is the model's own."""
     weights: Literal["ema", "model"] = "ema"
     """ema (the average) or model (the last step's)."""
-    seed: int = option(0, bound=SEEDS)
+    seed: int = option(0, SEEDS)
     """Seed of times, noise and probes. Which images are drawn never changes."""
-    batch_size: int = option(100, bound=">= 1")
+    batch_size: int = option(100, ">= 1")
     """Images at a time; bounds the memory and changes no number."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     out: Path | None = None
     """A folder for report.md, report.json and curve.png."""
+    overwrite: bool = False
+    """Replace an --out that exists."""
+
+
+@dataclass(frozen=True)
+class ExtractorOptions:
+    """How an extractor of one's own is made."""
+
+    image_size: tuple[int, int] | None = option(None, ">= 1", read=parse_size)
+    """Image size, 32 or 28x36 (height x width), for images of several sizes."""
+    epochs: int = option(40, ">= 1")
+    """Epochs of the classifier."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic while training; auto is bf16 where the hardware has it."""
     overwrite: bool = False
     """Replace an --out that exists."""

@@ -23,6 +23,7 @@ from pocketddpm.data.load import fingerprint, load_images
 from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.metrics.classifiers import ARCHITECTURES, fold
 from pocketddpm.metrics.extractor import SUFFIX, Extractor, save_extractor
+from pocketddpm.metrics.options import ExtractorOptions
 from pocketddpm.metrics.pca import fit_pixels_pca
 from pocketddpm.metrics.split import split_halves
 from pocketddpm.noise import Role, uniform
@@ -61,44 +62,30 @@ METRIC = Recipe(architecture="plain", epochs=40, seed=0)
 JUDGE = Recipe(architecture="residual", epochs=20, seed=1, turn=5.0)
 
 
-def make_extractor(
-    data: str,
-    out: Path,
-    *,
-    image_size: tuple[int, int] | None = None,
-    epochs: int | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    overwrite: bool = False,
-) -> tuple[Extractor, str]:
+def make_extractor(data: str, out: Path, options: ExtractorOptions) -> tuple[Extractor, str]:
     """Write an extractor for a data set or folder; return it, and what it is, in words.
 
     With labels it is a classifier, tested once where there are test images; else it is the
-    principal directions of the pixels. epochs: of the classifier, 40 by default.
-    Raises ConfigError for a wrong option, DataError for fewer than 100 images.
+    principal directions of the pixels. out: a .safetensors file.
+    Raises ConfigError for another name, DataError for fewer than 100 images.
     """
     if out.suffix != SUFFIX:
         raise ConfigError(f"--out must end in {SUFFIX}, got {out}")
-    if epochs is not None and epochs < 1:
-        raise ConfigError(f"--epochs must be at least 1, got {epochs}")
-    refuse_existing(out, overwrite)
-    images = load_images(data, image_size=image_size)
+    refuse_existing(out, options.overwrite)
+    images = load_images(data, image_size=options.image_size)
     if images.labels is None:
         extractor, dtype = pixels_extractor(images), torch.float32
         told = "principal directions of the pixels, as the images have no labels"
     else:
-        where = pick_device(device)
-        recipe = replace(
-            METRIC,
-            epochs=METRIC.epochs if epochs is None else epochs,
-            precision=pick_precision(precision, where),
-        )
+        device = pick_device(options.device)
+        precision = pick_precision(options.precision, device)
+        recipe = replace(METRIC, epochs=options.epochs, precision=precision)
         advance = counter("training", run_length(len(images) // 2, recipe))
-        extractor = train_extractor(out.stem, images, recipe, "A", device=where, advance=advance)
+        extractor = train_extractor(out.stem, images, recipe, "A", device=device, advance=advance)
         dtype = torch.float16
         told = f"{len(images.classes)} classes"
         try:
-            test = load_images(data, "test", image_size=image_size)
+            test = load_images(data, "test", image_size=options.image_size)
             extractor.facts["test_accuracy"] = reached = accuracy(extractor, test)
             told += f", test accuracy {reached:.2%}"
         except DataError as error:
