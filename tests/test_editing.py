@@ -440,7 +440,7 @@ MASK = np.ones((4, 4), np.bool_)
         ),
         (
             lambda m: img2img(m, some_images(), settings=Settings(sampler="ddim-inversion")),
-            "turns images into noise",
+            "ddim-inversion",
         ),
         (
             lambda m: inpaint(
