@@ -187,6 +187,8 @@ def test_a_module_that_has_moved_is_told_by_its_new_name(tmp_path):
         for kind, line in enumerate((f"import pocketddpm.{old}\n",
                                      f"from pocketddpm.{old} import x\n",
                                      f"from {package} import {module}\n")):  # fmt: skip
+            if line.startswith("from pocketddpm import") and hasattr(pd, module):
+                continue  # a function has the module's name now
             path = written(tmp_path, f"old_{number}_{kind}.py", line)
             with pytest.raises(ConfigError) as caught:
                 pd.load_plugin(path)

@@ -32,13 +32,14 @@ MOVED = {
     "data": "data.arrays=npz data.find=download data.loader=batches",
     "diffusion": "bound denoiser grid guidance likelihood losses objective prediction process "
     "sampling schedule times weighting",
-    "metrics": "features=extractors metrics.classified=classifier_scores metrics.counted="
-    "likelihood_images metrics.estimate=intervals metrics.evaluate=protocol metrics.halves=split "
-    "metrics.kernel=kid metrics.making=train_extractor metrics.moments=frechet "
-    "metrics.neighbours=precision_recall metrics.principal=pca metrics.setting=reference_data "
-    "metrics.training=classifier_training",
-    "models": "checkpoint editing flops=cost hub labels model trust=limits",
-    "runs": "comparison forward log=tables provenance run_data=data run_folder=folder run_log=log "
+    "metrics": "features=extractors metrics.classified=classifier_scores "
+    "metrics.counted=likelihood metrics.estimate=intervals metrics.evaluate=protocol "
+    "metrics.halves=split metrics.kernel=kid metrics.making=train_extractor "
+    "metrics.moments=frechet metrics.neighbours=precision_recall metrics.principal=pca "
+    "metrics.reference=reference_data metrics.setting=reference_data "
+    "metrics.training=train_extractor",
+    "models": "checkpoint editing flops=cost hub labels model provenance trust=limits",
+    "runs": "comparison forward log=tables run_data=data run_folder=folder run_log=log "
     "run_pictures=previews session=run stopping=signals validation=evaluation",
 }
 TO_SAMPLE = ("network", "schedule", "sampler")
