@@ -49,13 +49,14 @@ def model_around(
     prediction="x0",
     schedule="cosine",
     scaling=None,
+    label_dropout=0.1,
     **sampling,
 ):
     experiment = Experiment(
         preset="test",
         data=DataConfig("test"),
         schedule=ScheduleConfig(schedule),
-        objective=ObjectiveConfig(prediction=prediction),
+        objective=ObjectiveConfig(prediction=prediction, label_dropout=label_dropout),
         sampling=SamplingConfig(**sampling),
     )
     return Model(

@@ -316,7 +316,7 @@ def test_bad_input_is_one_line(args, values, capsys, tmp_path, monkeypatch):
         (["--eta", "2"], "eta must lie in 0..1"),
         (["--sampler", "ddpm", "--eta", "1"], "unknown option of sampler ddpm"),
         (["--n", "0"], "at least 1"),
-        (["--weights", "best"], "ema or model"),
+        (["--weights", "best"], "ema, model"),
         (["--out", "picture.jpg"], "must end in .png or .npz"),
         (["--panels", "1", "--strip", "s.png"], "--panels must be at least 2"),
     ],

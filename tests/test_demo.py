@@ -13,7 +13,7 @@ from models import Labelled, model_around
 from pocketddpm.demo import insight, markup, painting
 from pocketddpm.demo.downloads import write
 from pocketddpm.demo.drawing import MOST_FRAMES, Wish, draw, wish
-from pocketddpm.demo.model_list import Shelf, guidable
+from pocketddpm.demo.model_list import Shelf
 from pocketddpm.demo.noising import noised
 from pocketddpm.demo.racing import drawing_samplers, lanes, race, steps_for
 from pocketddpm.demo.streaming import Stopped, stream
@@ -109,8 +109,6 @@ def test_labels_are_cycled_and_laid_out_in_columns(model, plain):
     unlabelled = wish(plain, labels=["3"], n=12, guidance=3)
     assert (unlabelled.numbers(plain), unlabelled.guidance) == (None, 1.0)
     assert unlabelled.columns(plain) == 10
-    assert guidable(model)
-    assert not guidable(plain)
 
 
 # Drawing -----------------------------------------------------------------------------------------
@@ -198,7 +196,7 @@ def test_strips_show_few_steps_and_many(model):
 @pytest.mark.parametrize("name", drawing_samplers())
 def test_a_race_is_fair(model, name, branches):
     steps = steps_for(model, name, 12, branches=branches)
-    calls = model.sampler(name).calls
+    calls = model.plan(sampler=name).sampler.calls
     assert calls(steps) * branches <= 12 < calls(steps + 1) * branches
 
 

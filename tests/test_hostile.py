@@ -31,7 +31,6 @@ import pocketddpm
 from campaign import Child
 from pocketddpm.commands.info import described
 from pocketddpm.commands.main import main
-from pocketddpm.commands.sample import write_gifs
 from pocketddpm.config import Experiment, from_dict
 from pocketddpm.data import npz as arrays
 from pocketddpm.data.decode import decode
@@ -48,6 +47,7 @@ from pocketddpm.models.checkpoint import (
     save_checkpoint,
 )
 from pocketddpm.models.model import load_model, model_from
+from pocketddpm.models.samples import Samples
 from pocketddpm.output import file_name
 from pocketddpm.runs.log import logged
 
@@ -132,8 +132,9 @@ def test_no_class_name_leads_out_of_the_folder(tmp_path, name):
     assert safe not in ("", ".", "..")
     assert not set(safe) & set("/\\\x00\x1b")
     inner = tmp_path / "inner"
-    frames = [np.zeros((1, 1, 4, 4), np.uint8)] * 2
-    write_gifs(inner, frames, np.array([0]), (name,), None)
+    frames = np.zeros((2, 1, 1, 4, 4), np.uint8)
+    samples = Samples(frames[-1], np.array([0]), 1, (name,), frames=frames)
+    samples.save_gif(inner)
     assert [p.parent for p in tmp_path.rglob("*.gif")] == [inner]
 
 

@@ -88,11 +88,13 @@ def test_importing_the_package_is_cheap_and_its_names_are_stable():
         "Samples",
         "diffusion",
         "distill",
+        "edit",
         "evaluate",
         "likelihood",
         "load",
         "load_images",
         "load_plugin",
+        "sample",
         "train",
     ]
     for name in pocketddpm.__all__:

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from pocketddpm.data.image_set import ImageSet
     from pocketddpm.data.load import load_images
     from pocketddpm.errors import DDPMError
-    from pocketddpm.models.model import Model, Samples
+    from pocketddpm.models.model import Model
     from pocketddpm.models.model import load_model as load
+    from pocketddpm.models.samples import Samples
+    from pocketddpm.models.verbs import edit, sample
     from pocketddpm.plugins import load_plugin
 
 __version__ = "0.1.0"
@@ -24,11 +26,13 @@ _PUBLIC = {
     "load": ("pocketddpm.models.model", "load_model"),
     "train": ("pocketddpm.api", "train"),
     "distill": ("pocketddpm.api", "distill"),
+    "sample": ("pocketddpm.models.verbs", "sample"),
+    "edit": ("pocketddpm.models.verbs", "edit"),
     "evaluate": ("pocketddpm.api", "evaluate"),
     "likelihood": ("pocketddpm.api", "likelihood"),
     "load_plugin": ("pocketddpm.plugins", "load_plugin"),
     "Model": ("pocketddpm.models.model", "Model"),
-    "Samples": ("pocketddpm.models.model", "Samples"),
+    "Samples": ("pocketddpm.models.samples", "Samples"),
     "load_images": ("pocketddpm.data.load", "load_images"),
     "ImageSet": ("pocketddpm.data.image_set", "ImageSet"),
     "Experiment": ("pocketddpm.config", "Experiment"),
@@ -44,11 +48,13 @@ __all__ = [
     "Samples",
     "diffusion",
     "distill",
+    "edit",
     "evaluate",
     "likelihood",
     "load",
     "load_images",
     "load_plugin",
+    "sample",
     "train",
 ]
 

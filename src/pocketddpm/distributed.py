@@ -43,13 +43,18 @@ def gathered(mine: Any) -> list[Any]:
     return everyone
 
 
-def share_batches(n: int, batch_size: int, work: Callable[[slice], T]) -> list[tuple[slice, T]]:
+def share_batches(
+    n: int, batch_size: int, work: Callable[[slice], T], *, together: bool = True
+) -> list[tuple[slice, T]]:
     """Return (which, work(which)) for all batches of 0..n-1, in order; each is done by one process.
 
     The batches are those that one process would make, so that results agree to the last bit.
+    together: False does all of them in this process, whatever the others do.
     """
-    join()
     slices = [slice(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+    if not together:
+        return [(which, work(which)) for which in slices]
+    join()
     everyone = gathered([work(which) for which in slices[rank() :: count()]])
     return [(which, everyone[k % count()][k // count()]) for k, which in enumerate(slices)]
 

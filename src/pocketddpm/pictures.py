@@ -1,6 +1,6 @@
 """Pictures: grids, strips, GIFs (pillow) and curves (matplotlib), all written in one piece."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,14 @@ def tile(images: Pixels, columns: int | None = None, gap: int = 2) -> Pixels:
         top, left = gap + y * (h + gap), gap + x * (w + gap)
         board[top : top + h, left : left + w] = image.transpose(1, 2, 0)
     return board
+
+
+def stretched(images: Pixels) -> Pixels:
+    """Return images, uint8 [...,C,H,W], each from its own minimum to its own maximum."""
+    low, high = (
+        f(axis=(-3, -2, -1), keepdims=True).astype(float) for f in (images.min, images.max)
+    )
+    return np.rint((images - low) / np.maximum(high - low, 1) * 255).astype(np.uint8)
 
 
 def scale_for(height: int, target: int = 64) -> int:
@@ -64,7 +72,7 @@ def save_png(path: Path, image: Pixels) -> None:
 
 def save_gif(
     path: Path,
-    frames: Sequence[Pixels],
+    frames: Iterable[Pixels],
     columns: int | None = None,
     *,
     seconds: float = 4.0,

@@ -118,18 +118,8 @@ class Show:
         save_figure(out, fig)
 
     def _strip(self, out: Path) -> None:
-        from pocketddpm.commands.sample import Recorder
-        from pocketddpm.models.model import load_model
-        from pocketddpm.pictures import save_grid
+        from pocketddpm.models.verbs import sample
 
-        model = load_model(self.subject)
-        n = self.n or 8
-        labels = model.label_numbers(self.classes or "all", n, self.seed)
-        recorder = Recorder(n, model.experiment.sampling.steps, wanted=True)
-        model.sample(
-            n,
-            labels=labels,
-            seed=self.seed,
-            watch=lambda which, state: recorder(which, state, model.scaling.to_uint8),
-        )
-        save_grid(out, recorder.strip(self.panels, rows=n), self.panels)
+        n, labels = self.n or 8, self.classes or "all"
+        sample(self.subject, n, strip=out, panels=self.panels, rows=n, overwrite=True,
+               labels=labels, seed=self.seed)  # fmt: skip

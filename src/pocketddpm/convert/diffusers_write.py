@@ -166,7 +166,7 @@ def _conditional(model: Model, ddim: bool, clipped: str) -> str:
     name = "DDIMScheduler" if ddim else "DDPMScheduler"
     classes, plan = len(model.classes), model.experiment.sampling
     c, height, width = model.shape
-    guided = model.experiment.objective.label_dropout > 0
+    guided = model.null is not None
     first = "output = unet(x, t, labels).sample\n"
     if guided:
         first += (

@@ -75,7 +75,7 @@ def facts(model: Model) -> dict[str, Any]:
         "null": len(model.classes) if model.classes else None,
         "prediction": objective.prediction,
         "sigma_data": objective.sigma_data,
-        "guidable": bool(model.classes) and objective.label_dropout > 0,
+        "guidable": model.null is not None,
         "alpha_bar": model.schedule.alpha_bar.tolist(),
         "clip": plan.clip,
         "low": scaling.low,

@@ -3,18 +3,17 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketddpm.demo.model_list import guidable
 from pocketddpm.demo.streaming import stream
 from pocketddpm.diffusion.sampling import State
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.labels import class_number
 from pocketddpm.models.model import Model
+from pocketddpm.models.samples import Watch
 
 MOST_IMAGES = 40
 ROW = 10  # images in a row, at most
@@ -78,7 +77,7 @@ def wish(
         sampler=sampler,
         steps=whole(steps, "Steps", 1, min(MOST_STEPS, model.schedule.T)),
         spacing=spacing or model.experiment.sampling.spacing,
-        guidance=float(guidance) if guidable(model) else 1.0,
+        guidance=1.0 if model.null is None else float(guidance),
         seed=whole(seed, "The seed", 0, LARGEST_SEED),
     )
 
@@ -120,7 +119,7 @@ class Film:
         return bool(self.frames) and self.frames[-1].i >= self.steps
 
 
-Run = Callable[[Callable[[State], None]], Any]
+Run = Callable[[Watch], Any]
 
 
 def record(model: Model, film: Film, run: Run, branches: int = 1) -> Iterator[Film]:
@@ -133,7 +132,7 @@ def record(model: Model, film: Film, run: Run, branches: int = 1) -> Iterator[Fi
     started = time.monotonic()
 
     def work(report: Callable[[Film], None]) -> None:
-        def watch(state: State) -> None:
+        def watch(which: slice, state: State) -> None:
             film.seconds = time.monotonic() - started
             if state.i % every == 0 or state.i >= film.steps:
                 x = model.scaling.to_uint8(state.x).cpu().numpy()
@@ -158,9 +157,8 @@ def draw(model: Model, wanted: Wish) -> Iterator[Film]:
         columns=wanted.columns(model),
     )
 
-    def run(watch: Callable[[State], None]) -> None:
-        sample = partial(
-            model.sample,
+    def run(watch: Watch) -> None:
+        model.sample(
             wanted.n,
             labels=labels,
             sampler=wanted.sampler,
@@ -168,7 +166,7 @@ def draw(model: Model, wanted: Wish) -> Iterator[Film]:
             spacing=wanted.spacing,
             guidance=wanted.guidance,
             seed=wanted.seed,
+            watch=watch,
         )
-        sample(watch=lambda which, state: watch(state))
 
     return record(model, film, run, wanted.branches if model.classes else 1)

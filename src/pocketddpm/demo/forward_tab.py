@@ -32,8 +32,10 @@ def build(page: Page) -> None:
     def show(t: float, name: str) -> tuple[str, str, str, str]:
         model = page.shelf.model(name)
         examples = page.shelf.examples(name)
-        found = noised(model, examples.images[:SHOWN], min(int(t), model.schedule.T))
-        return (*_pictures(found), _facts(found, examples.source), _curve(model, found))
+        labels = None if examples.labels is None else examples.labels[:SHOWN]
+        found = noised(model, examples.images[:SHOWN], min(int(t), model.schedule.T), labels)
+        told = "no label told" if labels is None else "labels told"
+        return (*_pictures(found, told), _facts(found, examples.source), _curve(model, found))
 
     outputs = [x, guess, told, curve]
     settings: Any = {**QUEUED, "trigger_mode": "always_last"}
@@ -46,12 +48,12 @@ def build(page: Page) -> None:
     )  # fmt: skip
 
 
-def _pictures(found: Noised) -> tuple[str, str]:
+def _pictures(found: Noised, told: str) -> tuple[str, str]:
     x = markup.board(found.x_t, 5, alt=f"{len(found.x_t)} images at t = {found.t}")
     guess = markup.board(found.guess, 5, alt="the network's estimates of the clean images")
     return (
         markup.panel(f"x_t at t = {found.t}", x),
-        markup.panel("The network's guess at x0 from it (no label told)", guess),
+        markup.panel(f"The network's guess at x0 from it ({told})", guess),
     )
 
 

@@ -60,8 +60,8 @@ def _errors(page: Page) -> None:
     def run(name: str) -> Iterator[tuple[str, str]]:
         model = page.shelf.model(name)
         examples = page.shelf.examples(name)
-        images = examples.images[:IMAGES]
-        for found in insight.errors_by_time(model, images):
+        labels = None if examples.labels is None else examples.labels[:IMAGES]
+        for found in insight.errors_by_time(model, examples.images[:IMAGES], labels):
             share = len(found.t) / found.total
             words = [f"{len(found.t)} of {found.total} times", f"images: {examples.source}"]
             yield markup.progress(share, words, busy=share < 1), error_curve(found, model)
@@ -104,7 +104,7 @@ def _estimates(page: Page) -> None:
 def schedule_curve(model: Model, steps: int, spacing: str) -> str:
     """Return the log-SNR over t as SVG, with the times of a sampler's grid marked."""
     schedule = model.schedule
-    grid = model.grid(steps, spacing)
+    grid = model.plan(steps=steps, spacing=spacing).grid
     log_snr = schedule.log_snr[1:]
     fig, axes = markup.curves(6.4, 2.8)
     axes.plot(range(1, schedule.T + 1), log_snr.numpy(), color=markup.COLOURS[0], label="log SNR")

@@ -34,16 +34,23 @@ def times_to_ask(T: int, points: int = POINTS) -> list[int]:
     return sorted({round(t) for t in np.linspace(1, T, points)})
 
 
-def errors_by_time(model: Model, images: NDArray[np.uint8], *, seed: int = 0) -> Iterator[Errors]:
+def errors_by_time(
+    model: Model,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64] | None = None,
+    *,
+    seed: int = 0,
+) -> Iterator[Errors]:
     """Yield the network's errors on images, uint8 [N,C,H,W], as more times are asked.
 
-    No label is told, and nothing is clipped: these are the network's own errors.
+    labels: what the network is told, int64 [N]. Nothing is clipped: these are its own errors.
     """
 
     def work(report: Callable[[Errors], None]) -> None:
         x0 = model.scaling.to_model(torch.tensor(images, device=model.device))
         index = torch.arange(len(x0), device=model.device)
-        denoise = model.denoiser(clip=False)
+        told = None if labels is None else torch.from_numpy(labels)
+        denoise = model.denoiser(told, clip=False)
         times = times_to_ask(model.schedule.T)
         found = Errors([], [], [], len(times))
         for step, t in enumerate(times):

@@ -20,10 +20,14 @@ EXAMPLES = 64
 
 @dataclass(frozen=True)
 class Examples:
-    """images: uint8 [N,C,H,W] of the model's shape. source: where they are from, in words."""
+    """images: uint8 [N,C,H,W] of the model's shape. source: where they are from, in words.
+
+    labels: int64 [N] for a model that has not learned to draw without one, else None.
+    """
 
     images: NDArray[np.uint8]
     source: str
+    labels: NDArray[np.int64] | None = None
 
 
 class Shelf:
@@ -96,20 +100,24 @@ def _real(model: Model) -> Examples | None:
             images = load_images(data.name, split, image_size=(height, width), fit=data.fit)
         except DDPMError:
             continue
-        if images.shape == model.shape:
-            chosen = images.images[:EXAMPLES]
-            if images.labels is not None:  # one of each class first
-                firsts = np.unique(images.labels, return_index=True)[1]
-                chosen = np.concatenate([images.images[firsts], chosen])[:EXAMPLES]
-            return Examples(np.ascontiguousarray(chosen), f"the {split} set of {images.name}")
+        needed = bool(model.classes) and model.null is None
+        if images.shape != model.shape or (needed and images.classes != model.classes):
+            continue
+        chosen = np.arange(min(EXAMPLES, len(images)))
+        if images.labels is not None:  # one of each class first
+            firsts = np.unique(images.labels, return_index=True)[1]
+            chosen = np.concatenate([firsts, chosen])[:EXAMPLES]
+        labels = images.labels[chosen] if needed and images.labels is not None else None
+        source = f"the {split} set of {images.name}"
+        return Examples(np.ascontiguousarray(images.images[chosen]), source, labels)
     return None
 
 
 def _drawn(model: Model) -> Examples:
-    labels = np.arange(10) % len(model.classes) if model.classes else None
-    steps = min(20, model.schedule.T)
-    samples = model.sample(10, labels=labels, sampler="ddim", steps=steps, seed=0)
-    return Examples(samples.images, "drawn by this model, as its data set is not on this machine")
+    labels = list(model.classes) or None
+    samples = model.sample(10, labels=labels, sampler="ddim", steps=min(20, model.schedule.T))
+    source = "drawn by this model, as its data set is not on this machine"
+    return Examples(samples.images, source, samples.labels if model.null is None else None)
 
 
 def find_judge(model: Model) -> Extractor | None:
@@ -141,8 +149,3 @@ def describe(model: Model) -> list[str]:
     if run:
         told.append(f"{run['images_seen']:,} training images in {run['seconds'] / 60:.0f} min")
     return told
-
-
-def guidable(model: Model) -> bool:
-    """Return whether guidance means something: the model has seen labels, and none."""
-    return bool(model.classes) and model.experiment.objective.label_dropout > 0

@@ -44,10 +44,17 @@ class Noised:
 
 
 @torch.no_grad()
-def noised(model: Model, images: NDArray[np.uint8], t: int, *, seed: int = 0) -> Noised:
+def noised(
+    model: Model,
+    images: NDArray[np.uint8],
+    t: int,
+    labels: NDArray[np.int64] | None = None,
+    *,
+    seed: int = 0,
+) -> Noised:
     """Return images, uint8 [N,C,H,W], at time t in 0..T under a noise that the seed fixes.
 
-    The network is told no label. At t = 0 it is not asked: the image is there.
+    labels: what the network is told, int64 [N]. At t = 0 it is not asked: the image is there.
     """
     alpha_bar = float(model.schedule.alpha_bar[t])
     x0 = model.scaling.to_model(torch.tensor(images, device=model.device))
@@ -58,6 +65,7 @@ def noised(model: Model, images: NDArray[np.uint8], t: int, *, seed: int = 0) ->
     seen = to_uint8(x_t).cpu().numpy()
     if t == 0:
         return Noised(t, alpha_bar, seen, seen, 0.0)
-    guess = to_uint8(model.denoiser()(x_t, float(t), alpha_bar).x0).cpu().numpy()
+    told = None if labels is None else torch.from_numpy(labels)
+    guess = to_uint8(model.denoiser(told)(x_t, float(t), alpha_bar).x0).cpu().numpy()
     error = float(np.sqrt(np.mean((guess.astype(np.float64) - images) ** 2)))
     return Noised(t, alpha_bar, seen, guess, error)

@@ -1,6 +1,6 @@
 """Editing by hand: masks and sketches out of an image editor, and the films of what follows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,7 @@ from pocketddpm.errors import ConfigError
 from pocketddpm.models.editing import Settings, decode, img2img, inpaint, resampling_path, slerp
 from pocketddpm.models.editing import start_time as time_of
 from pocketddpm.models.model import Model
+from pocketddpm.models.samples import Watch
 
 Images = NDArray[np.uint8]
 Shape = tuple[int, int, int]
@@ -106,11 +107,11 @@ def inpainted(
     film = _film(model, f"inpaint-seed{wanted.seed}", steps, wanted)
     seen = 0
 
-    def run(watch: Callable[[State], None]) -> None:
-        def counted(state: State) -> None:
+    def run(watch: Watch) -> None:
+        def counted(which: slice, state: State) -> None:
             nonlocal seen
             seen += 1  # the state's own number counts the jumps back as well
-            watch(replace(state, i=seen))
+            watch(which, replace(state, i=seen))
 
         inpaint(
             model,
@@ -131,11 +132,11 @@ def finished(model: Model, sketch: Images, strength: float, wanted: Wish) -> Ite
     t = time_of(model, strength)
     if t == 0:
         raise ConfigError("A strength of 0 returns the sketch as it is; choose more.")
-    steps = model.grid(wanted.steps, wanted.spacing, t).steps
-    film = _film(model, f"sketch-seed{wanted.seed}", steps, wanted)
+    plan = model.plan(steps=wanted.steps, spacing=wanted.spacing, t_start=t)
+    film = _film(model, f"sketch-seed{wanted.seed}", plan.grid.steps, wanted)
     images = np.repeat(sketch[None], wanted.n, 0)
 
-    def run(watch: Callable[[State], None]) -> None:
+    def run(watch: Watch) -> None:
         img2img(
             model,
             images,
@@ -159,7 +160,7 @@ def between(model: Model, other_seed: float | None, wanted: Wish) -> Iterator[Fi
     film = _film(model, f"between-{wanted.seed}-{other}", wanted.steps, wanted)
     index = torch.zeros(1, dtype=torch.int64, device=model.device)
 
-    def run(watch: Callable[[State], None]) -> None:
+    def run(watch: Watch) -> None:
         start, end = (start_noise(seed, index, model.shape) for seed in (wanted.seed, other))
         share = torch.linspace(0, 1, wanted.n, device=model.device)
         noise = slerp(start, end, share).flatten(0, 1)

@@ -47,7 +47,7 @@ def steps_for(model: Model, sampler: str, nfe: int, *, branches: int) -> int:
 
     Raises ConfigError when a single step needs more.
     """
-    calls = model.sampler(sampler).calls
+    calls = model.plan(sampler=sampler).sampler.calls
     possible = [s for s in range(1, nfe + 1) if calls(s) * branches <= nfe]
     if not possible:
         raise ConfigError(
@@ -64,7 +64,9 @@ def lanes(model: Model, samplers: list[str], nfe: int, wanted: Wish) -> list[Lan
     found = []
     for name in samplers:
         steps = steps_for(model, name, nfe, branches=wanted.branches)
-        found.append(Lane(name, steps, model.sampler(name).calls(steps) * wanted.branches))
+        found.append(
+            Lane(name, steps, model.plan(sampler=name).sampler.calls(steps) * wanted.branches)
+        )
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from pocketddpm.demo.drawing import GUIDANCE, LARGEST_SEED, MOST_IMAGES, MOST_STEPS
-from pocketddpm.demo.model_list import Shelf, guidable
+from pocketddpm.demo.model_list import Shelf
 from pocketddpm.demo.racing import drawing_samplers
 from pocketddpm.demo.streaming import WORKERS
 from pocketddpm.diffusion.grid import SPACINGS
@@ -116,7 +116,7 @@ def guidance_field(page: Page) -> gr.Slider:
     """Return the field for guidance, which only models with and without labels can follow."""
     told = lambda m: (  # noqa: E731
         "1 is none. More: truer to the class, twice the work."
-        if guidable(m)
+        if m.null is not None
         else "This model was not trained for guidance."
     )
     start = page.first
@@ -126,10 +126,14 @@ def guidance_field(page: Page) -> gr.Slider:
         step=0.1,
         label="Guidance",
         info=told(start),
-        interactive=guidable(start),
+        interactive=start.null is not None,
         buttons=[],
     )
-    on_model(page, field, lambda m: gr.update(value=1.0, info=told(m), interactive=guidable(m)))
+    on_model(
+        page,
+        field,
+        lambda m: gr.update(value=1.0, info=told(m), interactive=m.null is not None),
+    )
     return field
 
 

@@ -204,7 +204,7 @@ def likelihood_images(
     any, 'none' asks for p(x).
     Raises ConfigError for a split or labels that do not exist, and what `load_images` raises.
     """
-    if labels == "none" and model.classes and model.experiment.objective.label_dropout == 0:
+    if labels == "none" and model.classes and model.null is None:
         raise ConfigError(
             "this model never saw an image without its label (label_dropout 0), and so knows "
             "p(x given y) alone; use --labels data"

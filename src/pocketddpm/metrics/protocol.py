@@ -30,8 +30,9 @@ from pocketddpm.metrics.report import PAIRS, Report, Row
 from pocketddpm.metrics.samples import draw_samples, load_subject, read_samples, to_data_size
 from pocketddpm.metrics.split import random_indices, split_halves
 from pocketddpm.metrics.train_extractor import Recipe, run_length, train_classifier
-from pocketddpm.models.model import Model, Samples
+from pocketddpm.models.model import Model
 from pocketddpm.models.provenance import versions
+from pocketddpm.models.samples import Samples
 from pocketddpm.output import refuse_existing
 from pocketddpm.progress import counter
 

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +13,11 @@ from pocketddpm.data.folder import list_images, load_folder
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import fit_size
 from pocketddpm.data.npz import MissingArray, read_npz
-from pocketddpm.diffusion.sampling import State
 from pocketddpm.errors import DataError
 from pocketddpm.metrics.options import EvaluateOptions
-from pocketddpm.models.model import Model, Samples, load_hashed, sample_together
+from pocketddpm.models.model import Model, load_hashed
+from pocketddpm.models.samples import Samples
 from pocketddpm.plugins import ALL_KINDS, require
-from pocketddpm.progress import counter
 
 Fit = Literal["pad", "resize"]
 
@@ -131,41 +129,33 @@ def draw_samples(
 
     together: whether all processes of torchrun draw them.
     """
-    plan = model.experiment.sampling
-    sampler = options.sampler or plan.sampler
-    sampler_options = {**(plan.options if sampler == plan.sampler else {})}
-    sampler_options |= options.sampler_options or {}
-    labels = ",".join(options.labels)
-    steps = plan.steps if options.steps is None else options.steps
-    guidance = plan.guidance if options.guidance is None else options.guidance
-    advance = counter("drawing samples", n)
-
-    def watch(which: slice, state: State) -> None:
-        if state.i == steps:
-            advance(which.stop - which.start)
-
-    samples = (partial(sample_together, model) if together else model.sample)(
+    settings: dict[str, Any] = {
+        "sampler": options.sampler,
+        "steps": options.steps,
+        "spacing": options.spacing,
+        "options": options.sampler_options,
+        "guidance": options.guidance,
+    }
+    plan, labels = model.plan(**settings), ",".join(options.labels)
+    samples = model.sample(
         n,
-        labels=model.label_numbers(labels, n, options.seed),
-        sampler=sampler,
-        steps=steps,
-        spacing=options.spacing,
-        options=sampler_options,
-        guidance=guidance,
+        labels=labels,
         seed=options.seed,
         batch_size=options.batch_size,
-        watch=watch,
+        together=together,
+        progress="drawing samples",
+        **settings,
     )
     data = model.experiment.data
     return samples, {
         "images seen": model.meta["run"]["images_seen"],
         "trained on": {"data": data.name, "classes": data.classes},
-        "sampler": sampler,
-        "options": sampler_options,
-        "steps": steps,
-        "spacing": options.spacing or plan.spacing,
+        "sampler": plan.sampler.name,
+        "options": plan.options,
+        "steps": plan.grid.steps,
+        "spacing": plan.spacing,
         "nfe": samples.nfe,
-        "guidance": guidance,
+        "guidance": plan.guidance.scale,
         "learned guidance": model.learned_guidance,
         "labels": labels,
         "seed": options.seed,

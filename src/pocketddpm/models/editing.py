@@ -2,11 +2,13 @@
 
 All of it uses the samplers, grids and denoiser that drawing uses; only where a run starts, and what
 is put in between its steps, is new. Images are uint8 [N,C,H,W] of the model's shape. Image k's
-noise depends on (seed, first + k) alone, so a large set can be edited part by part.
+noise depends on (seed, first + k) alone, so a large set can be edited part by part. Labels are
+those of `Model.sample`, cycled; an array has one for each image. None is no label.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,19 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pocketddpm.config import Options
-from pocketddpm.diffusion.build import SamplerChoice, build_sampler
-from pocketddpm.diffusion.denoiser import Denoiser
+from pocketddpm.diffusion.build import build_sampler
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.guidance import Guidance
 from pocketddpm.diffusion.process import step_beta
 from pocketddpm.diffusion.sampling import Noise, State, start_noise, step_noise
 from pocketddpm.errors import ConfigError
-from pocketddpm.models.model import Model, Samples
+from pocketddpm.models.labels import Labels
+from pocketddpm.models.model import Model
+from pocketddpm.models.samples import Images, Recorder, Samples, Watch
 from pocketddpm.noise import Role, normal
-
-Images = NDArray[np.uint8]
-Labels = NDArray[np.int64]
-Watch = Callable[[State], None]
+from pocketddpm.progress import bar
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Settings:
     steps, spacing: None means what the checkpoint's experiment says; an edit that starts below T
       keeps their stride and so takes fewer. sampler: None means the edit's own choice.
     guidance: a `Guidance` or its scale; None means the experiment's, or none without labels.
-    guide: a weaker model, for autoguidance. first: the number of the first image.
+    guide: a weaker model, for autoguidance. first: the number of the first image. record: keep
+      frames of the first images on their way (img2img and inpaint). progress: draw a bar on stderr.
     """
 
     sampler: str | None = None
@@ -48,45 +49,47 @@ class Settings:
     guide: Model | None = None
     seed: int = 0
     first: int = 0
+    record: bool = False
+    progress: bool = False
 
 
 DEFAULT = Settings()
 
 
 def encode(
-    model: Model, images: Images, *, labels: Labels | None = None, settings: Settings = DEFAULT
+    model: Model, images: Images, *, labels: Labels = None, settings: Settings = DEFAULT
 ) -> Tensor:
     """Return the noise that DDIM makes of images, [N,C,H,W] (arXiv 2010.02502, section 4.3).
 
     `decode` with the same labels and settings returns the images, the better the more steps.
     """
-    choice = build_sampler("ddim-inversion", inverse=True)
-    denoiser = _denoiser(model, labels, settings, "ddim", len(images))
-    grid = model.grid(settings.steps, settings.spacing)
-    return _walk(denoiser, _to_model(model, images), grid, choice, _no_noise)
+    edit = _Edit(model, replace(settings, sampler="ddim", options=None), labels, len(images))
+    edit.plan = replace(edit.plan, sampler=build_sampler("ddim-inversion", inverse=True))
+    return edit.walk(_to_model(model, images), _no_noise)
 
 
 def decode(
     model: Model,
     noise: Tensor,
     *,
-    labels: Labels | None = None,
+    labels: Labels = None,
     settings: Settings = DEFAULT,
     watch: Watch | None = None,
 ) -> Samples:
     """Return the images of noise [N,C,H,W] from `encode`. The sampler is ddim unless named.
 
-    watch(state) is called after every step. Raises ConfigError for a sampler that adds noise.
+    Raises ConfigError for a sampler that adds noise.
     """
-    choice = model.sampler(settings.sampler or "ddim", settings.options or {})
-    if choice.stochastic:
+    if settings.sampler is None:
+        options = {"eta": 0.0} | (settings.options or {})
+        settings = replace(settings, sampler="ddim", options=options)
+    edit = _Edit(model, settings, labels, len(noise))
+    if edit.plan.sampler.stochastic:
         raise ConfigError(
-            f"{choice.name} adds noise, and what is encoded would be lost; use --sampler ddim"
+            f"{edit.plan.sampler.name} adds noise, and what is encoded would be lost; "
+            "use --sampler ddim"
         )
-    denoiser = _denoiser(model, labels, settings, choice.name, len(noise))
-    grid = model.grid(settings.steps, settings.spacing)
-    x = _walk(denoiser, noise, grid, choice, _no_noise, watch)
-    return _samples(model, x, labels, denoiser)
+    return edit.samples(edit.walk(noise, _no_noise, watch))
 
 
 def interpolate(
@@ -96,7 +99,7 @@ def interpolate(
     *,
     frames: int = 8,
     t: int | None = None,
-    labels: Labels | None = None,
+    labels: Labels = None,
     settings: Settings = DEFAULT,
 ) -> Samples:
     """Return `frames` images from each of `one` to its partner in `other`, [N * frames,C,H,W].
@@ -113,21 +116,21 @@ def interpolate(
     if len(one) != len(other):
         raise ConfigError(f"an interpolation needs pairs, got {len(one)} and {len(other)} images")
     share = torch.linspace(0, 1, frames, device=model.device)
-    repeated = None if labels is None else labels.repeat(frames)
+    numbers = _numbers(model, labels, len(one))
+    repeated = None if numbers is None else numbers.repeat(frames)
     if t is None:
-        start, end = (encode(model, i, labels=labels, settings=settings) for i in (one, other))
+        start, end = (encode(model, i, labels=numbers, settings=settings) for i in (one, other))
         between = slerp(start, end, share).flatten(0, 1)
         return decode(model, between, labels=repeated, settings=settings)
-    choice, grid, denoiser = _prepare(model, repeated, settings, len(one) * frames, t)
-    index = _index(model, settings, len(one))
+    edit = _Edit(model, settings, repeated, len(one) * frames, t_start=t)
+    index = edit.index[: len(one)]
     start, end = _to_model(model, one), _to_model(model, other)
     blend = torch.lerp(start[:, None], end[:, None], share.view(1, -1, 1, 1, 1))
     eps = normal(settings.seed, Role.EDIT, index, model.shape)[:, None]
-    a, b = grid.alpha_bar[0] ** 0.5, (1 - grid.alpha_bar[0]) ** 0.5
+    x = edit.mixed(blend, eps).flatten(0, 1)
     # All frames of a pair share their steps' noise as well, so that only the blend moves.
     noise = step_noise(settings.seed, index.repeat_interleave(frames), model.shape)
-    x = _walk(denoiser, (a * blend + b * eps).flatten(0, 1), grid, choice, noise)
-    return _samples(model, x, repeated, denoiser)
+    return edit.samples(edit.walk(x, noise))
 
 
 def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
@@ -152,26 +155,24 @@ def img2img(
     images: Images,
     *,
     strength: float = 0.5,
-    labels: Labels | None = None,
+    labels: Labels = None,
     settings: Settings = DEFAULT,
     watch: Watch | None = None,
 ) -> Samples:
     """Return images noised up to the time strength * T and drawn from there (arXiv 2108.01073).
 
     strength: 0 returns the images, 1 forgets them: then it is `Model.sample` of the same seed.
-    watch(state) is called after every step. Raises ConfigError for a strength outside 0..1.
+    Raises ConfigError for a strength outside 0..1.
     """
     t, x0 = start_time(model, strength), _to_model(model, images)
     if t == 0:
-        return Samples(images.copy(), labels, 0)
-    choice, grid, denoiser = _prepare(model, labels, settings, len(images), t)
-    index = _index(model, settings, len(images))
-    x = start_noise(settings.seed, index, model.shape)
+        return Samples(images.copy(), _numbers(model, labels, len(images)), 0, model.classes)
+    edit = _Edit(model, settings, labels, len(images), t_start=t)
+    x = start_noise(settings.seed, edit.index, model.shape)
     if t < model.schedule.T:
-        alpha_bar = grid.alpha_bar[0]
-        x = alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * x
-    noise = step_noise(settings.seed, index, model.shape)
-    return _samples(model, _walk(denoiser, x, grid, choice, noise, watch), labels, denoiser)
+        x = edit.mixed(x0, x)
+    noise = step_noise(settings.seed, edit.index, model.shape)
+    return edit.samples(edit.walk(x, noise, watch))
 
 
 def start_time(model: Model, strength: float) -> int:
@@ -188,7 +189,7 @@ def inpaint(
     *,
     jump_length: int = 10,
     jump_count: int = 10,
-    labels: Labels | None = None,
+    labels: Labels = None,
     settings: Settings = DEFAULT,
     watch: Watch | None = None,
 ) -> Samples:
@@ -199,35 +200,35 @@ def inpaint(
     times and the new part comes to agree with the known (arXiv 2201.09865, algorithm 1). The
     sampler is ddpm unless named; steps are taken one by one, so multistep samplers act at order 1.
 
-    mask: bool [H,W] or [N,H,W], True where to paint. watch(state) is called after every step.
-    Raises ConfigError for a mask of another size, and where jumps do not fit the steps.
+    mask: bool [H,W] or [N,H,W], True where to paint. The states that `watch` sees are counted on
+    through the repetitions. Raises ConfigError for a mask of another size, and where jumps do not
+    fit the steps.
     """
-    choice = model.sampler(settings.sampler or "ddpm", settings.options)
-    grid = model.grid(settings.steps, settings.spacing)
+    settings = replace(settings, sampler=settings.sampler or "ddpm")
+    edit = _Edit(model, settings, labels, len(images))
+    grid, sampler = edit.plan.grid, edit.plan.sampler
     path = resampling_path(grid.steps, jump_length, jump_count)
     x0 = _to_model(model, images)
     painted = _mask(model, mask, len(images))
-    denoiser = _denoiser(model, labels, settings, choice.name, len(images))
-    index = _index(model, settings, len(images))
-    x = start_noise(settings.seed, index, model.shape)
-    steps_noise = step_noise(settings.seed, index, model.shape)
-    for visit, (i, j) in enumerate(pairwise(path)):
-        eps = normal(settings.seed, Role.EDIT, index, model.shape, visit)
-        ab_i, ab_j = grid.alpha_bar[i], grid.alpha_bar[j]
-        if j < i:
-            beta = step_beta(ab_j, ab_i)
-            x = (1 - beta) ** 0.5 * x + beta**0.5 * eps
-            continue
-        step = Grid(grid.t[i : j + 1], grid.alpha_bar[i : j + 1], grid.schedule)
+    x = start_noise(settings.seed, edit.index, model.shape)
+    steps_noise = step_noise(settings.seed, edit.index, model.shape)
+    with edit.watching(len(path) - 1, watch) as see:
+        for visit, (i, j) in enumerate(pairwise(path)):
+            eps = normal(settings.seed, Role.EDIT, edit.index, model.shape, visit)
+            ab_i, ab_j = grid.alpha_bar[i], grid.alpha_bar[j]
+            if j < i:
+                beta = step_beta(ab_j, ab_i)
+                x = (1 - beta) ** 0.5 * x + beta**0.5 * eps
+                continue
+            step = Grid(grid.t[i : j + 1], grid.alpha_bar[i : j + 1], grid.schedule)
 
-        def noise(_: int, visit: int = visit) -> Tensor:
-            return steps_noise(visit)
+            def noise(_: int, visit: int = visit) -> Tensor:
+                return steps_noise(visit)
 
-        for state in choice.sample(denoiser, x, step, noise, choice.config):
-            x = torch.where(painted, state.x, ab_j**0.5 * x0 + (1 - ab_j) ** 0.5 * eps)
-            if watch is not None:
-                watch(State(visit + 1, state.t, x, state.x0, denoiser.nfe))
-    return _samples(model, x, labels, denoiser)
+            for state in sampler.sample(edit.denoiser, x, step, noise, sampler.config):
+                x = torch.where(painted, state.x, ab_j**0.5 * x0 + (1 - ab_j) ** 0.5 * eps)
+                see(replace(state, i=visit + 1, x=x, nfe=edit.denoiser.nfe))
+    return edit.samples(x)
 
 
 def resampling_path(steps: int, jump_length: int, jump_count: int) -> list[int]:
@@ -255,45 +256,82 @@ def resampling_path(steps: int, jump_length: int, jump_count: int) -> list[int]:
     return path
 
 
-def _walk(
-    denoiser: Denoiser,
-    x: Tensor,
-    grid: Grid,
-    choice: SamplerChoice,
-    noise: Noise,
-    watch: Watch | None = None,
-) -> Tensor:
-    for state in choice.sample(denoiser, x, grid, noise, choice.config):
-        x = state.x
-        if watch is not None:
-            watch(state)
-    return x
+class _Edit:
+    """What every edit of `count` images has: labels, plan, denoiser and the images' numbers."""
+
+    def __init__(
+        self,
+        model: Model,
+        settings: Settings,
+        labels: Labels,
+        count: int,
+        *,
+        t_start: int | None = None,
+    ) -> None:
+        self.model, self.settings = model, settings
+        self.labels = _numbers(model, labels, count)
+        self.recorder: Recorder | None = None
+        self.index = torch.arange(settings.first, settings.first + count, device=model.device)
+        # Without labels there is nothing to be guided towards.
+        unguided = settings.guidance is None and self.labels is None
+        self.plan = model.plan(
+            sampler=settings.sampler,
+            steps=settings.steps,
+            spacing=settings.spacing,
+            options=settings.options,
+            guidance=1.0 if unguided else settings.guidance,
+            t_start=t_start,
+        )
+        self.denoiser = model.denoiser(
+            None if self.labels is None else torch.from_numpy(self.labels),
+            guidance=self.plan.guidance,
+            guide=settings.guide,
+            clip=self.plan.clip,
+        )
+
+    def mixed(self, x0: Tensor, eps: Tensor) -> Tensor:
+        """Return x0 under the noise eps at the time where the plan begins."""
+        alpha_bar = self.plan.grid.alpha_bar[0]
+        return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * eps
+
+    def walk(self, x: Tensor, noise: Noise, watch: Watch | None = None) -> Tensor:
+        """Return where the plan's sampler leads from x, [N,C,H,W]."""
+        sampler, grid = self.plan.sampler, self.plan.grid
+        with self.watching(grid.steps, watch) as see:
+            for state in sampler.sample(self.denoiser, x, grid, noise, sampler.config):
+                x = state.x
+                see(state)
+        return x
+
+    @contextmanager
+    def watching(self, steps: int, watch: Watch | None) -> Iterator[Callable[[State], None]]:
+        """Yield what shows a state to `watch`, and draws and records it as the settings say."""
+        if self.settings.record:
+            self.recorder = Recorder(steps, self.model.scaling.to_uint8)
+        with bar(total=steps, unit="step", delay=0.5, disable=not self.settings.progress) as shown:
+
+            def see(state: State) -> None:
+                shown.update(state.i - shown.n)
+                for seen_by in filter(None, (self.recorder, watch)):
+                    seen_by(slice(0, len(state.x)), state)
+
+            yield see
+
+    def samples(self, x: Tensor) -> Samples:
+        """Return the images that an edit ends with."""
+        return Samples(
+            self.model.scaling.to_uint8(x).cpu().numpy(),
+            self.labels,
+            self.denoiser.nfe,
+            self.model.classes,
+            frames=None if self.recorder is None else self.recorder.frames(),
+        )
 
 
-def _prepare(
-    model: Model, labels: Labels | None, settings: Settings, count: int, t_start: int
-) -> tuple[SamplerChoice, Grid, Denoiser]:
-    choice = model.sampler(settings.sampler, settings.options)
-    grid = model.grid(settings.steps, settings.spacing, t_start)
-    return choice, grid, _denoiser(model, labels, settings, choice.name, count)
-
-
-def _denoiser(
-    model: Model, labels: Labels | None, settings: Settings, sampler: str, count: int
-) -> Denoiser:
-    """Return the denoiser of `count` images, once labels and guidance are found to fit."""
-    plan = model.experiment.sampling
-    guidance = settings.guidance
-    if guidance is None:
-        guidance = 1.0 if labels is None else plan.guidance
-    if labels is not None and not model.classes:
-        raise ConfigError("this model was trained without labels; leave out --labels")
-    if labels is not None and len(labels) != count:
+def _numbers(model: Model, labels: Labels, count: int) -> NDArray[np.int64] | None:
+    if isinstance(labels, np.ndarray) and len(labels) != count:
         raise ConfigError(f"there are {len(labels)} labels for {count} images")
-    y = None if labels is None else torch.from_numpy(labels).to(model.device)
-    return model.denoiser(
-        y, guidance=guidance, guide=settings.guide, clip=plan.clip, sampler=sampler
-    )
+    return model.label_numbers(labels, count)
 
 
 def _to_model(model: Model, images: Images) -> Tensor:
@@ -315,14 +353,6 @@ def _mask(model: Model, mask: NDArray[np.bool_], count: int) -> Tensor:
             f"got {mask.dtype} {list(mask.shape)}"
         )
     return torch.tensor(mask.reshape(-1, 1, height, width), device=model.device)
-
-
-def _index(model: Model, settings: Settings, count: int) -> Tensor:
-    return torch.arange(settings.first, settings.first + count, device=model.device)
-
-
-def _samples(model: Model, x: Tensor, labels: Labels | None, denoiser: Denoiser) -> Samples:
-    return Samples(model.scaling.to_uint8(x).cpu().numpy(), labels, denoiser.nfe)
 
 
 def _no_noise(step: int) -> Tensor:

@@ -1,5 +1,6 @@
 """`Model`: a trained network with all that its checkpoint says of it, ready to sample."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pocketddpm.build import build_network, build_schedule, pick_precision
+from pocketddpm.build import build_network, build_schedule, pick_device, pick_precision
 from pocketddpm.config import Experiment, Options, from_dict
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.build import SamplerChoice, build_sampler
@@ -19,10 +20,11 @@ from pocketddpm.diffusion.denoiser import Denoiser
 from pocketddpm.diffusion.grid import Grid, make_grid
 from pocketddpm.diffusion.guidance import Guidance, as_guidance, dynamic_threshold
 from pocketddpm.diffusion.prediction import get_prediction
-from pocketddpm.diffusion.sampling import State, sample_states
+from pocketddpm.diffusion.sampling import sample_states
 from pocketddpm.diffusion.schedule import Schedule
-from pocketddpm.distributed import share_batches
-from pocketddpm.errors import CheckpointError, ConfigError, DDPMError
+from pocketddpm.distributed import count as processes
+from pocketddpm.distributed import rank, share_batches
+from pocketddpm.errors import CheckpointError, ConfigError, DDPMError, unknown
 from pocketddpm.models.checkpoint import (
     Checkpoint,
     file_sha256,
@@ -31,46 +33,30 @@ from pocketddpm.models.checkpoint import (
 )
 from pocketddpm.models.labels import Labels, count_labels, label_numbers
 from pocketddpm.models.limits import check_fit, check_sizes
-from pocketddpm.output import replacing
-from pocketddpm.pictures import save_grid, save_png
+from pocketddpm.models.samples import Recorder, Samples, Watch
 from pocketddpm.plugins import require
+from pocketddpm.progress import bar
+
+WEIGHTS = ("ema", "model")
+PRECISIONS = ("float32", "bf16", "auto")
+MOST_COLUMNS = 20  # of a grid with a column for each label that is cycled
 
 
 @dataclass(frozen=True)
-class Samples:
-    """images: uint8 [N,C,H,W]. labels: int64 [N] or None. nfe: network evaluations per image."""
+class Plan:
+    """How a run samples, every setting decided.
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64] | None
-    nfe: int
+    sampler: with its options. grid: the times, from noise to image. spacing: where they lie.
+    options: of the sampler, as given. guidance: for the sampler. clip: whether x0 estimates are
+    kept in the images' range.
+    """
 
-    def save(self, path: str | Path, columns: int | None = None) -> None:
-        """Write a grid (.png), an array (.npz), or a folder of one PNG an image (no suffix).
-
-        columns: of the grid; about as many as rows by default. The array file holds `images`, uint8
-        [N,H,W] or [N,H,W,3], and `labels`; the folder's files are called NUMBER-LABEL.png.
-        Raises ConfigError for another suffix, OutputError when the file cannot be written.
-        """
-        path = Path(path)
-        if path.suffix == ".png":
-            save_grid(path, self.images, columns)
-        elif path.suffix == ".npz":
-            images = self.images.transpose(0, 2, 3, 1)
-            arrays = {"images": images[..., 0] if images.shape[3] == 1 else images}
-            if self.labels is not None:
-                arrays["labels"] = self.labels
-            with replacing(path) as temporary:
-                np.savez_compressed(temporary, **arrays)
-        elif not path.suffix:
-            digits = len(str(len(self.images) - 1))
-            for k, image in enumerate(self.images):
-                label = "" if self.labels is None else f"-{self.labels[k]}"
-                save_png(path / f"{k:0{digits}d}{label}.png", image)
-        else:
-            raise ConfigError(f"samples are written to .png, .npz or a folder, got {path}")
-
-
-Watch = Callable[[slice, State], None]
+    sampler: SamplerChoice
+    options: Options
+    grid: Grid
+    spacing: str
+    guidance: Guidance
+    clip: bool
 
 
 @dataclass(frozen=True)
@@ -101,6 +87,48 @@ class Model:
             return objective.guidance
         return teacher if objective.loss == "consistency" else objective.guidance
 
+    @property
+    def null(self) -> int | None:
+        """The label that means "no label", len(classes); None where it was never learned.
+
+        It is learned where training hides labels (label dropout), and guidance needs it.
+        """
+        learned = self.classes and self.experiment.objective.label_dropout > 0
+        return len(self.classes) if learned else None
+
+    def plan(
+        self,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        spacing: str | None = None,
+        options: Options | None = None,
+        guidance: Guidance | float | None = None,
+        clip: bool | None = None,
+        t_start: int | None = None,
+    ) -> Plan:
+        """Return the settings of a run: what is None is what the checkpoint's experiment says.
+
+        options: of the sampler, put over the experiment's if it is the experiment's sampler.
+        t_start: where the run begins, None: T. steps: those of a run from T; one that begins below
+        keeps their stride, and so takes fewer.
+        Raises ConfigError for an unknown name or option, steps that are not in 1..T, a sampler that
+        turns images into noise, and guidance that the sampler cannot follow.
+        """
+        own, T = self.experiment.sampling, self.schedule.T
+        name = sampler or own.sampler
+        options = {**(own.options if name == own.sampler else {}), **(options or {})}
+        choice = build_sampler(name, options)
+        steps, spacing = own.steps if steps is None else steps, spacing or own.spacing
+        if t_start is not None:
+            if not 1 <= steps <= T:
+                raise ConfigError(f"steps must lie in 1..{T}, got {steps}")
+            steps = -(-steps * t_start // T)
+        grid = make_grid(self.schedule, steps, spacing, t_start=t_start)
+        guidance = as_guidance(own.guidance if guidance is None else guidance)
+        guidance.check_sampler(name)
+        return Plan(choice, options, grid, spacing, guidance, own.clip if clip is None else clip)
+
     def denoiser(
         self,
         labels: Tensor | None = None,
@@ -116,26 +144,48 @@ class Model:
         labels: int64 [B] (None: no label). guidance: a `Guidance`, or its scale. guide: a weaker
         model, for autoguidance. clip: whether x0 estimates are kept in the images' range.
         precision: the network's: 'float32', 'bf16', or 'auto' (bf16 where hardware multiplies it).
-        sampler: the name of the one that will call it, if known.
-        Raises ConfigError for guidance that this model or sampler cannot follow.
+        Raises ConfigError for guidance that this model cannot follow, and for "no label" where that
+        was never learned.
         """
+        if precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS)
         guidance = as_guidance(guidance)
-        if sampler is not None:
-            guidance.check_sampler(sampler)
-        if labels is None and self.classes and not guidance.is_none and guide is None:
-            raise ConfigError("guidance needs --labels")
+        self._check_labels(labels, guidance, guide)
         self._check_guidance(guidance, guide)
         objective = self.experiment.objective
         return Denoiser(
             self.network,
             get_prediction(objective.prediction, objective.sigma_data),
-            labels=labels if self.classes else None,
+            labels=labels.to(self.device) if labels is not None and self.classes else None,
             guidance=guidance,
             null=len(self.classes) if self.classes else None,
             clip=self._clip(guidance.threshold) if clip or guidance.threshold else None,
             guide=None if guide is None else guide.network,
             bf16=pick_precision(precision, self.device) == "bf16",
         )
+
+    def _check_labels(
+        self, labels: Tensor | None, guidance: Guidance, guide: "Model | None"
+    ) -> None:
+        """Refuse to ask the network for an image without a label if it has not learned that."""
+        if not self.classes:
+            return
+        none = len(self.classes)
+        guided = not guidance.is_none and guide is None
+        if labels is None and guided:
+            raise ConfigError("guidance needs --labels")
+        if self.null is not None:
+            return
+        if labels is None or bool((labels == none).any()):
+            raise ConfigError(
+                "this model has not learned to draw without a label (label dropout 0); "
+                f"give labels: all, or some of {', '.join(self.classes)}"
+            )
+        if guided and guidance.negative_label in (None, none):
+            raise ConfigError(
+                "guidance needs a model that has learned to draw without a label, and this one has "
+                "not (label dropout 0); use --guidance 1, --negative-label or --guide"
+            )
 
     def _clip(self, threshold: float | None) -> Callable[[Tensor], Tensor]:
         if threshold is None:
@@ -166,7 +216,7 @@ class Model:
             ("prediction", *(m.experiment.objective.prediction for m in (self, guide))),
             ("sigma_data", *(m.experiment.objective.sigma_data for m in (self, guide))),
             ("schedule", *(m.schedule.alpha_bar.tolist() for m in (self, guide))),
-            ("scaling", self.scaling, guide.scaling),
+            ("scaling", *(_scaling_values(m.scaling) for m in (self, guide))),
         ):
             if mine != theirs:
                 values = "" if what in ("schedule", "scaling") else f" ({theirs}, here {mine})"
@@ -175,35 +225,11 @@ class Model:
                     "less trained model of the same experiment"
                 )
 
-    def sampler(self, name: str | None = None, options: Options | None = None) -> SamplerChoice:
-        """Return a sampler that starts from noise; None means the checkpoint's experiment's.
-
-        Raises ConfigError for an unknown name or option.
-        """
-        plan = self.experiment.sampling
-        name = name or plan.sampler
-        if options is None:
-            options = plan.options if name == plan.sampler else {}
-        return build_sampler(name, options)
-
-    def grid(
-        self, steps: int | None = None, spacing: str | None = None, t_start: int | None = None
-    ) -> Grid:
-        """Return the times of a run from t_start (None: T); None means the experiment's.
-
-        steps: those of a run from T. A shorter one keeps their stride, and so takes fewer.
-        """
-        plan, T = self.experiment.sampling, self.schedule.T
-        steps = plan.steps if steps is None else steps
-        if t_start is not None:
-            steps = -(-steps * t_start // T)
-        return make_grid(self.schedule, steps, spacing or plan.spacing, t_start=t_start)
-
     def sample(
         self,
         n: int | None = None,
         *,
-        labels: Labels = None,
+        labels: Labels = "all",
         sampler: str | None = None,
         steps: int | None = None,
         spacing: str | None = None,
@@ -215,66 +241,113 @@ class Model:
         first: int = 0,
         clip: bool | None = None,
         precision: str = "float32",
+        record: bool = False,
+        together: bool = False,
+        progress: str = "",
         watch: Watch | None = None,
     ) -> Samples:
-        """Draw n images (as many as there are labels, else one).
+        """Draw n images (as many as there are labels, else one). Image k depends on (seed,
+        first + k), its label and the settings alone, whatever the batch size.
 
-        None means what the checkpoint's experiment says.
-        labels: '3,7' or 'all' as on the command line, or class names, or numbers 0..classes
-        (classes: no label), cycled where n is larger; None for no labels at all.
-        guidance: a `Guidance`, or its scale; guide: a weaker model, for autoguidance. Image k
-        depends on (seed, first + k), its label and the settings alone, whatever the batch size.
-        precision: as in `denoiser`; bf16 is faster and no picture is quite the same.
-        watch(which, state) is called after every step of every batch, and once with the noise.
+        Args:
+            n: how many images, at least 1.
+            labels: 'all' draws in the training set's proportions; '3,7' as on the command line, or
+                class names, or numbers 0..classes (classes: no label), cycled where n is larger;
+                None for no labels at all.
+            sampler: its name; None is the experiment's, as for all that follow.
+            steps: 1..T.
+            spacing: where the steps lie.
+            options: of the sampler, such as {"eta": 1.0}; those of the experiment's sampler are
+                kept where they are not given.
+            guidance: a `Guidance`, or its scale.
+            guide: a weaker model, for autoguidance.
+            seed: of all noise.
+            batch_size: images at a time, at least 1; bounds the memory.
+            first: the number of the first image.
+            clip: whether x0 estimates are kept in the images' range.
+            precision: as in `denoiser`; bf16 is faster and no picture is quite the same.
+            record: keep frames of the first images on their way, for animations and strips.
+            together: whether the processes of torchrun share the work; all get all images.
+            progress: what a bar on stderr is called; without a name there is none.
+            watch: watch(which, state) is called after every step of every batch (of this process),
+                and once with the noise.
+
         Raises ConfigError for settings that cannot work.
         """
-        plan = self.experiment.sampling
-        choice = self.sampler(sampler, options)
-        grid = self.grid(steps, spacing)
-        n = count_labels(labels) if n is None else n
+        plan = self.plan(
+            sampler=sampler,
+            steps=steps,
+            spacing=spacing,
+            options=options,
+            guidance=guidance,
+            clip=clip,
+        )
+        count = count_labels(labels)
+        n = max(count, 1) if n is None else n
+        for name, value in (("n", n), ("batch-size", batch_size)):
+            if value < 1:
+                raise ConfigError(f"--{name} must be at least 1, got {value}")
+        if record and together and processes() > 1:
+            raise ConfigError("the way from noise is recorded by one process: leave torchrun out")
         numbers = label_numbers(labels, n, self.classes, self.class_counts, seed)
-        images = np.empty((n, *self.shape), np.uint8)
-        nfe = 0
-        for start in range(0, n, batch_size):
-            which = slice(start, min(start + batch_size, n))
-            index = torch.arange(first + which.start, first + which.stop, device=self.device)
-            y = None if numbers is None else torch.from_numpy(numbers[which]).to(self.device)
+        calls = plan.sampler.calls(plan.grid.steps)
+        recorder = Recorder(plan.grid.steps, self.scaling.to_uint8) if record else None
+
+        def draw(which: slice) -> tuple[NDArray[np.uint8], int]:
             denoiser = self.denoiser(
-                y,
-                guidance=plan.guidance if guidance is None else guidance,
+                None if numbers is None else torch.from_numpy(numbers[which]),
+                guidance=plan.guidance,
                 guide=guide,
-                clip=plan.clip if clip is None else clip,
+                clip=plan.clip,
                 precision=precision,
-                sampler=choice.name,
             )
             state = None
             for state in sample_states(
                 denoiser,
-                choice.sample,
-                grid,
-                choice.config,
-                index=index,
+                plan.sampler.sample,
+                plan.grid,
+                plan.sampler.config,
+                index=torch.arange(first + which.start, first + which.stop, device=self.device),
                 shape=self.shape,
                 seed=seed,
             ):
-                if watch is not None:
-                    watch(which, state)
+                done = which.start * calls + (which.stop - which.start) * state.nfe
+                shown.update(done - shown.n)
+                for see in filter(None, (recorder, watch)):
+                    see(which, state)
             assert state is not None
-            images[which] = self.scaling.to_uint8(state.x).cpu().numpy()
-            nfe = denoiser.nfe
-        return Samples(images, numbers, nfe)
+            return self.scaling.to_uint8(state.x).cpu().numpy(), denoiser.nfe
 
-    def label_numbers(self, names: str, n: int, seed: int = 0) -> NDArray[np.int64] | None:
-        """Return n labels for a command-line list such as '3,7' (cycled) or 'all'.
+        started = time.monotonic()
+        hidden = not progress or (together and rank() > 0)
+        with bar(total=n * calls, desc=progress, unit="call", delay=0.5, disable=hidden) as shown:
+            batches = share_batches(n, batch_size, draw, together=together)
+        return Samples(
+            np.concatenate([images for _, (images, _) in batches]),
+            numbers,
+            max(nfe for _, (_, nfe) in batches),
+            classes=self.classes,
+            columns=count if 1 < count <= min(n, MOST_COLUMNS) else None,
+            frames=None if recorder is None else recorder.frames(),
+            seconds=time.monotonic() - started,
+        )
 
-        'all' keeps the training set's proportions, exactly up to rounding, in shuffled order. Names
-        are class names, or positions where no class is named by a number. None if unconditional.
-        """
-        return label_numbers(names, n, self.classes, self.class_counts, seed)
+    def label_numbers(self, labels: Labels, n: int, seed: int = 0) -> NDArray[np.int64] | None:
+        """Return n labels as `sample` understands them, int64 [n]; None for no labels."""
+        return label_numbers(labels, n, self.classes, self.class_counts, seed)
+
+
+def _scaling_values(scaling: Scaling) -> dict[str, Any]:
+    return scaling.to_config() | {k: v.tolist() for k, v in scaling.tensors().items()}
 
 
 def model_from(checkpoint: Checkpoint, device: torch.device, weights: str = "ema") -> Model:
-    """Return the model of a checkpoint in memory. weights: 'ema' (the average) or 'model'."""
+    """Return the model of a checkpoint in memory. weights: 'ema' (the average) or 'model'.
+
+    Raises CheckpointError for a foreign one, ConfigError for other weights.
+    """
+    if weights not in WEIGHTS:
+        raise unknown("weights", weights, WEIGHTS)
     meta = checkpoint.meta
     require(meta)
     try:
@@ -324,38 +397,13 @@ def load_hashed(path: str | Path, device: str | torch.device, weights: str) -> t
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu", weights: str = "ema") -> Model:
-    """Load a run folder or a checkpoint file; no other option is needed.
+    """Load a run folder, a checkpoint file, or a shipped model by its name.
 
-    Raises CheckpointError when it is missing, damaged or foreign.
+    device: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or torch's own. weights: 'ema' (their average) or
+    'model' (the last step's).
+    Raises CheckpointError when the file is missing, damaged or foreign, ConfigError for a device
+    that is not here and for other weights.
     """
-    return model_from(load_checkpoint(find_checkpoint(Path(path))), torch.device(device), weights)
-
-
-def sample_together(
-    model: Model,
-    n: int,
-    *,
-    labels: NDArray[np.int64] | None,
-    batch_size: int,
-    watch: Watch,
-    **settings: Any,
-) -> Samples:
-    """Return what `model.sample` returns, drawn by all processes of torchrun; all get all of it.
-
-    watch: is called for this process's batches only.
-    """
-
-    def draw(which: slice) -> Samples:
-        return model.sample(
-            which.stop - which.start,
-            labels=None if labels is None else labels[which],
-            batch_size=batch_size,
-            first=which.start,
-            watch=lambda _, state: watch(which, state),
-            **settings,
-        )
-
-    images, nfe = np.empty((n, *model.shape), np.uint8), 0
-    for which, samples in share_batches(n, batch_size, draw):
-        images[which], nfe = samples.images, samples.nfe
-    return Samples(images, labels, nfe)
+    checkpoint = load_checkpoint(find_checkpoint(Path(path)))
+    where = pick_device(device) if isinstance(device, str) else device
+    return model_from(checkpoint, where, weights)

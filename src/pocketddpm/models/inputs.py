@@ -1,0 +1,85 @@
+"""Images and masks that people give to an edit, in the form that the model takes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketddpm.data.decode import decode
+from pocketddpm.data.load import load_images
+from pocketddpm.errors import ConfigError, DataError
+from pocketddpm.models.model import Model
+from pocketddpm.models.samples import Images
+
+
+def read_images(
+    model: Model,
+    source: str | Path | Sequence[str | Path] | Images,
+    index: Sequence[int],
+    split: Literal["train", "test"] = "train",
+) -> Images:
+    """Return images, uint8 [N,C,H,W] of the model's shape.
+
+    source: image files; or a data set's name or folder, of whose split the images `index` are
+    taken; or an array, which is returned as it is.
+    Raises DataError for files that cannot be read, ConfigError for images of another kind and for
+    an index that there is not.
+    """
+    if isinstance(source, np.ndarray):
+        return source
+    names = [source] if isinstance(source, str | Path) else list(source)
+    if any(Path(name).is_file() for name in names):
+        return np.stack([_decode(Path(name), model.shape) for name in names])
+    if len(names) != 1:
+        listed = ", ".join(map(str, names))
+        raise DataError(f"no such files: {listed}; give image files, or one data set")
+    channels, height, width = model.shape
+    fit = model.experiment.data.fit
+    found = load_images(str(names[0]), split, image_size=(height, width), fit=fit)
+    if found.shape != model.shape:
+        raise ConfigError(
+            f"{found.name} has {found.shape[0]} channels, and the model edits {channels}"
+        )
+    if not index or not all(0 <= k < len(found) for k in index):
+        listed = ",".join(map(str, index))
+        raise ConfigError(f"--index reads 0,5,7 with numbers below {len(found)}, got '{listed}'")
+    return np.ascontiguousarray(found.images[list(index)])
+
+
+def read_mask(
+    model: Model, mask: str | Path | tuple[int, ...] | NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Return the part to paint, bool [H,W] or [N,H,W], True where to paint.
+
+    mask: an image file, white there; or (top, left, bottom, right) in pixels; or an array.
+    Raises DataError for a file that cannot be read, ConfigError for a part outside the image and
+    for an empty one.
+    """
+    _, height, width = model.shape
+    if isinstance(mask, str | Path):
+        painted = _decode(Path(mask), (1, height, width))[0] > 127
+    elif isinstance(mask, tuple):
+        top, left, bottom, right = mask
+        if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+            box = ",".join(map(str, mask))
+            raise ConfigError(
+                f"--box {box} is no part of {height}x{width} pixels; give TOP,LEFT,BOTTOM,RIGHT"
+            )
+        painted = np.zeros((height, width), np.bool_)
+        painted[top:bottom, left:right] = True
+    else:
+        painted = mask
+    if not painted.any():
+        raise ConfigError(f"{mask} has no white part: there is nothing to paint")
+    return painted
+
+
+def _decode(path: Path, shape: tuple[int, int, int]) -> Images:
+    """Return an image file as uint8 [C,H,W] of the shape; DataError if it is none."""
+    try:
+        return decode(path, channels=shape[0], image_size=shape[1:])
+    # A damaged file can make a decoder raise almost anything.
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read as an image ({error})") from None

@@ -1,0 +1,137 @@
+"""`Samples`: images that a model drew, and the files that they are written to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pocketddpm.diffusion.sampling import State
+from pocketddpm.errors import ConfigError
+from pocketddpm.output import file_name, replacing
+from pocketddpm.pictures import save_gif, save_grid, save_png, stretched
+
+Images = NDArray[np.uint8]
+Watch = Callable[[slice, State], None]
+"""watch(which, state): called with the state of the images `which` after every step."""
+
+MOST_RECORDED = 100  # images, and about as many frames
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images that a model drew.
+
+    images: uint8 [N,C,H,W]. labels: int64 [N], positions in `classes`, or None. nfe: network
+    evaluations per image. columns: those of a grid that suit the labels; None: about a square.
+    frames: the first images on their way from noise, uint8 [F,M,C,H,W], or None if not recorded.
+    seconds: how long drawing took.
+    """
+
+    images: Images
+    labels: NDArray[np.int64] | None
+    nfe: int
+    classes: tuple[str, ...] = ()
+    columns: int | None = None
+    frames: Images | None = None
+    seconds: float = 0.0
+
+    def save(self, path: str | Path, columns: int | None = None) -> None:
+        """Write a grid (.png), an array file (.npz), or single PNGs into a folder (no suffix).
+
+        The array file holds images, uint8 [N,H,W] or [N,H,W,C], and labels where there are any.
+        Raises ConfigError for another suffix, OutputError when it cannot be written.
+        """
+        path = Path(path)
+        check_suffix(path, ".png", ".npz", "")
+        if path.suffix == ".png":
+            save_grid(path, self.images, columns or self.columns)
+        elif path.suffix == ".npz":
+            images = self.images.transpose(0, 2, 3, 1)
+            arrays = {"images": images[..., 0] if images.shape[3] == 1 else images}
+            arrays |= {} if self.labels is None else {"labels": self.labels}
+            with replacing(path) as temporary:
+                np.savez_compressed(temporary, **arrays)
+        else:
+            digits = len(str(len(self.images) - 1))
+            for k, image in enumerate(self.images):
+                label = "" if self.labels is None else f"-{self.labels[k]}"
+                save_png(path / f"{k:0{digits}d}{label}.png", image)
+
+    def save_gif(self, path: str | Path) -> None:
+        """Write the frames as an animation (.gif), or one for each class into a folder (no suffix).
+
+        Raises ConfigError for another suffix, OutputError when it cannot be written.
+        """
+        path, frames = Path(path), self._frames(MOST_RECORDED)
+        check_suffix(path, ".gif", "")
+        if path.suffix == ".gif":
+            save_gif(path, frames, self.columns)
+        elif self.labels is None:
+            save_gif(path / "all.gif", frames, self.columns)
+        else:
+            shown = self.labels[: frames.shape[1]]
+            for label in np.unique(shown):
+                name = file_name(self.classes[label]) if label < len(self.classes) else "no-label"
+                save_gif(path / f"{name}.gif", frames[:, shown == label])
+
+    def save_strip(self, path: str | Path, panels: int = 10, rows: int = 8) -> None:
+        """Write a PNG with a row for each of the first images: so many panels from noise to image.
+
+        A run of fewer steps than panels repeats its last frame. Raises ConfigError for another
+        suffix and for fewer than two panels, OutputError when it cannot be written.
+        """
+        check_suffix(Path(path), ".png")
+        check_panels(panels)
+        frames = self._frames(panels)
+        frames = np.concatenate([frames, *[frames[-1:]] * (panels - len(frames))])
+        rows_first = frames[:, :rows].swapaxes(0, 1)  # [rows,panels,C,H,W]
+        save_grid(Path(path), rows_first.reshape(-1, *frames.shape[2:]), panels)
+
+    def stretched(self) -> "Samples":
+        """Return the same with each image stretched from its own darkest to its brightest pixel."""
+        frames = None if self.frames is None else stretched(self.frames)
+        return replace(self, images=stretched(self.images), frames=frames)
+
+    def _frames(self, most: int) -> Images:
+        """Return at most so many frames, evenly spaced, the first and the last among them."""
+        if self.frames is None:
+            raise ConfigError("these samples hold no frames; draw them with record=True")
+        last = len(self.frames) - 1
+        return self.frames[sorted({round(k * last / (most - 1)) for k in range(most)})]
+
+
+class Recorder:
+    """Keeps states of the first images of a run as frames; it is a `Watch`."""
+
+    def __init__(self, steps: int, to_uint8: Callable[[Tensor], Tensor]) -> None:
+        """Take the number of the last state, and what turns its images into pixels."""
+        self.steps, self.to_uint8 = steps, to_uint8
+        # Enough frames for an animation; a run of 1000 steps need not be kept whole.
+        self.every = max(1, steps // MOST_RECORDED)
+        self.kept: dict[int, list[Images]] = {}
+
+    def __call__(self, which: slice, state: State) -> None:
+        """Keep a state of the images `which`, if they are among the first; batches come in turn."""
+        if which.start < MOST_RECORDED and (state.i % self.every == 0 or state.i == self.steps):
+            pixels = self.to_uint8(state.x[: MOST_RECORDED - which.start]).cpu().numpy()
+            self.kept.setdefault(state.i, []).append(pixels)
+
+    def frames(self) -> Images:
+        """Return the frames, uint8 [F,M,C,H,W], in the order of the steps."""
+        return np.stack([np.concatenate(self.kept[i]) for i in sorted(self.kept)])
+
+
+def check_suffix(path: Path, *allowed: str) -> None:
+    """Raise ConfigError unless the path ends in one of the suffixes ('': it has none)."""
+    if path.suffix not in allowed:
+        wanted = " or ".join(filter(None, allowed)) + (", or be a folder" if "" in allowed else "")
+        raise ConfigError(f"{path} must end in {wanted}")
+
+
+def check_panels(panels: int) -> None:
+    """Raise ConfigError for a strip of fewer than two panels."""
+    if panels < 2:
+        raise ConfigError(f"--panels must be at least 2, got {panels}")

@@ -1,0 +1,175 @@
+"""`sample` and `edit`, the public verbs: draw with a progress bar, and write what was drawn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketddpm.diffusion.guidance import Guidance
+from pocketddpm.distributed import rank
+from pocketddpm.errors import ConfigError
+from pocketddpm.models.editing import Settings, img2img, inpaint, interpolate, start_time
+from pocketddpm.models.inputs import read_images, read_mask
+from pocketddpm.models.labels import Labels
+from pocketddpm.models.model import Model, load_model
+from pocketddpm.models.samples import Images, Samples, check_panels, check_suffix
+from pocketddpm.output import refuse_existing
+from pocketddpm.pictures import save_gif, save_grid
+
+Place = str | Path
+
+
+def sample(
+    model: Model | Place,
+    n: int,
+    *,
+    out: Place | None = None,
+    gif: Place | None = None,
+    strip: Place | None = None,
+    panels: int = 10,
+    rows: int = 8,
+    stretch: bool = False,
+    overwrite: bool = False,
+    guide: Model | Place | None = None,
+    device: str = "auto",
+    weights: str = "ema",
+    **settings: Any,
+) -> Samples:
+    """Draw n images, in all processes of torchrun together, and write them where it is asked for.
+
+    Args:
+        model: a model; or what `load` takes, and then device and weights are for it.
+        n: how many images.
+        out: a .png grid, an .npz array file, or a folder for single PNGs.
+        gif: an animation of the denoising; a folder gets one for each class.
+        strip: a PNG of the first images, a row for each, from noise to image.
+        panels: those of a row of the strip, at least 2.
+        rows: those of the strip, at most.
+        stretch: in pictures, stretch each image to its own darkest and brightest pixel.
+        overwrite: replace files that exist.
+        guide: a weaker model, for autoguidance, or what `load` takes.
+        settings: those of `Model.sample`: labels, sampler, steps, guidance, seed, ...
+
+    Raises what `load` and `Model.sample` raise, and OutputError for a file that exists or cannot be
+    written, before anything is drawn.
+    """
+    _check_outputs(overwrite, (out, ".png", ".npz", ""), (gif, ".gif", ""), (strip, ".png"))
+    check_panels(panels)
+    model = _loaded(model, device, weights)
+    samples = model.sample(
+        n,
+        guide=None if guide is None else _loaded(guide, device, weights),
+        record=gif is not None or strip is not None,
+        together=True,
+        progress="drawing",
+        **settings,
+    )
+    if rank() == 0:
+        shown = samples.stretched() if stretch else samples
+        if out is not None:
+            (samples if Path(out).suffix == ".npz" else shown).save(out)
+        if gif is not None:
+            shown.save_gif(gif)
+        if strip is not None:
+            shown.save_strip(strip, panels, rows)
+    return samples
+
+
+def edit(
+    what: Literal["interpolate", "img2img", "inpaint"],
+    model: Model | Place,
+    images: Place | Sequence[Place] | Images,
+    *,
+    index: Sequence[int] = (0, 1, 2, 3),
+    split: Literal["train", "test"] = "train",
+    labels: Labels = None,
+    strength: float | None = None,
+    mask: Place | tuple[int, ...] | NDArray[np.bool_] | None = None,
+    jump_length: int = 10,
+    jump_count: int = 10,
+    frames: int = 8,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: Guidance | float | None = None,
+    seed: int = 0,
+    out: Place | None = None,
+    gif: Place | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+) -> Samples:
+    """Edit images by sampling, and write a picture and an animation where it is asked for.
+
+    Args:
+        what: 'interpolate' makes a row of images from each image to the next; 'img2img' noises the
+            images, and draws them from there; 'inpaint' paints a part anew.
+        model: a model; or what `load` takes, and then device is for it.
+        images: uint8 [N,C,H,W] of the model's shape; or image files; or a data set's name or
+            folder, of whose split the images `index` are taken.
+        labels: classes to draw, as for `Model.sample`; None: no label.
+        strength: how far up into noise, 0 to 1: 0.5 for img2img. With interpolate: blend the images
+            there, in place of encoding them.
+        mask: the part to paint: an image file, white there; (top, left, bottom, right) in pixels;
+            or bool [H,W].
+        jump_length: inpainting repeats the run in stretches of so many steps,
+        jump_count: each so many times; 1 is no repetition.
+        frames: images in a row of an interpolation.
+        sampler: ddpm for inpaint, ddim for interpolate, else the model's own by default.
+        steps: those of a run from T; an edit that starts below takes fewer.
+        guidance: a `Guidance`, or its scale.
+        seed: of the noise.
+        out: a .png: before, mask and after, a row each; or the rows of the interpolation.
+        gif: an animation: of the morphing, or of the denoising.
+        overwrite: replace files that exist.
+
+    Raises ConfigError for settings that cannot work, DataError for images that cannot be read,
+    OutputError for a file that exists or cannot be written.
+    """
+    if (what == "inpaint") != (mask is not None):
+        raise ConfigError(f"inpaint needs one of --mask and --box, {what} takes none of them")
+    if mask is not None and strength is not None:
+        raise ConfigError("--strength is for img2img and interpolate; inpaint starts at T")
+    _check_outputs(overwrite, (out, ".png"), (gif, ".gif"))
+    model = _loaded(model, device)
+    before = read_images(model, images, index, split)
+    record = gif is not None
+    settings = Settings(
+        sampler, steps=steps, guidance=guidance, seed=seed, record=record, progress=True
+    )
+    how: dict[str, Any] = {"labels": labels, "settings": settings}
+    if what == "interpolate":
+        t = None if strength is None else start_time(model, strength)
+        one, other = before[:-1], before[1:]
+        if not len(one):
+            raise ConfigError("interpolate needs at least 2 images; give more --images")
+        samples = interpolate(model, one, other, frames=frames, t=t, **how)
+        between = samples.images.reshape(-1, frames, *model.shape)
+        rows = np.concatenate([one[:, None], between, other[:, None]], 1)
+    elif mask is None:
+        samples = img2img(model, before, strength=0.5 if strength is None else strength, **how)
+        rows = np.stack([before, samples.images])
+    else:
+        part = read_mask(model, mask)
+        jumps = {"jump_length": jump_length, "jump_count": jump_count}
+        samples = inpaint(model, before, part, **jumps, **how)
+        rows = np.stack([before, np.where(part, np.uint8(255), before), samples.images])
+    if out is not None:
+        save_grid(Path(out), rows.reshape(-1, *model.shape), rows.shape[1])
+    if gif is not None:
+        still = rows[-1:] if samples.frames is None else samples.frames  # of a strength of 0
+        film = rows.swapaxes(0, 1) if what == "interpolate" else still
+        save_gif(Path(gif), film, film.shape[1])
+    return samples
+
+
+def _check_outputs(overwrite: bool, *outputs: tuple[Any, ...]) -> None:
+    """Refuse what cannot be written: each output is a path (or None) and the allowed suffixes."""
+    for path, *suffixes in outputs:
+        if path is not None:
+            check_suffix(Path(path), *suffixes)
+            refuse_existing(Path(path), overwrite)
+
+
+def _loaded(model: Model | Place, device: str, weights: str = "ema") -> Model:
+    return model if isinstance(model, Model) else load_model(model, device, weights)
