@@ -31,7 +31,7 @@ import pocketddpm
 from campaign import Child
 from pocketddpm.commands.info import described
 from pocketddpm.commands.main import main
-from pocketddpm.config import Experiment, from_dict
+from pocketddpm.config import Experiment
 from pocketddpm.data import npz as arrays
 from pocketddpm.data.decode import decode
 from pocketddpm.data.idx import read_idx
@@ -50,6 +50,7 @@ from pocketddpm.models.model import load_model, model_from
 from pocketddpm.models.samples import Samples
 from pocketddpm.output import file_name
 from pocketddpm.runs.log import logged
+from pocketddpm.values import from_dict
 
 FORMATS = Path(__file__).parent / "checkpoints"
 DEVICE = torch.device("cpu")

@@ -14,7 +14,7 @@ from conftest import with_training
 from oracle import bound_terms, points
 from pocketddpm.build import build_network, build_schedule
 from pocketddpm.catalog import TABLES
-from pocketddpm.config import ObjectiveConfig, ScheduleConfig, from_dict
+from pocketddpm.config import ObjectiveConfig, ScheduleConfig
 from pocketddpm.diffusion.bound import Bins, pixel_decoder, term
 from pocketddpm.diffusion.build import build_objective
 from pocketddpm.diffusion.denoiser import Denoiser
@@ -30,6 +30,7 @@ from pocketddpm.models.checkpoint import load_checkpoint, newest_checkpoint
 from pocketddpm.noise import Role, normal, uniform
 from pocketddpm.runs.run import Session
 from pocketddpm.samplers import ddim, ddpm
+from pocketddpm.values import from_dict
 
 LINEAR = build_schedule(ScheduleConfig("linear"))
 COSINE = build_schedule(ScheduleConfig("cosine", T=20))

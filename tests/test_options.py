@@ -22,20 +22,21 @@ import torch
 import tyro
 
 import pocketddpm as pd
-from pocketddpm.catalog import TABLES
+from pocketddpm.build import build_network, build_schedule
+from pocketddpm.catalog import NETWORKS, SAMPLERS, SCHEDULES, TABLES
 from pocketddpm.commands.distill import Distill
 from pocketddpm.commands.main import MARKERS, main
 from pocketddpm.commands.train import Train
 from pocketddpm.config import (
     BUDGETS,
     Experiment,
+    NetworkConfig,
     RunConfig,
+    ScheduleConfig,
     experiment_options,
-    from_dict,
-    option_of,
-    sentence,
     with_options,
 )
+from pocketddpm.diffusion.build import build_sampler
 from pocketddpm.diffusion.losses import LOSSES
 from pocketddpm.diffusion.prediction import PREDICTIONS
 from pocketddpm.diffusion.times import TIMES
@@ -45,6 +46,7 @@ from pocketddpm.models.checkpoint import load_checkpoint, save_checkpoint
 from pocketddpm.models.model import model_from
 from pocketddpm.presets import PRESETS, get_preset
 from pocketddpm.runs.start import start
+from pocketddpm.values import from_dict, option_of, sentence
 
 PACKAGE = Path(pd.__file__).parent
 NET = "widths=8/16,head_width=8,groups=4"
@@ -399,6 +401,59 @@ def test_an_experiment_of_ones_own_passes_the_guard_too(tmp_path):
     with pytest.raises(ConfigError, match="sgd"):
         pd.train(bad, out=tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+# Sizes of networks, options of schedules and samplers --------------------------------------------
+
+SMALL: dict[str, dict[str, Any]] = {
+    "unet": {"widths": (8, 16), "head_width": 8, "groups": 4},
+    "lean": {"widths": (16, 32), "blocks": (1, 1), "head_width": 8},
+    "small-unet": {"widths": (4, 8, 8)},
+    "conditional": {"widths": (8, 16), "attention": (0,), "heads": 1, "head_width": 8},
+    "ddpm-unet": {"widths": (8, 16), "groups": 4, "attention": (1,), "head_width": 8},
+}
+ODD = [0, -1, 1, 7, 1.5, math.nan, math.inf, -math.inf, "x", True, None, (), (0,), (8, 0), (-8, 8)]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_sizes_of_a_network_make_one_or_are_refused(name):
+    """Whatever a size is: the network is built and runs, or ConfigError names the network."""
+    base, x, t = get_preset("digits"), torch.zeros(2, 1, 16, 16), torch.tensor([1.0, 2.0])
+    built = set()
+    for f in fields(NETWORKS.load(name).Config):
+        for value in ODD:
+            sizes = {**SMALL[name], f.name: value}
+            try:
+                network = build_network(
+                    replace(base, network=NetworkConfig(name, sizes)), x.shape[1:], 0
+                )
+            except ConfigError as error:
+                assert name in str(error), (f.name, value)
+                continue
+            assert network(x, t, None).shape == x.shape
+            built.add(f.name)
+    assert len(built) >= len(fields(NETWORKS.load(name).Config)) - 2
+
+
+@pytest.mark.parametrize("name", SCHEDULES.names())
+def test_options_of_a_schedule_make_one_or_are_refused(name):
+    for f in fields(SCHEDULES.load(name).Config):
+        for value in ODD:
+            try:
+                schedule = build_schedule(ScheduleConfig(name, 50, {f.name: value}))
+            except ConfigError:
+                continue
+            falls = schedule.alpha_bar.diff()
+            assert bool(schedule.alpha_bar.isfinite().all() & (falls <= 0).all()), (f.name, value)
+
+
+@pytest.mark.parametrize("name", SAMPLERS.names())
+def test_options_of_a_sampler_are_taken_or_refused(name):
+    for f in fields(SAMPLERS.load(name).Config):
+        assert getattr(build_sampler(name, {}).config, f.name) == f.default
+        for value in (math.nan, -1, "x", (8, 0), None):
+            with pytest.raises(ConfigError):
+                build_sampler(name, {f.name: value})
 
 
 # What starts can be loaded -----------------------------------------------------------------------

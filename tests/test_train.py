@@ -23,8 +23,6 @@ from pocketddpm.config import (
     ObjectiveConfig,
     OptimiserConfig,
     TrainingConfig,
-    from_dict,
-    parse_options,
 )
 from pocketddpm.errors import CheckpointError, ConfigError, DataError, OutputError
 from pocketddpm.models.checkpoint import (
@@ -39,6 +37,7 @@ from pocketddpm.pictures import _running_mean, save_loss_curve
 from pocketddpm.presets import PRESETS, get_preset
 from pocketddpm.runs.run import Session
 from pocketddpm.training.plan import Plan, check_budget, ema_decay, learning_rate, plan_for
+from pocketddpm.values import from_dict, parse_options
 
 
 def session(experiment, out, **options):

@@ -6,9 +6,10 @@ A function here imports what it needs when it is called, so that none pays for a
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketddpm.config import Experiment, from_dict
+from pocketddpm.config import Experiment
 from pocketddpm.models.model import Model, load_model
 from pocketddpm.presets import get_preset
+from pocketddpm.values import from_dict
 
 if TYPE_CHECKING:
     from pocketddpm.metrics.likelihood import LikelihoodReport

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from pocketddpm.catalog import NETWORKS, SCHEDULES
-from pocketddpm.config import Experiment, NetworkConfig, ScheduleConfig, from_dict
+from pocketddpm.config import Experiment, NetworkConfig, ScheduleConfig
 from pocketddpm.diffusion.schedule import Schedule, shift_snr, zero_terminal_snr
 from pocketddpm.errors import ConfigError
 from pocketddpm.plugins import records
+from pocketddpm.values import from_dict
 
 MAX_T = 100_000
 

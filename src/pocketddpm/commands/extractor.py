@@ -26,8 +26,8 @@ class ExtractorCommand(options_of(ExtractorOptions)):
 
     def run(self) -> None:
         """Make it, test it once on the test images if there are any, and write it."""
-        from pocketddpm.config import from_dict
         from pocketddpm.metrics.train_extractor import make_extractor
+        from pocketddpm.values import from_dict
 
         options = from_dict(ExtractorOptions, given(self), "extractor: ")
         extractor, told = make_extractor(self.data, self.out, options)

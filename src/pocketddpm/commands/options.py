@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import Field, field, fields, make_dataclass
 from pathlib import Path
 from typing import (
@@ -17,15 +18,9 @@ from typing import (
 
 from tyro.conf import UseAppendAction, arg
 
-from pocketddpm.config import (
-    RunConfig,
-    experiment_options,
-    option_of,
-    parse_names,
-    parse_size,
-    sentence,
-)
+from pocketddpm.config import RunConfig, experiment_options
 from pocketddpm.errors import ConfigError
+from pocketddpm.values import option_of, parse_names, parse_size, sentence
 
 if TYPE_CHECKING:
     from pocketddpm.metrics.likelihood import LikelihoodReport
@@ -45,6 +40,8 @@ __all__ = [
 Plugins = Annotated[tuple[Path, ...], UseAppendAction]
 """The type of --plugin, which may be given several times; `main` loads them before a verb runs."""
 Number = TypeVar("Number", int, float)
+Place = tuple[type, "Field[Any]", Any, Any]
+"""Class and field where an option stands, its type on the command line, its default."""
 
 
 def training_options(*names: str, **defaults: Any) -> type:
@@ -53,29 +50,32 @@ def training_options(*names: str, **defaults: Any) -> type:
     names: which of them; all when none is named. defaults: in place of None or of RunConfig's own.
     """
     hints = get_type_hints(RunConfig)
-    places: dict[str, tuple[type, Field[Any], Any, Any]] = {
+    places: dict[str, Place] = {
         name: (kind, f, _asked(f, hint), None)
         for name, (_, kind, f, hint) in experiment_options().items()
     }
     places |= {f.name: (RunConfig, f, hints[f.name], f.default) for f in fields(RunConfig)}
-    made = []
-    for name in names or places:
-        kind, f, hint, default = places[name]
-        hint = Annotated[hint, arg(help=sentence(kind, f.name))]
-        made.append((name, hint, field(default=defaults.get(name, default), kw_only=True)))
-    return make_dataclass("Options", made, frozen=True)
+    return _base({name: places[name] for name in names or places}, defaults)
 
 
 def options_of(config: type) -> type:
     """Return a base class for a command: a dataclass with the options of a config class."""
-    hints, made = get_type_hints(config), []
+    hints, places = get_type_hints(config), dict[str, Place]()
     for f in fields(config):
         hint: Any = hints[f.name]
         default: Any = f.default
         if option_of(f).read is not None:  # is read from text
             hint, default = (str, ",".join(default)) if default else (str | None, None)
-        hint = Annotated[hint, arg(help=sentence(config, f.name))]
-        made.append((f.name, hint, field(default=default, kw_only=True)))
+        places[f.name] = (config, f, hint, default)
+    return _base(places, {})
+
+
+def _base(places: Mapping[str, Place], defaults: Mapping[str, Any]) -> type:
+    made = []
+    for name, (kind, f, hint, default) in places.items():
+        told = arg(help=sentence(kind, f.name))
+        default = field(default=defaults.get(name, default), kw_only=True)
+        made.append((name, Annotated[hint, told], default))
     return make_dataclass("Options", made, frozen=True)
 
 

@@ -38,12 +38,13 @@ class Reproduce:
         import sys
         from tempfile import TemporaryDirectory
 
-        from pocketddpm.config import Experiment, from_dict
+        from pocketddpm.config import Experiment
         from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
         from pocketddpm.models.provenance import machine, versions
         from pocketddpm.progress import bar as progress_bar
         from pocketddpm.runs.log import logged
         from pocketddpm.runs.run import Session
+        from pocketddpm.values import from_dict
 
         if self.steps < 1:
             raise ConfigError(f"--steps must be at least 1, got {self.steps}")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from pocketddpm.commands.options import Plugins, parse_numbers
-from pocketddpm.config import parse_options
 from pocketddpm.errors import ConfigError
+from pocketddpm.values import parse_options
 
 if TYPE_CHECKING:
     from pocketddpm.diffusion.guidance import Guidance

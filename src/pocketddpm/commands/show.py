@@ -7,8 +7,8 @@ from typing import Literal
 from tyro.conf import Positional
 
 from pocketddpm.commands.options import Plugins, parse_names, parse_size
-from pocketddpm.config import parse_options
 from pocketddpm.errors import ConfigError
+from pocketddpm.values import parse_options
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ from pocketddpm.config import (
     SamplingConfig,
     ScheduleConfig,
     TrainingConfig,
-    from_dict,
 )
 from pocketddpm.convert.diffusers_write import PREDICTIONS, about
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.errors import CheckpointError
 from pocketddpm.models.checkpoint import Checkpoint
 from pocketddpm.networks.ddpm_unet import Config
+from pocketddpm.values import from_dict
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 # What this reader takes for granted, with the values that mean the same (None: not said).

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from pocketddpm.catalog import NETWORKS
-from pocketddpm.config import from_dict
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.model import Model
 from pocketddpm.networks import ddpm_unet, unet
+from pocketddpm.values import from_dict
 
 TOP = {
     "embed_time.0": "time_embedding.linear_1",

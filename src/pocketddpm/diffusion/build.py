@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pocketddpm.catalog import SAMPLERS
-from pocketddpm.config import ObjectiveConfig, Options, from_dict
+from pocketddpm.config import ObjectiveConfig, Options
 from pocketddpm.diffusion.bound import MINUS_ONE_TO_ONE, Bins, pixel_decoder
 from pocketddpm.diffusion.consistency import Consistency
 from pocketddpm.diffusion.losses import LOSSES
@@ -16,6 +16,7 @@ from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.diffusion.times import build_times
 from pocketddpm.diffusion.weighting import weight_table
 from pocketddpm.errors import ConfigError
+from pocketddpm.values import from_dict
 
 
 @dataclass(frozen=True)

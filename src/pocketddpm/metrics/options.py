@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pocketddpm.config import SEEDS, Options, option, parse_names, parse_options, parse_size
+from pocketddpm.config import Options
+from pocketddpm.values import SEEDS, option, parse_names, parse_options, parse_size
 
 FEWEST = 20  # samples
 

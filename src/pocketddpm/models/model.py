@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pocketddpm.build import build_network, build_schedule, pick_device, pick_precision
-from pocketddpm.config import Experiment, Options, from_dict
+from pocketddpm.config import Experiment, Options
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.build import SamplerChoice, build_sampler
 from pocketddpm.diffusion.denoiser import Denoiser
@@ -36,6 +36,7 @@ from pocketddpm.models.limits import check_fit, check_sizes
 from pocketddpm.models.samples import Recorder, Samples, Watch
 from pocketddpm.plugins import require
 from pocketddpm.progress import bar
+from pocketddpm.values import from_dict
 
 WEIGHTS = ("ema", "model")
 PRECISIONS = ("float32", "bf16", "auto")

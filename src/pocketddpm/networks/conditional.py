@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pocketddpm.errors import ConfigError
 from pocketddpm.networks._common import check_image
+from pocketddpm.values import option
 
 CONDITIONAL = True
 GROUPS = 8
@@ -27,15 +28,15 @@ GROUPS = 8
 class Config:
     """Sizes of the conditional U-Net; the defaults are the reference system."""
 
-    widths: tuple[int, ...] = (64, 128, 256, 512)
+    widths: tuple[int, ...] = option((64, 128, 256, 512), ">= 1")
     """Channels of each level, finest first (multiples of 8); each level halves the image."""
-    attention: tuple[int, ...] = (0, 2)
+    attention: tuple[int, ...] = option((0, 2), ">= 0")
     """Levels with attention, finest = 0; the middle always has it."""
-    heads: int = 4
+    heads: int = option(4, ">= 1")
     """Heads of each attention."""
-    head_width: int = 32
+    head_width: int = option(32, ">= 1")
     """Channels of each head."""
-    time_dim: int = 128
+    time_dim: int = option(128, ">= 2")
     """Length of the time and label embedding (even)."""
 
 
@@ -52,7 +53,7 @@ def build(
     once per level.
     """
     levels = len(config.widths)
-    if not levels or min(config.widths) < 1 or any(c % GROUPS for c in config.widths):
+    if not levels or any(c % GROUPS for c in config.widths):
         raise ConfigError(
             f"network 'conditional' needs one or more widths that are positive multiples of "
             f"{GROUPS}, got {config.widths}"
@@ -62,15 +63,8 @@ def build(
             f"network 'conditional' with {levels} widths has the levels 0..{levels - 1}, "
             f"got attention={config.attention}; name only these"
         )
-    if config.heads < 1 or config.head_width < 1:
-        raise ConfigError(
-            "network 'conditional' needs heads and head_width of at least 1, "
-            f"got {config.heads} and {config.head_width}"
-        )
-    if config.time_dim < 2 or config.time_dim % 2:
-        raise ConfigError(
-            f"network 'conditional' needs an even time_dim of at least 2, got {config.time_dim}"
-        )
+    if config.time_dim % 2:
+        raise ConfigError(f"network 'conditional' needs an even time_dim, got {config.time_dim}")
     check_image("conditional", height, width, 2**levels)
     if classes < 0:
         raise ConfigError(f"network 'conditional' needs classes >= 0, got {classes}")

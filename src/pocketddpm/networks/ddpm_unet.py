@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from pocketddpm.errors import ConfigError
 from pocketddpm.networks._common import check_image, sinusoids, with_label, zeroed
+from pocketddpm.values import option
 
 CONDITIONAL = True
 
@@ -33,18 +34,18 @@ class Config:
     time_scale: what the time t - 1 is multiplied by before it is embedded.
     """
 
-    widths: tuple[int, ...] = (128, 256, 256, 256)
-    blocks: int = 2
-    attention: tuple[int, ...] = (1,)
+    widths: tuple[int, ...] = option((128, 256, 256, 256), ">= 4")
+    blocks: int = option(2, ">= 1")
+    attention: tuple[int, ...] = option((1,), ">= 0")
     middle: bool = True
-    heads: int = 1
-    head_width: int = 0
+    heads: int = option(1, ">= 1")
+    head_width: int = option(0, ">= 0")
     scale_shift: bool = False
-    dropout: float = 0.0
-    groups: int = 32
-    eps: float = 1e-6
-    padding: int = 0
-    frequency_shift: int = 1
+    dropout: float = option(0.0, ">= 0, <= 1")
+    groups: int = option(32, ">= 1")
+    eps: float = option(1e-6, "> 0")
+    padding: int = option(0, ">= 0, <= 1")
+    frequency_shift: int = option(1, ">= 0, <= 1")
     time_scale: float = 1.0
 
 
@@ -59,29 +60,21 @@ def build(
     than 0 and 1, and widths that do not divide by groups, heads or head_width.
     """
     levels = len(config.widths)
-    if not levels or min(config.widths) < 4 or config.widths[0] % 2 or config.blocks < 1:
-        raise ConfigError(
-            f"ddpm-unet needs widths of at least 4, an even one first, and blocks >= 1, got "
-            f"{config.widths} and {config.blocks}"
-        )
+    if not levels or config.widths[0] % 2:
+        raise ConfigError(f"ddpm-unet needs widths, an even one first, got {config.widths}")
     check_image("ddpm-unet", height, width, 2 ** (levels - 1))
     if not set(config.attention) <= set(range(levels)):
         raise ConfigError(
             f"ddpm-unet with {levels} widths has the levels 0..{levels - 1}, "
             f"got attention={config.attention}"
         )
-    if config.padding not in (0, 1) or config.frequency_shift not in (0, 1):
-        raise ConfigError(
-            "ddpm-unet padding and frequency_shift are 0 or 1, "
-            f"got {config.padding} and {config.frequency_shift}"
-        )
     attending = {config.widths[i] for i in config.attention}
     attending |= {config.widths[-1]} if config.middle else set()
     for w in config.widths:
-        if config.groups < 1 or w % config.groups:
+        if w % config.groups:
             raise ConfigError(f"ddpm-unet widths must divide by groups = {config.groups}, got {w}")
     for w in attending:
-        if w % (config.head_width or max(config.heads, 1)) or config.heads < 1:
+        if w % (config.head_width or config.heads):
             raise ConfigError(
                 f"ddpm-unet widths that attend must divide by heads = {config.heads} or "
                 f"head_width = {config.head_width}, got {w}"

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pocketddpm.errors import ConfigError
 from pocketddpm.networks._common import check_image, sinusoids, with_label, zeroed
+from pocketddpm.values import option
 
 CONDITIONAL = True
 
@@ -28,11 +29,11 @@ class Config:
     of one attention head. patch: side of the pixel squares that become channels.
     """
 
-    widths: tuple[int, ...] = (64, 128)
-    blocks: tuple[int, ...] = (2, 3)
+    widths: tuple[int, ...] = option((64, 128), ">= 2")
+    blocks: tuple[int, ...] = option((2, 3), ">= 1")
     attention: bool = True
-    head_width: int = 32
-    patch: int = 2
+    head_width: int = option(32, ">= 1")
+    patch: int = option(2, ">= 1")
 
 
 def build(
@@ -40,20 +41,17 @@ def build(
 ) -> nn.Module:
     """Return the network, net(x_t, t, y) as in `Lean.forward`, untrained.
 
-    Raises ConfigError unless there are as many blocks as widths and each is at least 1, for a patch
-    below 1, an image that cannot be halved once a level, widths that are not positive or begin with
-    an odd one, and a last width that does not divide by head_width.
+    Raises ConfigError unless there are as many blocks as widths, for an image that cannot be halved
+    once a level, a first width that is odd, and a last one that does not divide by head_width.
     """
-    if len(config.blocks) != len(config.widths) or min(config.blocks, default=0) < 1:
+    if not len(config.blocks) == len(config.widths) > 0:
         raise ConfigError(
-            f"lean needs as many blocks as widths, each at least 1; got blocks {config.blocks} "
+            f"lean needs as many blocks as widths, got blocks {config.blocks} "
             f"for widths {config.widths}"
         )
-    if config.patch < 1:
-        raise ConfigError(f"lean patch must be at least 1, got {config.patch}")
     check_image("lean", height, width, config.patch * 2 ** (len(config.widths) - 1))
-    if min(config.widths) < 2 or config.widths[0] % 2:
-        raise ConfigError(f"lean widths must be even and positive, got {config.widths}")
+    if config.widths[0] % 2:
+        raise ConfigError(f"lean's first width must be even, got {config.widths}")
     if config.attention and config.widths[-1] % config.head_width:
         raise ConfigError(
             f"lean's last width must divide by head_width = {config.head_width}, "

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pocketddpm.errors import ConfigError
 from pocketddpm.networks._common import check_image
+from pocketddpm.values import option
 
 CONDITIONAL = False
 
@@ -24,11 +25,11 @@ CONDITIONAL = False
 class Config:
     """Sizes of the small U-Net; the defaults are the reference system."""
 
-    widths: tuple[int, ...] = (10, 20, 40)
+    widths: tuple[int, ...] = option((10, 20, 40), ">= 1")
     """Channels of each level, finest first; every further level halves the image once more."""
-    time_dim: int = 100
+    time_dim: int = option(100, ">= 2")
     """Length of the time embedding (even)."""
-    T: int = 1000
+    T: int = option(1000, ">= 1")
     """Rows of the time table: the number of steps the schedule has."""
 
 
@@ -48,16 +49,11 @@ def build(
             f"network 'small-unet' takes no labels, got {classes} classes; "
             "use network 'conditional' or train without labels"
         )
-    if not config.widths or min(config.widths) < 1:
+    if not config.widths or config.time_dim % 2:
         raise ConfigError(
-            f"network 'small-unet' needs one or more positive widths, got {config.widths}"
+            f"network 'small-unet' needs widths and an even time_dim, got {config.widths} "
+            f"and {config.time_dim}"
         )
-    if config.time_dim < 2 or config.time_dim % 2:
-        raise ConfigError(
-            f"network 'small-unet' needs an even time_dim of at least 2, got {config.time_dim}"
-        )
-    if config.T < 1:
-        raise ConfigError(f"network 'small-unet' needs T >= 1 time steps, got {config.T}")
     factor = 2 ** (len(config.widths) - 1)
     check_image("small-unet", height, width, factor)
     if min(height, width) < 2 * factor:

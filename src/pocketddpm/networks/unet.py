@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from pocketddpm.errors import ConfigError
 from pocketddpm.networks._common import check_image, sinusoids, with_label, zeroed
+from pocketddpm.values import option
 
 CONDITIONAL = True
 
@@ -28,13 +29,13 @@ class Config:
     and pixels again at the output; 2 makes the same widths about four times cheaper.
     """
 
-    widths: tuple[int, ...] = (32, 64, 128)
-    blocks: int = 1
-    attention: int = 1
-    head_width: int = 32
-    dropout: float = 0.0
-    groups: int = 8
-    patch: int = 1
+    widths: tuple[int, ...] = option((32, 64, 128), ">= 1")
+    blocks: int = option(1, ">= 0")
+    attention: int = option(1, ">= 0")
+    head_width: int = option(32, ">= 1")
+    dropout: float = option(0.0, ">= 0, <= 1")
+    groups: int = option(8, ">= 1")
+    patch: int = option(1, ">= 1")
 
 
 def build(
@@ -42,11 +43,9 @@ def build(
 ) -> nn.Module:
     """Return the network, net(x_t, t, y) as in `UNet.forward`, untrained.
 
-    Raises ConfigError for a patch below 1, an image that cannot be halved once a level, widths that
+    Raises ConfigError for an image that cannot be halved once a level, widths that
     do not divide by groups and head_width, and attention outside 0..levels.
     """
-    if config.patch < 1:
-        raise ConfigError(f"unet patch must be at least 1, got {config.patch}")
     check_image("unet", height, width, config.patch * 2 ** (len(config.widths) - 1))
     for w in config.widths:
         if w % config.groups or w % config.head_width:

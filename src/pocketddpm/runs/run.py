@@ -13,7 +13,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from pocketddpm.build import build_network, build_schedule, pick_device, pick_precision
-from pocketddpm.config import Experiment, TrainingConfig, from_dict
+from pocketddpm.config import Experiment, TrainingConfig
 from pocketddpm.data.batches import Loader
 from pocketddpm.diffusion.bound import Bins
 from pocketddpm.diffusion.build import build_objective
@@ -33,6 +33,7 @@ from pocketddpm.runs.signals import Stop
 from pocketddpm.training.health import find_spikes, refuse_poisoned
 from pocketddpm.training.plan import check_budget
 from pocketddpm.training.trainer import Trainer
+from pocketddpm.values import from_dict
 
 FLUSH_EVERY = 50  # steps between reads of the losses from the device
 

@@ -12,7 +12,6 @@ from pocketddpm.config import (
     RunConfig,
     SamplingConfig,
     experiment_options,
-    from_dict,
     with_options,
 )
 from pocketddpm.errors import ConfigError, unknown
@@ -26,6 +25,7 @@ from pocketddpm.output import refuse_existing
 from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.runs.folder import only_begun
 from pocketddpm.runs.run import Session
+from pocketddpm.values import from_dict
 
 
 def start(experiment: Experiment, **options: Any) -> Session:

@@ -15,6 +15,7 @@ from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.errors import ConfigError
+from pocketddpm.values import option
 
 STOCHASTIC = False
 
@@ -23,20 +24,13 @@ STOCHASTIC = False
 class Config:
     """s_churn: how much noise is added over the whole run (0: none, deterministic).
 
-    It is added where s_min <= sigma <= s_max, with standard deviation s_noise. ConfigError for a
-    negative s_churn or s_noise.
+    It is added where s_min <= sigma <= s_max, with standard deviation s_noise.
     """
 
-    s_churn: float = 0.0
-    s_min: float = 0.0
-    s_max: float = inf
-    s_noise: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.s_churn < 0 or self.s_noise < 0:
-            raise ConfigError(
-                f"s_churn and s_noise must not be negative, got {self.s_churn} and {self.s_noise}"
-            )
+    s_churn: float = option(0.0, ">= 0")
+    s_min: float = option(0.0, ">= 0")
+    s_max: float = option(inf, ">= 0")
+    s_noise: float = option(1.0, ">= 0")
 
 
 def order(config: Config) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pocketddpm.diffusion.schedule import from_beta
+from pocketddpm.values import option
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Config:
     rescale: multiply beta by 1000 / T (at most 0.999), so that any T ends in the same noise.
     """
 
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    beta_start: float = option(1e-4, ">= 0")
+    beta_end: float = option(0.02, ">= 0")
     rescale: bool = True
 
 
