@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from pocketddpm.commands.main import main
-from pocketddpm.commands.reproduce import first_plan, verdict
 from pocketddpm.runs.log import logged
+from pocketddpm.runs.reproduce import first_plan, verdict
 from pocketddpm.training.plan import Plan
 
 
