@@ -10,7 +10,7 @@ from pocketddpm.metrics.options import ExtractorOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractorCommand(options_of(ExtractorOptions)):
+class Extractor(options_of(ExtractorOptions)):
     """Make a feature extractor for `evaluate --extractor`: a small classifier trained on half of
     the training images; where they have no labels, the principal directions of their pixels.
 

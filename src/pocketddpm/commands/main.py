@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any, Union
 
 import tyro
 
@@ -14,7 +14,7 @@ from pocketddpm.commands.distill import Distill
 from pocketddpm.commands.edit import Edit
 from pocketddpm.commands.evaluate import Evaluate
 from pocketddpm.commands.export import Export
-from pocketddpm.commands.extractor import ExtractorCommand
+from pocketddpm.commands.extractor import Extractor
 from pocketddpm.commands.import_model import Import
 from pocketddpm.commands.info import Info
 from pocketddpm.commands.likelihood import Likelihood
@@ -26,26 +26,13 @@ from pocketddpm.commands.show import Show
 from pocketddpm.commands.train import Train
 from pocketddpm.errors import DDPMError
 
-Command = (
-    Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Distill, tyro.conf.subcommand("distill")]
-    | Annotated[Sample, tyro.conf.subcommand("sample")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Likelihood, tyro.conf.subcommand("likelihood")]
-    | Annotated[ExtractorCommand, tyro.conf.subcommand("extractor")]
-    | Annotated[Edit, tyro.conf.subcommand("edit")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Import, tyro.conf.subcommand("import")]
-    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
-    | Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[Show, tyro.conf.subcommand("show")]
-    | Annotated[Info, tyro.conf.subcommand("info")]
-    | Annotated[List, tyro.conf.subcommand("list")]
-    | Annotated[Completion, tyro.conf.subcommand("completion")]
+VERBS = (
+    *(Quickstart, Train, Distill, Sample, Evaluate, Likelihood, Extractor, Edit, Compare, Export),
+    *(Import, Reproduce, Demo, Show, Info, List, Completion),
 )
-
+Command: Any = Union[  # noqa: UP007
+    tuple(Annotated[verb, tyro.conf.subcommand(verb.__name__.lower())] for verb in VERBS)
+]
 MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 
@@ -61,7 +48,7 @@ def main(args: list[str] | None = None) -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         command = tyro.cli(
-            Command,  # type: ignore[arg-type]
+            Command,
             prog="pocketddpm",
             description="Denoising diffusion for small images: train, sample, look, measure. "
             "With --quiet any verb prints errors and results only; --version prints the version.",
@@ -73,7 +60,7 @@ def main(args: list[str] | None = None) -> None:
 
             for path in plugins:
                 load_plugin(path)
-        command.run()  # type: ignore[attr-defined]
+        command.run()
     except DDPMError as error:
         print(f"pocketddpm: {error}", file=sys.stderr)
         sys.exit(2)
