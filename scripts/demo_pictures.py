@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pocketddpm.demo.model_list import Shelf
+from pocketddpm.demo.model_list import ModelList
 from pocketddpm.demo.server import serving
 from pocketddpm.output import replacing
 
@@ -114,8 +114,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--only", choices=[t.split()[0].lower() for t in TABS] + ["phone"])
     arguments = parser.parse_args()
-    shelf = Shelf([arguments.model], torch.device("cpu"))
-    with serving(shelf) as address, sync_playwright() as tool:
+    models = ModelList([arguments.model], torch.device("cpu"))
+    with serving(models) as address, sync_playwright() as tool:
         chromium = tool.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )

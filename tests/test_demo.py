@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,8 @@ from PIL import Image
 
 from models import Labelled, model_around
 from pocketddpm.demo import insight, markup, painting
-from pocketddpm.demo.downloads import write
-from pocketddpm.demo.drawing import MOST_FRAMES, Wish, draw, wish
-from pocketddpm.demo.model_list import Shelf
+from pocketddpm.demo.drawing import MOST_FRAMES, Wish, draw, wish, write
+from pocketddpm.demo.model_list import Examples, ModelList
 from pocketddpm.demo.noising import noised
 from pocketddpm.demo.racing import drawing_samplers, lanes, race, steps_for
 from pocketddpm.demo.streaming import Stopped, stream
@@ -80,16 +80,16 @@ def test_a_stream_passes_errors_on():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"n": 0}, "number of images must be a whole number from 1 to 40; got 0"),
-        ({"n": None}, "got nothing"),
-        ({"n": float("nan")}, "got nan"),
-        ({"steps": 2.5}, "Steps must be a whole number from 1 to 250; got 2.5"),
-        ({"steps": 251}, "got 251"),
-        ({"seed": -1}, "The seed must be"),
-        ({"seed": 1e300}, "The seed must be"),
-        ({"guidance": None}, "Guidance must lie"),
-        ({"guidance": float("nan")}, "Guidance must lie"),
-        ({"guidance": 11}, "Guidance must lie between 0 and 10; 1 is none"),
+        ({"n": 0}, "images.*1.*40.*0"),
+        ({"n": None}, "images.*1.*40"),
+        ({"n": float("nan")}, "images.*nan"),
+        ({"steps": 2.5}, r"Steps.*1.*250.*2\.5"),
+        ({"steps": 251}, "Steps.*250.*251"),
+        ({"seed": -1}, "seed.*-1"),
+        ({"seed": 1e300}, r"seed.*1e\+300"),
+        ({"guidance": None}, "Guidance.*0.*10"),
+        ({"guidance": float("nan")}, "Guidance.*0.*10"),
+        ({"guidance": 11}, "Guidance.*0.*10"),
     ],
 )
 def test_bad_values_are_explained(model, values, message):
@@ -157,16 +157,16 @@ def test_an_unconditional_colour_model_draws(plain, tmp_path):
 
 def test_noised_images(model):
     images = np.full((2, 1, 4, 4), 200, np.uint8)
-    clean = noised(model, images, 0)
+    clean = noised(model, images, None, 0)
     np.testing.assert_array_equal(clean.guess, images)
     assert (clean.signal, clean.noise, clean.error) == (1, 0, 0)
     assert clean.decibels == float("inf")
-    middle = noised(model, images, 500)
+    middle = noised(model, images, None, 500)
     assert middle.signal**2 + middle.noise**2 == pytest.approx(1)
     snr = model.schedule.snr[500]
     assert middle.decibels == pytest.approx(float(10 * snr.log10()))
     assert (middle.x_t != images).any()
-    assert noised(model, images, 1000).error > 0
+    assert noised(model, images, None, 1000).error > 0
 
 
 def test_errors_by_time_are_two_views_of_one_error(model):
@@ -184,9 +184,34 @@ def test_errors_by_time_are_two_views_of_one_error(model):
 def test_strips_show_few_steps_and_many(model):
     for steps, panels in ((1, 1), (4, 4), (50, 10)):
         *_, film = draw(model, Wish(n=1, steps=steps))
-        assert insight.strip(film).shape == (2 * panels, 1, 4, 4)
-        times = insight.strip_times(film)
+        times, rows = insight.strip(film)
+        assert rows.shape == (2 * panels, 1, 4, 4)
         assert (len(times), times[-1]) == (panels, 0)
+
+
+def test_a_model_that_needs_labels_is_told_them():
+    """`mnist-fast` never saw an image without its label: it is told those of its examples."""
+    fast = model_around(Labelled(), label_dropout=0.0)
+    models = ModelList([Path("mnist-fast")], torch.device("cpu"))
+    examples = models.examples(models.model("mnist-fast"))
+    assert examples.labels is not None and len(examples.labels) == len(examples.images)
+    assert examples.first(3)[0].shape[0] == 3
+    images, labels = np.zeros((2, 1, 4, 4), np.uint8), np.array([3, 7])
+    with pytest.raises(ConfigError, match="label dropout 0"):
+        noised(fast, images, None, 500)
+    assert (
+        noised(fast, images, labels, 500).guess
+        != noised(fast, images, labels[::-1].copy(), 500).guess
+    ).any()
+    *_, found = insight.errors_by_time(fast, images, labels)
+    assert len(found.t) == found.total
+    assert wish(fast, "3", guidance=3.0).guidance == 1.0
+
+
+def test_a_model_that_does_not_need_labels_is_told_none():
+    assert Examples(np.zeros((4, 1, 2, 2), np.uint8), "").first(2)[1] is None
+    models = ModelList([Path("mnist")], torch.device("cpu"))
+    assert models.examples(models.model("mnist")).labels is None
 
 
 # Races -------------------------------------------------------------------------------------------
@@ -211,9 +236,9 @@ def test_race(model):
 
 
 def test_race_needs_runners_and_a_budget(model):
-    with pytest.raises(ConfigError, match="one to 6 samplers; got 0"):
+    with pytest.raises(ConfigError, match=r"6 samplers.*0"):
         lanes(model, [], 10, Wish())
-    with pytest.raises(ConfigError, match="2 evaluations for a single step with guidance"):
+    with pytest.raises(ConfigError, match=r"ddim.*2.*guidance.*1"):
         lanes(model, ["ddim"], 1, Wish(guidance=2.0))
 
 
@@ -231,16 +256,17 @@ def test_masks_from_brush_strokes():
     mask = painting.mask_of({"layers": [layer((0, 0, 20, 40))]}, (1, 4, 4))
     assert mask.tolist() == [[True] * 4] * 2 + [[False] * 4] * 2
     # A stroke that covers a tenth of a pixel does not mark it.
-    with pytest.raises(ConfigError, match="Nothing is marked"):
+    with pytest.raises(ConfigError, match="marked"):
         painting.mask_of({"layers": [layer((0, 0, 1, 40))]}, (1, 4, 4))
     for nothing in (None, {}, {"layers": []}, {"layers": [layer((0, 0, 0, 0))]}):
-        with pytest.raises(ConfigError, match="Nothing is marked"):
+        with pytest.raises(ConfigError, match="marked"):
             painting.mask_of(nothing, (1, 4, 4))
 
 
 def test_named_regions():
     for name in painting.REGIONS[1:]:
         mask = painting.region(name, (1, 5, 8))
+        assert mask is not None
         assert mask.shape == (5, 8)
         assert 0 < mask.mean() < 0.7
     assert painting.region("left half", (1, 2, 4)).tolist() == [[True, True, False, False]] * 2
@@ -256,7 +282,7 @@ def test_sketches():
     assert sketch[0, 0].min() > 200 > 50 > sketch[0, 3].max()
     assert painting.sketch_of({"composite": sheet}, (3, 4, 4)).shape == (3, 4, 4)
     for nothing in (None, {}, painting.blank(40), {"composite": np.zeros((9, 9, 4), np.uint8)}):
-        with pytest.raises(ConfigError, match="The sheet is empty"):
+        with pytest.raises(ConfigError, match="empty"):
             painting.sketch_of(nothing, (1, 4, 4))
 
 
@@ -277,7 +303,7 @@ def test_a_sketch_is_finished(model):
     *_, film = painting.finished(model, sketch, 0.5, Wish(n=2, steps=10))
     assert film.done
     assert (film.steps, film.labels) == (5, None)
-    with pytest.raises(ConfigError, match="A strength of 0"):
+    with pytest.raises(ConfigError, match="strength"):
         painting.finished(model, sketch, 0.0, Wish())
 
 
@@ -291,16 +317,16 @@ def test_between_two_seeds_lie_both(model):
     # The circle's ends are the noises up to rounding, and so are the images.
     for found, expected in zip(film.frames[-1].x[[0, -1]], ends, strict=True):
         assert np.abs(found.astype(int) - expected).max() <= 1
-    with pytest.raises(ConfigError, match="at least 2"):
+    with pytest.raises(ConfigError, match=r"2.*1"):
         painting.between(model, 9, Wish(n=1))
-    with pytest.raises(ConfigError, match="The other seed"):
+    with pytest.raises(ConfigError, match="other seed"):
         painting.between(model, None, Wish(n=2))
 
 
-# Pieces and the shelf ----------------------------------------------------------------------------
+# Markup and the list of models -----------------------------------------------------------------
 
 
-def test_pieces_escape_what_they_are_given():
+def test_markup_escapes_what_they_are_given():
     assert "<b>" not in markup.panel("<b>", "")
     assert "<b>" not in markup.facts(["<b>"])
     assert '"><b>' not in markup.board(np.zeros((1, 1, 2, 2), np.uint8), alt='"><b>')
@@ -312,11 +338,11 @@ def test_boards_of_any_channels(channels):
     assert html.startswith('<img class="pixels" alt="five"')
 
 
-def test_the_shelf_refuses_what_is_not_there(tmp_path):
+def test_the_list_of_models_refuses_what_is_not_there(tmp_path):
     cpu = torch.device("cpu")
-    with pytest.raises(CheckpointError, match="no model to show"):
-        Shelf([], cpu)
-    with pytest.raises(CheckpointError, match="no model at"):
-        Shelf([tmp_path / "absent"], cpu)
-    with pytest.raises(CheckpointError, match="given twice"):
-        Shelf([tmp_path, tmp_path], cpu)
+    with pytest.raises(CheckpointError, match="train"):
+        ModelList([], cpu)
+    with pytest.raises(CheckpointError, match="absent"):
+        ModelList([tmp_path / "absent"], cpu)
+    with pytest.raises(CheckpointError, match="twice"):
+        ModelList([tmp_path, tmp_path], cpu)

@@ -36,14 +36,14 @@ class Demo:
         import webbrowser
 
         from pocketddpm.build import pick_device
-        from pocketddpm.demo.model_list import Shelf
+        from pocketddpm.demo.model_list import ModelList
         from pocketddpm.demo.server import serving
 
         if self.port is not None and not 1024 <= self.port <= 65535:
             raise ConfigError(f"--port must lie in 1024..65535, got {self.port}")
-        shelf = Shelf(list(self.models) or _runs(), pick_device(self.device))
-        print(f"models: {', '.join(shelf.names)}; starting the page ...", flush=True)
-        with serving(shelf, self.port) as address:
+        models = ModelList(list(self.models) or _runs(), pick_device(self.device))
+        print(f"models: {', '.join(models.names)}; starting the page ...", flush=True)
+        with serving(models, self.port) as address:
             print(f"open {address} (Ctrl-C ends it)", flush=True)
             if not self.no_browser:
                 webbrowser.open(address)

@@ -3,6 +3,9 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -11,15 +14,15 @@ from numpy.typing import NDArray
 from pocketddpm.demo.streaming import stream
 from pocketddpm.diffusion.sampling import State
 from pocketddpm.errors import ConfigError
-from pocketddpm.models.labels import class_number
 from pocketddpm.models.model import Model
-from pocketddpm.models.samples import Watch
+from pocketddpm.models.samples import Samples, Watch
 
 MOST_IMAGES = 40
 ROW = 10  # images in a row, at most
 MOST_STEPS = 250
 MOST_FRAMES = 100
 GUIDANCE = (0.0, 10.0)
+KINDS = ("PNG", "GIF", "npz")  # of files
 LARGEST_SEED = 2**53 - 1  # what a browser holds exactly
 
 
@@ -37,15 +40,16 @@ class Wish:
 
     def numbers(self, model: Model) -> NDArray[np.int64] | None:
         """Return the labels, int64 [n]; None for a model without classes."""
-        if not model.classes:
-            return None
-        chosen = [class_number(name, model.classes) for name in self.labels]
-        return np.resize(np.array(chosen or range(len(model.classes)), np.int64), self.n)
+        return model.label_numbers(list(self.labels or model.classes) or None, self.n)
 
-    @property
-    def branches(self) -> int:
-        """Network evaluations that guidance makes of one: 2, or 1 where it is none or all."""
-        return 1 if self.guidance in (0, 1) else 2
+    def settings(self) -> dict[str, Any]:
+        """Return what `Model.sample` and an edit's `Settings` both take."""
+        names = ("sampler", "steps", "spacing", "guidance", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    def branches(self, labels: NDArray[np.int64] | None) -> int:
+        """Return the network evaluations of an image at a call: 2 with guidance, else 1."""
+        return 1 if labels is None or self.guidance in (0, 1) else 2
 
     def columns(self, model: Model) -> int:
         """Return how many columns show it best: one for each class, where that works out."""
@@ -55,24 +59,24 @@ class Wish:
 
 def wish(
     model: Model,
-    *,
-    labels: list[str] | None = None,
+    labels: str | list[str] | None = None,
     n: float | None = 10,
-    sampler: str = "ddim",
     steps: float | None = 20,
-    spacing: str | None = None,
     guidance: float | None = 1.0,
     seed: float | None = 0,
+    sampler: str = "ddim",
+    spacing: str | None = None,
 ) -> Wish:
     """Return the wish that a page's fields stand for. spacing: None is the model's own.
 
-    Raises ConfigError, in words for the person at the page, for a value that cannot be.
+    Raises ConfigError, in words for the person at the page, for an invalid value.
     """
-    if guidance is None or not GUIDANCE[0] <= guidance <= GUIDANCE[1]:
-        low, high = GUIDANCE
+    low, high = GUIDANCE
+    if guidance is None or not low <= guidance <= high:
         raise ConfigError(f"Guidance must lie between {low:g} and {high:g}; 1 is none.")
+    names = [labels] if isinstance(labels, str) else labels or []
     return Wish(
-        labels=tuple(labels or ()) if model.classes else (),
+        labels=tuple(filter(None, names)) if model.classes else (),
         n=whole(n, "The number of images", 1, MOST_IMAGES),
         sampler=sampler,
         steps=whole(steps, "Steps", 1, min(MOST_STEPS, model.schedule.T)),
@@ -108,7 +112,6 @@ class Film:
     name: str
     steps: int
     labels: NDArray[np.int64] | None
-    classes: tuple[str, ...]
     columns: int
     frames: list[Frame] = field(default_factory=list)
     seconds: float = 0.0
@@ -117,6 +120,11 @@ class Film:
     def done(self) -> bool:
         """Whether the last step has been taken."""
         return bool(self.frames) and self.frames[-1].i >= self.steps
+
+    def samples(self) -> Samples:
+        """Return the last images, with all that came before as frames."""
+        last, frames = self.frames[-1], np.stack([frame.x for frame in self.frames])
+        return Samples(last.x, self.labels, last.nfe, columns=self.columns, frames=frames)
 
 
 Run = Callable[[Watch], Any]
@@ -149,24 +157,22 @@ def record(model: Model, film: Film, run: Run, branches: int = 1) -> Iterator[Fi
 def draw(model: Model, wanted: Wish) -> Iterator[Film]:
     """Yield the film of drawing from noise as it grows. Raises ConfigError like `Model.sample`."""
     labels = wanted.numbers(model)
-    film = Film(
-        name=f"{wanted.sampler}-{wanted.steps}-seed{wanted.seed}",
-        steps=wanted.steps,
-        labels=labels,
-        classes=model.classes,
-        columns=wanted.columns(model),
-    )
+    name = f"{wanted.sampler}-{wanted.steps}-seed{wanted.seed}"
+    film = Film(name, wanted.steps, labels, wanted.columns(model))
+    run = partial(model.sample, wanted.n, labels=labels, **wanted.settings())
+    return record(model, film, lambda watch: run(watch=watch), wanted.branches(labels))
 
-    def run(watch: Watch) -> None:
-        model.sample(
-            wanted.n,
-            labels=labels,
-            sampler=wanted.sampler,
-            steps=wanted.steps,
-            spacing=wanted.spacing,
-            guidance=wanted.guidance,
-            seed=wanted.seed,
-            watch=watch,
-        )
 
-    return record(model, film, run, wanted.branches if model.classes else 1)
+def write(film: Film, folder: Path, model: str) -> tuple[Path, Path, Path]:
+    """Write a film's last images as a PNG grid, the film as a GIF, and the arrays as npz.
+
+    They go into a new folder of their own in `folder`; the npz is what `Samples.save` writes.
+    """
+    stem = f"pocketddpm-{model.replace('/', '-')}-{film.name}"
+    place = Path(mkdtemp(dir=folder))
+    png, gif, npz = (place / f"{stem}.{kind.lower()}" for kind in KINDS)
+    samples = film.samples()
+    samples.save(png)
+    samples.save_gif(gif)
+    samples.save(npz)
+    return png, gif, npz

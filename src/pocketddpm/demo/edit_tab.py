@@ -4,15 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from pocketddpm.demo import painting, widgets
 from pocketddpm.demo.drawing import Film, whole, wish
 from pocketddpm.demo.film_view import FilmView
-from pocketddpm.demo.widgets import Page, explained
+from pocketddpm.demo.widgets import Page, slider
+from pocketddpm.models.model import Model
 
 CANVAS = 336  # CSS pixels; 12 for each of 28
-Array = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def build(page: Page) -> None:
@@ -34,70 +33,37 @@ def _inpaint(page: Page) -> None:
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            number = gr.Slider(0, 63, value=0, step=1, label="Picture", buttons=[])
+            number = slider(0, 63, value=0, label="Image")
             gr.Markdown("**Brush over what to paint anew**, or choose a half below.")
-            editor = gr.ImageEditor(
-                label="Picture to mark", show_label=False,
-                brush=gr.Brush(default_size=36, colors=["#d97706"], color_mode="fixed"),
-                eraser=gr.Eraser(default_size=36),
-                sources=(), transforms=(), layers=False, type="numpy", image_mode="RGBA",
-                canvas_size=(CANVAS, CANVAS), fixed_canvas=True, buttons=[], elem_id="edit-mask",
-            )  # fmt: skip
+            editor = _editor("Image to mark", "edit-mask", 36, ["#d97706"])
             part = gr.Dropdown(list(painting.REGIONS), value=painting.BRUSH, label="Part")
-            label = widgets.label_field(page, several=False)
-            n = widgets.count_field(8, "Ways")
-            steps = widgets.steps_field(page)
-            repeats = gr.Slider(
-                1, 10, value=2, step=1, label="Repeats", info="1 is none.", buttons=[]
-            )
-            guidance = widgets.guidance_field(page)
-            seed = widgets.seed_field()
-        with gr.Column(scale=2, min_width=300):
-            with gr.Row():
-                start = gr.Button("Paint", variant="primary", elem_id="inpaint-start")
-                stop = gr.Button("Stop", elem_id="inpaint-stop")
-            view = FilmView(page, "inpaint")
+            repeats = slider(1, 10, value=2, label="Repeats", info="1 is none.")
+            fields = widgets.wish_fields(page, 8, "Variants")
+        view = FilmView(page, "inpaint", "Paint")
 
-    @explained
-    def picture(number: float, name: str) -> Any:
-        images = page.shelf.examples(name).images
-        k = min(int(number), len(images) - 1)
-        background = painting.enlarged(images[k], CANVAS)
+    def image(model: Model, number: float) -> Any:
+        images = page.models.examples(model).images
+        background = painting.enlarged(images[min(int(number), len(images) - 1)], CANVAS)
         return {"background": background, "layers": [], "composite": background}
 
-    number.change(picture, [number, page.picker], editor, show_progress="hidden")
-    page.blocks.load(picture, [number, page.picker], editor, show_progress="hidden")
+    def other(model: Model) -> tuple[Any, Any]:
+        last = len(page.models.examples(model).images) - 1
+        return gr.update(maximum=last, value=0), image(model, 0)
 
-    @explained
-    def other(name: str) -> tuple[Any, Any]:
-        count = len(page.shelf.examples(name).images)
-        return gr.update(maximum=count - 1, value=0), picture(0, name)
-
-    page.picker.change(other, page.picker, [number, editor], show_progress="hidden")
-    page.blocks.load(
-        lambda name: gr.update(maximum=len(page.shelf.examples(name).images) - 1),
-        page.picker, number, show_progress="hidden",
-    )  # fmt: skip
+    page.show([number.change], image, [number], editor)
+    page.show([page.picker.change], other, [], [number, editor])
 
     def films(
-        number: float, value: dict[str, Any], part: str, label: str, n: float, steps: float,
-        repeats: float, guidance: float, seed: float, name: str,
-    ) -> Iterator[Film]:  # fmt: skip
-        model = page.shelf.model(name)
-        images = page.shelf.examples(name).images
-        brushed = part == painting.BRUSH
-        mask = (
-            painting.mask_of(value, model.shape) if brushed else painting.region(part, model.shape)
-        )
-        wanted = wish(
-            model, labels=[label] if label else [], n=n, sampler="ddpm", steps=steps,
-            guidance=guidance, seed=seed,
-        )  # fmt: skip
-        image = images[whole(number, "The picture's number", 0, len(images) - 1)]
-        return painting.inpainted(model, image, mask, wanted, repeats)
+        model: Model, number: float, value: Any, part: str, repeats: float, *fields: Any
+    ) -> Iterator[Film]:
+        images = page.models.examples(model).images
+        image = images[whole(number, "The image's number", 0, len(images) - 1)]
+        mask = painting.region(part, model.shape)
+        if mask is None:
+            mask = painting.mask_of(value, model.shape)
+        return painting.inpainted(model, image, mask, wish(model, *fields, sampler="ddpm"), repeats)
 
-    inputs = [number, editor, part, label, n, steps, repeats, guidance, seed]
-    view.wire(start, stop, films, inputs)
+    view.wire(films, [number, editor, part, repeats, *fields])
 
 
 def _between(page: Page) -> None:
@@ -111,25 +77,13 @@ def _between(page: Page) -> None:
             with gr.Row():
                 seed = widgets.seed_field(0, "From seed")
                 other = widgets.seed_field(1, "To seed")
-            label = widgets.label_field(page, several=False)
-            n = widgets.count_field(10, "Pictures on the way", 2)
-            steps = widgets.steps_field(page)
-            guidance = widgets.guidance_field(page)
-        with gr.Column(scale=2, min_width=300):
-            with gr.Row():
-                start = gr.Button("Go", variant="primary", elem_id="between-start")
-                stop = gr.Button("Stop", elem_id="between-stop")
-            view = FilmView(page, "between")
-
-    def films(
-        seed: float, other: float, label: str, n: float, steps: float, guidance: float, name: str
-    ) -> Iterator[Film]:
-        model = page.shelf.model(name)
-        labels = [label] if label else []
-        wanted = wish(model, labels=labels, n=n, steps=steps, guidance=guidance, seed=seed)
-        return painting.between(model, other, wanted)
-
-    view.wire(start, stop, films, [seed, other, label, n, steps, guidance])
+            label, n = widgets.class_field(page), widgets.count_field(10, "Images on the way", 2)
+            steps, guidance = widgets.steps_field(page), widgets.guidance_field(page)
+        view = FilmView(page, "between", "Go")
+    view.wire(
+        lambda model, other, *fields: painting.between(model, other, wish(model, *fields)),
+        [other, label, n, steps, guidance, seed],
+    )
 
 
 def _sketch(page: Page) -> None:
@@ -140,43 +94,30 @@ def _sketch(page: Page) -> None:
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            gr.Markdown("**Draw here**, or put a picture in.")
-            editor = gr.ImageEditor(
-                painting.blank(CANVAS), label="Sheet to draw on", show_label=False,
-                brush=gr.Brush(default_size=34, colors=["#ffffff", "#999999"], color_mode="fixed"),
-                eraser=gr.Eraser(default_size=34),
-                sources=("upload", "clipboard"), transforms=(), layers=False, type="numpy",
-                image_mode="RGBA", canvas_size=(CANVAS, CANVAS), fixed_canvas=True, buttons=[],
-                elem_id="edit-sketch",
+            gr.Markdown("**Draw here**, or put an image in.")
+            editor = _editor(
+                "Sheet to draw on", "edit-sketch", 34, ["#ffffff", "#999999"],
+                sources=("upload", "clipboard"), value=painting.blank(CANVAS),
             )  # fmt: skip
+            info = "The time t as a share of T."
             strength = gr.Slider(
-                0.05,
-                1,
-                value=0.6,
-                step=0.05,
-                label="Strength",
-                info="The time t as a share of T.",
-                buttons=[],
+                0.05, 1, value=0.6, step=0.05, label="Strength", info=info, buttons=[]
             )
-            label = widgets.label_field(page, several=False)
-            n = widgets.count_field(8, "Ways")
-            steps = widgets.steps_field(page)
-            guidance = widgets.guidance_field(page)
-            seed = widgets.seed_field()
-        with gr.Column(scale=2, min_width=300):
-            with gr.Row():
-                start = gr.Button("Finish it", variant="primary", elem_id="sketch-start")
-                stop = gr.Button("Stop", elem_id="sketch-stop")
-            view = FilmView(page, "sketch")
+            fields = widgets.wish_fields(page, 8, "Variants")
+        view = FilmView(page, "sketch", "Finish it")
 
-    def films(
-        value: dict[str, Any], strength: float, label: str, n: float, steps: float,
-        guidance: float, seed: float, name: str,
-    ) -> Iterator[Film]:  # fmt: skip
-        model = page.shelf.model(name)
-        labels = [label] if label else []
-        wanted = wish(model, labels=labels, n=n, steps=steps, guidance=guidance, seed=seed)
+    def films(model: Model, value: Any, strength: float, *fields: Any) -> Iterator[Film]:
         sketch = painting.sketch_of(value, model.shape)
-        return painting.finished(model, sketch, float(strength), wanted)
+        return painting.finished(model, sketch, float(strength), wish(model, *fields))
 
-    view.wire(start, stop, films, [editor, strength, label, n, steps, guidance, seed])
+    view.wire(films, [editor, strength, *fields])
+
+
+def _editor(label: str, name: str, brush: int, colors: list[Any], **more: Any) -> gr.ImageEditor:
+    return gr.ImageEditor(**{
+        "label": label, "show_label": False, "elem_id": name,
+        "brush": gr.Brush(default_size=brush, colors=colors, color_mode="fixed"),
+        "eraser": gr.Eraser(default_size=brush), "sources": (), "transforms": (), "layers": False,
+        "type": "numpy", "image_mode": "RGBA", "canvas_size": (CANVAS, CANVAS),
+        "fixed_canvas": True, "buttons": [], **more,
+    })  # fmt: skip

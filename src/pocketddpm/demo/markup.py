@@ -57,12 +57,11 @@ def empty(text: str) -> str:
 def progress(share: float, words: Sequence[str], *, busy: bool = True) -> str:
     """Return a bar, 0..1 full, with facts under it."""
     percent = round(100 * min(max(share, 0), 1))
-    facts = "".join(f"<span>{escape(word)}</span>" for word in words)
     state = "busy" if busy else "still"
     return (
         f'<div class="progress {state}" role="progressbar" aria-valuenow="{percent}" '
         f'aria-valuemin="0" aria-valuemax="100" aria-label="progress of the run">'
-        f'<div style="width:{percent}%"></div></div><p class="facts">{facts}</p>'
+        f'<div style="width:{percent}%"></div></div>{facts(words)}'
     )
 
 
@@ -99,7 +98,8 @@ def curves(width: float = 6.4, height: float = 3.0) -> "tuple[Figure, Axes]":
 
 
 def svg(fig: "Figure", alt: str) -> str:
-    """Return a figure as an inline <img> of SVG."""
+    """Return a figure as an inline <img> of SVG, with its legend."""
+    fig.axes[0].legend(frameon=False, labelcolor=INK)
     file = io.BytesIO()
     fig.savefig(file, format="svg", transparent=True)
     data = base64.b64encode(file.getvalue()).decode()

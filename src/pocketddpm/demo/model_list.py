@@ -29,8 +29,12 @@ class Examples:
     source: str
     labels: NDArray[np.int64] | None = None
 
+    def first(self, n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+        """Return the first n images, and what the network must be told of them."""
+        return self.images[:n], None if self.labels is None else self.labels[:n]
 
-class Shelf:
+
+class ModelList:
     """Models by name. Safe to use from several threads; a model is loaded once."""
 
     def __init__(self, paths: list[Path], device: torch.device) -> None:
@@ -46,7 +50,7 @@ class Shelf:
         self.device = device
         self._paths = dict(zip(_names(paths), map(find_checkpoint, paths), strict=True))
         self._models: dict[str, Model] = {}
-        self._examples: dict[str, Examples] = {}
+        self._examples: dict[int, Examples] = {}
         self._lock = Lock()
         self.model(self.names[0])
 
@@ -64,16 +68,15 @@ class Shelf:
                 self._models[name] = load_model(self._paths[name], self.device)
             return self._models[name]
 
-    def examples(self, name: str) -> Examples:
+    def examples(self, model: Model) -> Examples:
         """Return a few images such as the model was trained on, or some that it drew itself.
 
         Real ones are of the test set where the data set is on this machine; nothing is downloaded.
         """
-        model = self.model(name)
         with self._lock:
-            if name not in self._examples:
-                self._examples[name] = _real(model) or _drawn(model)
-            return self._examples[name]
+            if id(model) not in self._examples:  # models stay, and their ids with them
+                self._examples[id(model)] = _real(model) or _drawn(model)
+            return self._examples[id(model)]
 
 
 def _names(paths: list[Path]) -> list[str]:

@@ -6,6 +6,7 @@ from math import inf, log10
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pocketddpm.diffusion.process import add_noise
 from pocketddpm.models.model import Model
@@ -43,29 +44,32 @@ class Noised:
         return 10 * log10(self.alpha_bar / (1 - self.alpha_bar))
 
 
+def noise_images(
+    model: Model, images: NDArray[np.uint8], t: int, role: Role, step: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (x0, eps, x_t) of images, uint8 [N,C,H,W], in model units.
+
+    role, step: which noise; it is always the same.
+    """
+    x0 = model.scaling.to_model(torch.tensor(images, device=model.device))
+    eps = normal(0, role, torch.arange(len(x0), device=model.device), model.shape, step)
+    return x0, eps, add_noise(x0, eps, model.schedule.at(torch.full((len(x0),), t)))
+
+
 @torch.no_grad()
 def noised(
-    model: Model,
-    images: NDArray[np.uint8],
-    t: int,
-    labels: NDArray[np.int64] | None = None,
-    *,
-    seed: int = 0,
+    model: Model, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, t: int
 ) -> Noised:
-    """Return images, uint8 [N,C,H,W], at time t in 0..T under a noise that the seed fixes.
+    """Return images, uint8 [N,C,H,W], at time t in 0..T under a noise that is always the same.
 
-    labels: what the network is told, int64 [N]. At t = 0 it is not asked: the image is there.
+    labels: what the network is told, int64 [N] or None. At t = 0 it is not asked.
     """
-    alpha_bar = float(model.schedule.alpha_bar[t])
-    x0 = model.scaling.to_model(torch.tensor(images, device=model.device))
-    index = torch.arange(len(x0), device=model.device)
-    eps = normal(seed, Role.START, index, model.shape)
-    x_t = add_noise(x0, eps, model.schedule.at(torch.full((len(x0),), t)))
-    to_uint8 = model.scaling.to_uint8
+    alpha_bar, to_uint8 = float(model.schedule.alpha_bar[t]), model.scaling.to_uint8
+    _, _, x_t = noise_images(model, images, t, Role.START)
     seen = to_uint8(x_t).cpu().numpy()
     if t == 0:
         return Noised(t, alpha_bar, seen, seen, 0.0)
-    told = None if labels is None else torch.from_numpy(labels)
-    guess = to_uint8(model.denoiser(told)(x_t, float(t), alpha_bar).x0).cpu().numpy()
+    denoise = model.denoiser(None if labels is None else torch.from_numpy(labels))
+    guess = to_uint8(denoise(x_t, float(t), alpha_bar).x0).cpu().numpy()
     error = float(np.sqrt(np.mean((guess.astype(np.float64) - images) ** 2)))
     return Noised(t, alpha_bar, seen, guess, error)

@@ -14,7 +14,7 @@ from pocketddpm.demo import (
     theme,
     widgets,
 )
-from pocketddpm.demo.model_list import Shelf, describe
+from pocketddpm.demo.model_list import ModelList, describe
 
 TABS = {
     "Draw": draw_tab.build,
@@ -25,7 +25,7 @@ TABS = {
 }
 
 
-def build(shelf: Shelf, files: Path) -> gr.Blocks:
+def build(models: ModelList, files: Path) -> gr.Blocks:
     """Return the page. files: a folder for what people download; emptied by the caller."""
     blocks = gr.Blocks(
         title="pocketddpm", analytics_enabled=False, delete_cache=(600, 3600), fill_width=False
@@ -36,18 +36,16 @@ def build(shelf: Shelf, files: Path) -> gr.Blocks:
                 "<h1>pocketddpm</h1><p>Watch a diffusion model draw. Everything runs on this "
                 "machine.</p>"
             )
+            names = models.names
             picker = gr.Dropdown(
-                shelf.names, value=shelf.names[0], label="Model", elem_id="model", min_width=200,
-                scale=0,
-            )  # fmt: skip
+                names, value=names[0], label="Model", elem_id="model", min_width=200, scale=0
+            )
             dark = gr.Button("Light / dark", size="sm", scale=0, min_width=110, elem_id="dark")
-        first = describe(shelf.model(shelf.names[0]))
-        told = gr.HTML(markup.facts(first), elem_id="model-facts")
-        page = widgets.Page(shelf, files, blocks, picker)
+        page = widgets.Page(models, files, blocks, picker)
+        page.follow(gr.HTML, lambda m: {"value": markup.facts(describe(m))}, elem_id="model-facts")
         with gr.Tabs(elem_id="tabs"):
             for name, build_tab in TABS.items():
                 with gr.Tab(name):
                     build_tab(page)
-        widgets.on_model(page, told, lambda model: markup.facts(describe(model)))
         dark.click(None, js=theme.TOGGLE_DARK)
     return blocks

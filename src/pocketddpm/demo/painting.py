@@ -1,7 +1,9 @@
 """Editing by hand: masks and sketches out of an image editor, and the films of what follows."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -10,23 +12,29 @@ import torch
 from numpy.typing import NDArray
 
 from pocketddpm.data.decode import crop_resize
-from pocketddpm.demo.drawing import ROW, Film, Wish, record, whole
+from pocketddpm.demo.drawing import LARGEST_SEED, ROW, Film, Wish, record, whole
 from pocketddpm.diffusion.sampling import State, start_noise
 from pocketddpm.errors import ConfigError
-from pocketddpm.models.editing import Settings, decode, img2img, inpaint, resampling_path, slerp
-from pocketddpm.models.editing import start_time as time_of
+from pocketddpm.models.editing import (
+    Settings,
+    decode,
+    img2img,
+    inpaint,
+    resampling_path,
+    slerp,
+    start_time,
+)
 from pocketddpm.models.model import Model
-from pocketddpm.models.samples import Watch
+from pocketddpm.models.samples import Images, Watch
 
-Images = NDArray[np.uint8]
 Shape = tuple[int, int, int]
 BRUSH = "what I brushed over"
 REGIONS = (BRUSH, "left half", "right half", "upper half", "lower half", "middle")
 COVERED = 0.3  # share of a pixel that a brush must cover
 
 
-def region(name: str, shape: Shape) -> NDArray[np.bool_]:
-    """Return the mask of a named part of the image, bool [H,W]; for those who cannot brush."""
+def region(name: str, shape: Shape) -> NDArray[np.bool_] | None:
+    """Return the mask of a named part of the image, bool [H,W]; None for what was brushed over."""
     _, height, width = shape
     y, x = np.mgrid[:height, :width]
     masks = {
@@ -36,7 +44,7 @@ def region(name: str, shape: Shape) -> NDArray[np.bool_]:
         "lower half": y >= height // 2,
         "middle": (abs(2 * y + 1 - height) < height / 2) & (abs(2 * x + 1 - width) < width / 2),
     }
-    return masks[name]
+    return masks.get(name)
 
 
 def mask_of(value: dict[str, Any] | None, shape: Shape) -> NDArray[np.bool_]:
@@ -50,7 +58,7 @@ def mask_of(value: dict[str, Any] | None, shape: Shape) -> NDArray[np.bool_]:
         covered = np.maximum(covered, _resized(layer[..., 3], (height, width)) / 255)
     mask = covered >= COVERED
     if not mask.any():
-        raise ConfigError("Nothing is marked: brush over a part of the picture, or choose a half.")
+        raise ConfigError("Nothing is marked: brush over a part of the image, or choose a half.")
     return mask
 
 
@@ -102,51 +110,32 @@ def inpainted(
 ) -> Iterator[Film]:
     """Yield the film of n ways to paint the masked part of an image, uint8 [C,H,W], anew."""
     count = whole(repeats, "Repeats", 1, 10)
-    jump = max(1, min(10, wanted.steps // 4))
-    steps = sum(b > a for a, b in pairwise(resampling_path(wanted.steps, jump, count)))
+    length = max(1, min(10, wanted.steps // 4))
+    steps = sum(b > a for a, b in pairwise(resampling_path(wanted.steps, length, count)))
     film = _film(model, f"inpaint-seed{wanted.seed}", steps, wanted)
-    seen = 0
+    images = np.repeat(image[None], wanted.n, 0)
+    jumps = {"jump_length": length, "jump_count": count}
+    seen = itertools.count(1)  # a state's own number counts the jumps back as well
 
     def run(watch: Watch) -> None:
         def counted(which: slice, state: State) -> None:
-            nonlocal seen
-            seen += 1  # the state's own number counts the jumps back as well
-            watch(which, replace(state, i=seen))
+            watch(which, replace(state, i=next(seen)))
 
-        inpaint(
-            model,
-            np.repeat(image[None], wanted.n, 0),
-            mask,
-            jump_length=jump,
-            jump_count=count,
-            labels=film.labels,
-            settings=_settings(wanted, film),
-            watch=counted,
-        )
+        inpaint(model, images, mask, **jumps, **_settings(film, wanted), watch=counted)
 
     return record(model, film, run)
 
 
 def finished(model: Model, sketch: Images, strength: float, wanted: Wish) -> Iterator[Film]:
     """Yield the film of n images that grow from a sketch, uint8 [C,H,W], noised to strength * T."""
-    t = time_of(model, strength)
+    t = start_time(model, strength)
     if t == 0:
         raise ConfigError("A strength of 0 returns the sketch as it is; choose more.")
     plan = model.plan(steps=wanted.steps, spacing=wanted.spacing, t_start=t)
     film = _film(model, f"sketch-seed{wanted.seed}", plan.grid.steps, wanted)
     images = np.repeat(sketch[None], wanted.n, 0)
-
-    def run(watch: Watch) -> None:
-        img2img(
-            model,
-            images,
-            strength=strength,
-            labels=film.labels,
-            settings=_settings(wanted, film),
-            watch=watch,
-        )
-
-    return record(model, film, run, 1 if film.labels is None else wanted.branches)
+    run = partial(img2img, model, images, strength=strength, **_settings(film, wanted))
+    return record(model, film, lambda watch: run(watch=watch), wanted.branches(film.labels))
 
 
 def between(model: Model, other_seed: float | None, wanted: Wish) -> Iterator[Film]:
@@ -154,33 +143,24 @@ def between(model: Model, other_seed: float | None, wanted: Wish) -> Iterator[Fi
 
     Along the great circle between both noises, drawn by DDIM, which adds none of its own.
     """
-    other = whole(other_seed, "The other seed", 0, 2**53 - 1)
+    other = whole(other_seed, "The other seed", 0, LARGEST_SEED)
     if wanted.n < 2:
-        raise ConfigError("A way has at least 2 pictures: its ends.")
+        raise ConfigError(f"An interpolation needs at least 2 images; got {wanted.n}.")
     film = _film(model, f"between-{wanted.seed}-{other}", wanted.steps, wanted)
     index = torch.zeros(1, dtype=torch.int64, device=model.device)
-
-    def run(watch: Watch) -> None:
-        start, end = (start_noise(seed, index, model.shape) for seed in (wanted.seed, other))
-        share = torch.linspace(0, 1, wanted.n, device=model.device)
-        noise = slerp(start, end, share).flatten(0, 1)
-        settings = replace(_settings(wanted, film), sampler="ddim")
-        decode(model, noise, labels=film.labels, settings=settings, watch=watch)
-
-    return record(model, film, run, 1 if film.labels is None else wanted.branches)
+    start, end = (start_noise(seed, index, model.shape) for seed in (wanted.seed, other))
+    share = torch.linspace(0, 1, wanted.n, device=model.device)
+    noise = slerp(start, end, share).flatten(0, 1)
+    run = partial(decode, model, noise, **_settings(film, replace(wanted, sampler="ddim")))
+    return record(model, film, lambda watch: run(watch=watch), wanted.branches(film.labels))
 
 
 def _film(model: Model, name: str, steps: int, wanted: Wish) -> Film:
     labels = wanted.numbers(model) if wanted.labels else None
-    return Film(name, steps, labels, model.classes, min(wanted.n, ROW))
+    return Film(name, steps, labels, min(wanted.n, ROW))
 
 
-def _settings(wanted: Wish, film: Film) -> Settings:
-    return Settings(
-        sampler=wanted.sampler,
-        steps=wanted.steps,
-        spacing=wanted.spacing,
-        # Without a label there is nothing to guide towards.
-        guidance=1.0 if film.labels is None else wanted.guidance,
-        seed=wanted.seed,
-    )
+def _settings(film: Film, wanted: Wish) -> dict[str, Any]:
+    if film.labels is None:  # there is nothing to guide towards
+        wanted = replace(wanted, guidance=1.0)
+    return {"labels": film.labels, "settings": Settings(**wanted.settings())}

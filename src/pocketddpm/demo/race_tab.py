@@ -10,9 +10,16 @@ from pocketddpm.demo import markup, widgets
 from pocketddpm.demo.drawing import whole, wish
 from pocketddpm.demo.model_list import find_judge
 from pocketddpm.demo.racing import MOST, Lane, drawing_samplers, lanes, race
-from pocketddpm.demo.widgets import QUEUED, Page, explained
+from pocketddpm.demo.widgets import Page, slider
+from pocketddpm.models.model import Model
 
 FIRST = ["ddpm", "ddim", "heun", "dpmpp"]
+READ = (
+    "Read as asked: the share of images in which a shipped classifier sees the class that was "
+    "asked for, and the mean probability that it gives it. With so few images that is a hint, "
+    "no score: pocketddpm evaluate measures."
+)
+UNREAD = "No classifier is shipped for these images: look for yourself, or use pocketddpm evaluate."
 
 
 def build(page: Page) -> None:
@@ -24,87 +31,58 @@ def build(page: Page) -> None:
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            samplers = gr.CheckboxGroup(
-                drawing_samplers(), value=FIRST, label="Samplers", info=f"Up to {MOST}."
-            )
-            nfe = gr.Slider(
-                2, 100, value=10, step=1, label="Evaluations (nfe)", buttons=[], elem_id="race-nfe"
-            )
-            labels = widgets.label_field(page, several=True)
-            n = widgets.count_field(10)
-            guidance = widgets.guidance_field(page)
-            spacing = widgets.spacing_field(page)
+            names, most = drawing_samplers(), f"Up to {MOST}."
+            samplers = gr.CheckboxGroup(names, value=FIRST, label="Samplers", info=most)
+            nfe = slider(2, 100, value=10, label="Evaluations (nfe)", elem_id="race-nfe")
+            labels, n = widgets.classes_field(page), widgets.count_field(10)
+            guidance, spacing = widgets.guidance_field(page), widgets.spacing_field(page)
             seed = widgets.seed_field()
         with gr.Column(scale=2, min_width=300):
-            with gr.Row():
-                start = gr.Button("Compare", variant="primary", elem_id="race-start")
-                stop = gr.Button("Stop", elem_id="race-stop")
+            start, stop = widgets.buttons("Compare", "race")
             status = gr.HTML(elem_id="race-status")
             results = gr.HTML(markup.empty("Nothing compared yet."), elem_id="race-results")
 
-    @explained
     def run(
-        samplers: list[str], nfe: float, labels: list[str], n: float, guidance: float, spacing: str,
-        seed: float, name: str,
-    ) -> Iterator[tuple[Any, Any]]:  # fmt: skip
-        model = page.shelf.model(name)
+        model: Model, samplers: list[str], nfe: float, labels: list[str], n: float,
+        guidance: float, spacing: str, seed: float,
+    ) -> Iterator[tuple[str, str]]:  # fmt: skip
         budget = whole(nfe, "The number of evaluations", 2, 100)
-        wanted = wish(model, labels=labels, n=n, guidance=guidance, spacing=spacing, seed=seed)
-        start = lanes(model, samplers, budget, wanted)
+        wanted = wish(model, labels, n, guidance=guidance, spacing=spacing, seed=seed)
         judge = find_judge(model)
-        columns = min(wanted.n, 10)
-        for found in race(model, start, wanted, judge):
+        for found in race(model, lanes(model, samplers, budget, wanted), wanted, judge):
             done = sum(lane.images is not None for lane in found)
-            share = done / len(found)
             words = [f"{done} of {len(found)} samplers", f"{wanted.n} images each"]
             if judge is not None:
                 words.append(f"read by {judge.name}")
-            yield markup.progress(share, words, busy=share < 1), _results(found, columns)
+            status = markup.progress(done / len(found), words, busy=done < len(found))
+            yield status, _results(found, min(wanted.n, 10))
 
-    inputs = [samplers, nfe, labels, n, guidance, spacing, seed, page.picker]
-    event = start.click(run, inputs, [status, results], **QUEUED)
-    stop.click(
-        lambda: markup.progress(0, ["stopped"], busy=False), None, status,
-        cancels=[event], show_progress="hidden",
-    )  # fmt: skip
+    inputs = [samplers, nfe, labels, n, guidance, spacing, seed]
+    event = page.run(start, run, inputs, [status, results])
+    stopped = markup.progress(0, ["stopped"], busy=False)
+    stop.click(lambda: stopped, None, status, cancels=[event], show_progress="hidden")
 
 
 def _results(found: list[Lane], columns: int) -> str:
-    head = ["sampler", "steps", "nfe", "seconds"]
     judged = any(lane.read is not None for lane in found)
-    if judged:
-        head += ["read as asked", "how surely"]
-    rows = []
-    for lane in found:
-        waits = lane.images is None
-        row = [escape(lane.sampler), f"{lane.steps}", f"{lane.nfe}"]
-        row.append("…" if waits else f"{lane.seconds:.2f}")
-        if judged:
-            row += (
-                ["…", "…"]
-                if lane.read is None or lane.sure is None
-                else [f"{lane.read:.0%}", f"{lane.sure:.1%}"]
-            )
-        rows.append(row)
-    boards = [
-        '<div class="lane">'
-        + markup.panel(
-            f"{lane.sampler}, {lane.steps} steps",
-            markup.empty("waiting")
-            if lane.images is None
-            else markup.board(
-                lane.images, columns, alt=f"{len(lane.images)} images drawn by {lane.sampler}"
-            ),
-        )
-        + "</div>"
-        for lane in found
-    ]
-    note = (
-        "Read as asked: the share of images in which a shipped classifier sees the class that was "
-        "asked for, and the mean probability that it gives it. With so few images that is a hint, "
-        "no score: pocketddpm evaluate measures."
-        if judged
-        else "No classifier is shipped for these images: look for yourself, or use "
-        "pocketddpm evaluate."
-    )
-    return markup.table(head, rows) + f'<p class="facts">{note}</p>' + "".join(boards)
+    head = ["sampler", "steps", "nfe", "seconds", *["read as asked", "how surely"] * judged]
+    body = markup.table(head, [_row(lane, judged) for lane in found])
+    note = f'<p class="facts">{READ if judged else UNREAD}</p>'
+    return body + note + "".join(_board(lane, columns) for lane in found)
+
+
+def _row(lane: Lane, judged: bool) -> list[str]:
+    row: list[Any] = [escape(lane.sampler), f"{lane.steps}", f"{lane.nfe}"]
+    row.append("…" if lane.images is None else f"{lane.seconds:.2f}")
+    if not judged:
+        return row
+    waits = lane.read is None or lane.sure is None
+    return [*row, *(["…", "…"] if waits else [f"{lane.read:.0%}", f"{lane.sure:.1%}"])]
+
+
+def _board(lane: Lane, columns: int) -> str:
+    inside = markup.empty("waiting")
+    if lane.images is not None:
+        alt = f"{len(lane.images)} images drawn by {lane.sampler}"
+        inside = markup.board(lane.images, columns, alt=alt)
+    return f'<div class="lane">{markup.panel(f"{lane.sampler}, {lane.steps} steps", inside)}</div>'

@@ -1,8 +1,7 @@
 """Samplers side by side: the same noise, the same number of network evaluations."""
 
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -61,12 +60,12 @@ def lanes(model: Model, samplers: list[str], nfe: int, wanted: Wish) -> list[Lan
     """Return the lanes of a race that has not begun; ConfigError for none or too many of them."""
     if not 1 <= len(samplers) <= MOST:
         raise ConfigError(f"Choose one to {MOST} samplers; got {len(samplers)}.")
+    branches = wanted.branches(wanted.numbers(model))
     found = []
     for name in samplers:
-        steps = steps_for(model, name, nfe, branches=wanted.branches)
-        found.append(
-            Lane(name, steps, model.plan(sampler=name).sampler.calls(steps) * wanted.branches)
-        )
+        steps = steps_for(model, name, nfe, branches=branches)
+        calls = model.plan(sampler=name).sampler.calls(steps)
+        found.append(Lane(name, steps, calls * branches))
     return found
 
 
@@ -82,22 +81,14 @@ def race(
         done = list(start)
         labels = wanted.numbers(model)
         for k, lane in enumerate(start):
-            began = time.monotonic()
+            settings = wanted.settings() | {"sampler": lane.sampler, "steps": lane.steps}
             samples = model.sample(
-                wanted.n,
-                labels=labels,
-                sampler=lane.sampler,
-                steps=lane.steps,
-                spacing=wanted.spacing,
-                guidance=wanted.guidance,
-                seed=wanted.seed,
-                watch=lambda which, state, done=done: report(done),
+                wanted.n, labels=labels, **settings, watch=lambda *_, done=done: report(done)
             )
-            seconds = time.monotonic() - began
             read, sure = _judged(samples.images, labels, judge)
             done = list(done)
-            done[k] = replace(
-                lane, nfe=samples.nfe, seconds=seconds, images=samples.images, read=read, sure=sure
+            done[k] = Lane(
+                lane.sampler, lane.steps, samples.nfe, samples.seconds, samples.images, read, sure
             )
             report(done)
 

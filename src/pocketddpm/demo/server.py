@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketddpm.demo.model_list import Shelf
+from pocketddpm.demo.model_list import ModelList
 from pocketddpm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 # The browser itself refuses what is not from here, whatever a library would like to load.
+POLICY_NAME = b"content-security-policy"
 POLICY = (
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; worker-src 'self' blob:"
+    b"default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    b"style-src 'self' 'unsafe-inline'; worker-src 'self' blob:"
 )
 QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -27,40 +28,25 @@ QUIET = {
 }
 
 
-class OnlyHere:
-    """ASGI middleware: every page carries the policy, and other hosts' names are refused.
-
-    The second half stops a foreign page that points its own name at this machine.
-    """
+class Policy:
+    """ASGI middleware: every page carries the Content-Security-Policy."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass a request on; answer 403 to one that was meant for another host."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").rsplit(":", 1)[0]
-        if host not in (HOST, "localhost"):
-            await send({"type": "http.response.start", "status": 403, "headers": []})
-            await send({"type": "http.response.body", "body": b"this page is local\n"})
-            return
+        """Pass a request on, and add the policy to its answer."""
 
         async def with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
-                headers = [
-                    *message.get("headers", []),
-                    (b"content-security-policy", POLICY.encode()),
-                ]
-                message = {**message, "headers": headers}
+                message["headers"] = [*message.get("headers", []), (POLICY_NAME, POLICY)]
             await send(message)
 
         await self.app(scope, receive, with_policy)
 
 
 @contextmanager
-def serving(shelf: Shelf, port: int | None = None) -> "Iterator[str]":
+def serving(models: ModelList, port: int | None = None) -> "Iterator[str]":
     """Serve the page in the background; yields its address, and ends with the block.
 
     port: None takes the first free one from 7860. Raises ConfigError when Gradio is missing or the
@@ -70,7 +56,7 @@ def serving(shelf: Shelf, port: int | None = None) -> "Iterator[str]":
     with tempfile.TemporaryDirectory(prefix="pocketddpm-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         build = _import_page()
-        blocks = build(shelf, Path(folder))
+        blocks = build(models, Path(folder))
         try:
             _, address, _ = blocks.queue().launch(**_settings(port))
         except OSError as error:
@@ -95,6 +81,7 @@ def _import_page() -> "Callable[..., Any]":
 
 def _settings(port: int | None) -> dict[str, Any]:
     from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from pocketddpm.demo import theme
 
@@ -112,6 +99,12 @@ def _settings(port: int | None) -> dict[str, Any]:
         "enable_monitoring": False,
         "footer_links": [],
         "theme": theme.theme(),
-        "css": theme.CSS,
-        "app_kwargs": {"middleware": [Middleware(OnlyHere)]},
+        "css_paths": Path(__file__).with_name("style.css"),
+        # A foreign page that points its own name at this machine is refused.
+        "app_kwargs": {
+            "middleware": [
+                Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
+                Middleware(Policy),
+            ]
+        },
     }

@@ -1,8 +1,8 @@
-"""What the tabs share of Gradio: the page, explained errors, the fields of a wish."""
+"""What the tabs share of Gradio: the page, errors as messages, the fields of a wish."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from inspect import isgeneratorfunction
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from pocketddpm.demo.drawing import GUIDANCE, LARGEST_SEED, MOST_IMAGES, MOST_STEPS
-from pocketddpm.demo.model_list import Shelf
+from pocketddpm.demo.model_list import ModelList
 from pocketddpm.demo.racing import drawing_samplers
 from pocketddpm.demo.streaming import WORKERS
 from pocketddpm.diffusion.grid import SPACINGS
@@ -18,14 +18,45 @@ from pocketddpm.errors import DDPMError
 from pocketddpm.models.model import Model
 
 # Everything that asks the network waits in one queue, so that no run starves another.
-QUEUED = {"concurrency_id": "network", "concurrency_limit": WORKERS, "show_progress": "hidden"}
+QUEUED: dict[str, Any] = {
+    "concurrency_id": "network",
+    "concurrency_limit": WORKERS,
+    "show_progress": "hidden",
+}
+# An event that comes while another of its kind is being answered waits, and only the last counts.
+LATEST: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
+
+slider = partial(gr.Slider, step=1, buttons=[])
+
+
+def explained(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a DDPMError reach the person as a message instead of a traceback."""
+
+    def message(error: DDPMError) -> gr.Error:
+        return gr.Error(str(error), title="Invalid value", print_exception=False)
+
+    @wraps(handler)
+    def generator(*args: Any) -> Iterator[Any]:
+        try:
+            yield from handler(*args)
+        except DDPMError as error:
+            raise message(error) from None
+
+    @wraps(handler)
+    def function(*args: Any) -> Any:
+        try:
+            return handler(*args)
+        except DDPMError as error:
+            raise message(error) from None
+
+    return generator if isgeneratorfunction(handler) else function
 
 
 @dataclass(frozen=True)
 class Page:
     """What every tab is built from. picker: the field with the model's name."""
 
-    shelf: Shelf
+    models: ModelList
     files: Path
     blocks: gr.Blocks
     picker: gr.Dropdown
@@ -33,30 +64,41 @@ class Page:
     @property
     def first(self) -> Model:
         """The model that is shown at the start."""
-        return self.shelf.model(self.shelf.names[0])
+        return self.models.model(self.models.names[0])
 
+    def follow(self, kind: Any, values: Callable[[Model], dict[str, Any]], **fixed: Any) -> Any:
+        """Return a component some of whose values depend on the model that is picked."""
+        field = kind(**fixed, **values(self.first))
+        self.on_model(field, lambda model: gr.update(**values(model)))
+        return field
 
-def explained(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a DDPMError reach the person as a message instead of a traceback."""
+    def on_model(self, output: Any, change: Callable[[Model], Any]) -> None:
+        """Update a component when another model is picked."""
 
-    def told(error: DDPMError) -> gr.Error:
-        return gr.Error(str(error), title="That cannot be", print_exception=False)
+        @explained
+        def update(name: str) -> Any:
+            return change(self.models.model(name))
 
-    @wraps(handler)
-    def generator(*args: Any) -> Iterator[Any]:
-        try:
-            yield from handler(*args)
-        except DDPMError as error:
-            raise told(error) from None
+        self.picker.change(update, self.picker, output, show_progress="hidden")
 
-    @wraps(handler)
-    def function(*args: Any) -> Any:
-        try:
-            return handler(*args)
-        except DDPMError as error:
-            raise told(error) from None
+    def show(self, events: list[Any], handler: Any, inputs: list[Any], outputs: Any) -> None:
+        """Let handler(model, *inputs) fill the outputs at these events, and when the page loads."""
 
-    return generator if isgeneratorfunction(handler) else function
+        @explained
+        def answer(*values: Any) -> Any:
+            return handler(self.models.model(values[-1]), *values[:-1])
+
+        for listen in (*events, self.blocks.load):
+            listen(answer, [*inputs, self.picker], outputs, **LATEST)
+
+    def run(self, start: gr.Button, handler: Any, inputs: list[Any], outputs: Any) -> Any:
+        """Let `start` yield from handler(model, *inputs) into the outputs; return the event."""
+
+        @explained
+        def answer(*values: Any) -> Iterator[Any]:
+            yield from handler(self.models.model(values[-1]), *values[:-1])
+
+        return start.click(answer, [*inputs, self.picker], outputs, **QUEUED)
 
 
 def lesson(text: str) -> None:
@@ -64,82 +106,88 @@ def lesson(text: str) -> None:
     gr.Markdown(text, elem_classes="lesson")
 
 
-def label_field(page: Page, *, several: bool) -> Any:
-    """Return the field for classes: any of them (none means all), or one (or no label)."""
-    if several:
-        field = gr.CheckboxGroup(
-            list(page.first.classes),
-            label="Classes",
-            info="None ticked: all of them in turn.",
-            visible=bool(page.first.classes),
+def buttons(start: str, name: str) -> tuple[gr.Button, gr.Button]:
+    """Return a button that starts, and one that stops; `name` makes their ids."""
+    with gr.Row():
+        return (
+            gr.Button(start, variant="primary", elem_id=f"{name}-start"),
+            gr.Button("Stop", elem_id=f"{name}-stop"),
         )
-        change = lambda m: gr.update(choices=list(m.classes), value=[], visible=bool(m.classes))  # noqa: E731
-    else:
-        field = gr.Dropdown(
-            one_label(page.first), value="", label="Class", visible=bool(page.first.classes)
-        )
-        change = lambda m: gr.update(choices=one_label(m), value="", visible=bool(m.classes))  # noqa: E731
-    on_model(page, field, change)
-    return field
 
 
-def one_label(model: Model) -> list[tuple[str, str]]:
-    """Return the choices of a field for one class."""
-    return [("no label", ""), *((name, name) for name in model.classes)]
+def classes_field(page: Page) -> Any:
+    """Return the field for several classes."""
+    return page.follow(
+        gr.CheckboxGroup,
+        lambda m: {"choices": list(m.classes), "value": [], "visible": bool(m.classes)},
+        label="Classes",
+        info="None ticked: all of them in turn.",
+    )
 
 
-def sampler_field(page: Page) -> gr.Dropdown:
+def class_field(page: Page) -> Any:
+    """Return the field for one class; or no label, where the model has learned that."""
+
+    def values(model: Model) -> dict[str, Any]:
+        none = [] if model.null is None else [("no label", "")]
+        choices = [*none, *((name, name) for name in model.classes)]
+        first = choices[0][1] if choices else ""
+        return {"choices": choices, "value": first, "visible": bool(model.classes)}
+
+    return page.follow(gr.Dropdown, values, label="Class")
+
+
+def sampler_field(page: Page) -> Any:
     """Return the field for the sampler; the model's own at first."""
-    own = lambda m: m.experiment.sampling.sampler  # noqa: E731
-    field = gr.Dropdown(drawing_samplers(), value=own(page.first), label="Sampler")
-    on_model(page, field, lambda m: gr.update(value=own(m)))
-    return field
+    return page.follow(
+        gr.Dropdown,
+        lambda m: {"value": m.experiment.sampling.sampler},
+        choices=drawing_samplers(),
+        label="Sampler",
+    )
 
 
-def steps_field(page: Page, value: int = 20, *, own: bool = False) -> gr.Slider:
+def spacing_field(page: Page) -> Any:
+    """Return the field for where the steps lie; the model's own at first."""
+    return page.follow(
+        gr.Dropdown,
+        lambda m: {"value": m.experiment.sampling.spacing},
+        choices=list(SPACINGS),
+        label="Spacing of the steps",
+    )
+
+
+def steps_field(page: Page, value: int = 20, *, own: bool = False) -> Any:
     """Return the field for steps, no more than the model's T.
 
     own: whether a model that draws in fewer steps than `value` begins with them.
     """
 
-    def start(model: Model) -> dict[str, Any]:
+    def values(model: Model) -> dict[str, Any]:
         most = min(MOST_STEPS, model.schedule.T)
         wanted = min(value, model.experiment.sampling.steps) if own else value
         return {"maximum": most, "value": min(wanted, most)}
 
-    field = gr.Slider(1, step=1, label="Steps", buttons=[], **start(page.first))
-    on_model(page, field, lambda m: gr.update(**start(m)))
-    return field
+    return page.follow(slider, values, minimum=1, label="Steps")
 
 
-def guidance_field(page: Page) -> gr.Slider:
-    """Return the field for guidance, which only models with and without labels can follow."""
-    told = lambda m: (  # noqa: E731
-        "1 is none. More: truer to the class, twice the work."
-        if m.null is not None
-        else "This model was not trained for guidance."
-    )
-    start = page.first
-    field = gr.Slider(
-        *GUIDANCE,
-        value=1.0,
-        step=0.1,
-        label="Guidance",
-        info=told(start),
-        interactive=start.null is not None,
-        buttons=[],
-    )
-    on_model(
-        page,
-        field,
-        lambda m: gr.update(value=1.0, info=told(m), interactive=m.null is not None),
-    )
-    return field
+def guidance_field(page: Page) -> Any:
+    """Return the field for guidance, for models that have learned to draw without a label."""
+
+    def values(model: Model) -> dict[str, Any]:
+        info = "1 is none. More: truer to the class, twice the work."
+        if model.null is None:
+            info = "This model was not trained for guidance."
+        return {"value": 1.0, "info": info, "interactive": model.null is not None}
+
+    low, high = GUIDANCE
+    field = partial(gr.Slider, step=0.1, buttons=[])
+    return page.follow(field, values, minimum=low, maximum=high, label="Guidance")
 
 
-def count_field(value: int, label: str = "Images", least: int = 1) -> gr.Slider:
+def count_field(value: int, label: str = "Images", least: int = 1) -> Any:
     """Return the field for how many images."""
-    return gr.Slider(least, MOST_IMAGES, value=value, step=1, label=label, buttons=[])
+    return slider(least, MOST_IMAGES, value=value, label=label)
 
 
 def seed_field(value: int = 0, label: str = "Seed") -> gr.Number:
@@ -149,19 +197,7 @@ def seed_field(value: int = 0, label: str = "Seed") -> gr.Number:
     )
 
 
-def spacing_field(page: Page) -> gr.Dropdown:
-    """Return the field for where the steps lie; the model's own at first."""
-    own = lambda m: m.experiment.sampling.spacing  # noqa: E731
-    field = gr.Dropdown(list(SPACINGS), value=own(page.first), label="Spacing of the steps")
-    on_model(page, field, lambda m: gr.update(value=own(m)))
-    return field
-
-
-def on_model(page: Page, field: Any, change: Callable[[Model], Any]) -> None:
-    """Update a field when another model is picked."""
-
-    @explained
-    def update(name: str) -> Any:
-        return change(page.shelf.model(name))
-
-    page.picker.change(update, page.picker, field, show_progress="hidden")
+def wish_fields(page: Page, n: int, label: str, least: int = 1) -> list[Any]:
+    """Return the fields of a wish for one class, in the order of `drawing.wish`."""
+    kind, count = class_field(page), count_field(n, label, least)
+    return [kind, count, steps_field(page), guidance_field(page), seed_field()]
