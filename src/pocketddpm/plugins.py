@@ -80,6 +80,11 @@ def load_plugin(path: str | Path) -> Plugin:
     raise ConfigError(f"{path} defines no entry of a catalogue. What each defines: {kinds}")
 
 
+def loaded() -> list[Path]:
+    """Return the files of all plug-ins that have been loaded."""
+    return [plugin.path for catalog, _ in KINDS.values() for plugin in catalog.plugins.values()]
+
+
 def _run(path: Path, content: bytes) -> ModuleType:
     module = ModuleType(f"pocketddpm_plugin_{path.stem}")
     module.__file__ = str(path)

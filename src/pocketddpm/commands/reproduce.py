@@ -1,16 +1,16 @@
 """`pocketddpm reproduce RUN`: start a run again, and say whether its first losses come back."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from pocketddpm.commands.options import Plugins
+from pocketddpm.commands.options import Plugins, given, options_of
+from pocketddpm.runs.options import ReproduceOptions
 
 
-@dataclass(frozen=True)
-class Reproduce:
+@dataclass(frozen=True, kw_only=True)
+class Reproduce(options_of(ReproduceOptions)):
     """Start a run again from nothing, and compare its first losses with those in its log.
 
     Exits with 0 when they agree, and with 1 when they do not. The run is left as it is.
@@ -20,17 +20,17 @@ class Reproduce:
 
     folder: Positional[Path]
     """The run's folder."""
-    steps: int = 100
-    """How many steps to repeat."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
     plugin: Plugins = ()
     """Your own network, sampler, schedule or data set: FILE.py (docs/plugins.md)."""
 
     def run(self) -> None:
         """Train the first steps in a temporary folder, and compare."""
-        from pocketddpm.runs.reproduce import reproduce
+        import sys
 
-        verdict = reproduce(self.folder, steps=self.steps, device=self.device)
-        print(verdict.text)
-        sys.exit(0 if verdict.agrees else 1)
+        from pocketddpm.runs.reproduction import reproduce
+        from pocketddpm.values import from_dict
+
+        options = from_dict(ReproduceOptions, given(self), "reproduce: ")
+        agrees, lines = reproduce(self.folder, options)
+        print("\n".join(lines))
+        sys.exit(0 if agrees else 1)

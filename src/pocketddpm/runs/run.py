@@ -86,8 +86,8 @@ class Session:
         self.meta = run_record(self.experiment, data, where, begun_with=begun_with)
         self.images = data.images
         self.accelerator = Accelerator(mixed_precision="no", cpu=where.type == "cpu")
-        self.network = build_network(self.experiment, data.images.shape, len(data.classes))
-        self.trainer = self._build_trainer(data)
+        self.trainer = build_trainer(self.experiment, data, self.accelerator)
+        self.network = self.trainer.network
         self.validation: Validation | None = None
         self.stop = Stop(self.accelerator, self._say)
         if begin_with is not None:
@@ -112,27 +112,6 @@ class Session:
         except BaseException:
             self._release()
             raise
-
-    def _build_trainer(self, data: RunData) -> Trainer:
-        training, batches = self.experiment.training, self.experiment.training.batches_per_epoch
-        loader = Loader(
-            data.images,
-            batch_size=training.batch_size,
-            seed=training.seed,
-            device=self.accelerator.device,
-            epoch_images=batches * training.batch_size if batches else None,
-            flip=bool(data.config.flip),
-        )
-        objective = build_objective(
-            self.experiment.objective,
-            build_schedule(self.experiment.schedule),
-            null=len(data.classes) if data.classes else None,
-            batch_size=training.batch_size,
-            bins=Bins(*data.scaling.model_bounds, data.scaling.bin_width),
-        )
-        return Trainer(
-            self.experiment, self.network, objective, loader, data.scaling, self.accelerator
-        )
 
     def _prepare(self, folder: RunFolder, checkpoint: Checkpoint | None, overwrite: bool) -> None:
         """Make the folder ready: to go on in it, or to begin, with pictures of the data."""
@@ -299,6 +278,28 @@ class Session:
 
     def _resume_command(self) -> str:
         return f"pocketddpm train {self.experiment.preset} --resume {self.out}"
+
+
+def build_trainer(experiment: Experiment, data: RunData, accelerator: Accelerator) -> Trainer:
+    """Return the trainer of an experiment on its data, at the start of the run."""
+    training, batches = experiment.training, experiment.training.batches_per_epoch
+    loader = Loader(
+        data.images,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        device=accelerator.device,
+        epoch_images=batches * training.batch_size if batches else None,
+        flip=bool(data.config.flip),
+    )
+    objective = build_objective(
+        experiment.objective,
+        build_schedule(experiment.schedule),
+        null=len(data.classes) if data.classes else None,
+        batch_size=training.batch_size,
+        bins=Bins(*data.scaling.model_bounds, data.scaling.bin_width),
+    )
+    network = build_network(experiment, data.images.shape, len(data.classes))
+    return Trainer(experiment, network, objective, loader, data.scaling, accelerator)
 
 
 def _training(checkpoint: Checkpoint) -> TrainingConfig:
