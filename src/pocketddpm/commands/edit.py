@@ -72,29 +72,12 @@ class Edit:
         # The default place is the command's own: only a name that was given is protected.
         for path in filter(None, (self.out, self.gif)):
             refuse_existing(path, self.overwrite)
-        out = self.out or Path(f"edit-{self.what}.png")
-        index = parse_numbers(self.index, "N" + ",N" * self.index.count(","), int)
-        box = None if self.box is None else parse_numbers(self.box, "TOP,LEFT,BOTTOM,RIGHT", int)
-        samples = edit(
-            self.what,
-            self.model,
-            self.images,
-            index=index,
-            split=self.split,
-            labels=self.labels,
-            strength=self.strength,
-            mask=self.mask or box,
-            jump_length=self.jump_length,
-            jump_count=self.jump_count,
-            frames=self.frames,
-            sampler=self.sampler,
-            steps=self.steps,
-            guidance=self.guidance,
-            seed=self.seed,
-            out=out,
-            gif=self.gif,
-            overwrite=True,
-            device=self.device,
-        )
-        written = ", ".join(str(path) for path in (out, self.gif) if path is not None)
+        asked = dict(vars(self))  # its fields are the function's arguments
+        box, _ = asked.pop("box"), asked.pop("plugin")
+        asked["out"] = self.out or Path(f"edit-{self.what}.png")
+        asked["index"] = parse_numbers(self.index, "N" + ",N" * self.index.count(","), int)
+        if box is not None:
+            asked["mask"] = parse_numbers(box, "TOP,LEFT,BOTTOM,RIGHT", int)
+        samples = edit(**asked | {"overwrite": True})
+        written = ", ".join(str(path) for path in (asked["out"], self.gif) if path is not None)
         print(f"{self.what}: {samples.nfe} evaluations each, seed {self.seed}\nwrote {written}")

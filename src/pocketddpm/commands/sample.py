@@ -106,24 +106,9 @@ class Sample:
             "clip": None if self.clip is None else self.clip == "yes",
         }
         plan = model.plan(**settings)
-        samples = sample(
-            model,
-            self.n,
-            out=out,
-            gif=self.gif,
-            strip=self.strip,
-            panels=self.panels,
-            stretch=self.stretch,
-            overwrite=True,
-            labels=self.labels,
-            guide=self.guide,
-            device=self.device,
-            weights=self.weights,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            precision=self.precision,
-            **settings,
-        )
+        names = ("labels", "gif", "strip", "panels", "stretch", "guide", "device", "weights")
+        asked = {name: getattr(self, name) for name in (*names, "seed", "batch_size", "precision")}
+        samples = sample(model, self.n, out=out, overwrite=True, **asked, **settings)
         if rank() > 0:
             return
         written = [str(path) for path in (out, self.gif, self.strip) if path is not None]

@@ -57,13 +57,7 @@ class Show:
             refuse_existing(out, self.overwrite)
         if self.n is not None and self.n < 1:
             raise ConfigError(f"--n must be at least 1, got {self.n}")
-        make = {
-            "data": self._data,
-            "forward": self._forward,
-            "schedule": self._schedule,
-            "strip": self._strip,
-        }[self.what]
-        make(out)
+        getattr(self, f"_{self.what}")(out)
         print(f"wrote {out}")
 
     def _images(self):
@@ -91,11 +85,9 @@ class Show:
         from pocketddpm.pictures import save_grid
         from pocketddpm.runs.forward import forward_panels
 
-        config = ScheduleConfig(
-            self.schedule, self.timesteps, dict(parse_options(self.schedule_options or ""))
-        )
-        images = self._images().images[: self.n or 8]
-        panels = forward_panels(images, build_schedule(config), seed=self.seed)
+        options = parse_options(self.schedule_options or "")
+        schedule = build_schedule(ScheduleConfig(self.schedule, self.timesteps, options))
+        panels = forward_panels(self._images().images[: self.n or 8], schedule, seed=self.seed)
         save_grid(out, panels, columns=5)
 
     def _schedule(self, out: Path) -> None:
@@ -106,7 +98,7 @@ class Show:
         fig = figure(9.0, 3.6)
         left, right = fig.subplots(1, 2)
         for name in parse_names(self.subject):
-            options = dict(parse_options(self.schedule_options or ""))
+            options = parse_options(self.schedule_options or "")
             schedule = build_schedule(ScheduleConfig(name, self.timesteps, options))
             left.plot(schedule.alpha_bar.numpy(), label=name)
             right.plot(range(1, schedule.T + 1), schedule.log_snr[1:].numpy(), label=name)
@@ -121,5 +113,5 @@ class Show:
         from pocketddpm.models.verbs import sample
 
         n, labels = self.n or 8, self.classes or "all"
-        sample(self.subject, n, strip=out, panels=self.panels, rows=n, overwrite=True,
-               labels=labels, seed=self.seed)  # fmt: skip
+        picture = {"strip": out, "panels": self.panels, "rows": n, "overwrite": True}
+        sample(self.subject, n, labels=labels, seed=self.seed, **picture)

@@ -58,9 +58,8 @@ def _inpaint(page: Page) -> None:
     ) -> Iterator[Film]:
         images = page.models.examples(model).images
         image = images[whole(number, "The image's number", 0, len(images) - 1)]
-        mask = painting.region(part, model.shape)
-        if mask is None:
-            mask = painting.mask_of(value, model.shape)
+        brushed, shape = part == painting.BRUSH, model.shape
+        mask = painting.mask_of(value, shape) if brushed else painting.region(part, shape)
         return painting.inpainted(model, image, mask, wish(model, *fields, sampler="ddpm"), repeats)
 
     view.wire(films, [number, editor, part, repeats, *fields])

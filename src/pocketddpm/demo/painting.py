@@ -33,8 +33,8 @@ REGIONS = (BRUSH, "left half", "right half", "upper half", "lower half", "middle
 COVERED = 0.3  # share of a pixel that a brush must cover
 
 
-def region(name: str, shape: Shape) -> NDArray[np.bool_] | None:
-    """Return the mask of a named part of the image, bool [H,W]; None for what was brushed over."""
+def region(name: str, shape: Shape) -> NDArray[np.bool_]:
+    """Return the mask of a named part of the image, bool [H,W]; for those who cannot brush."""
     _, height, width = shape
     y, x = np.mgrid[:height, :width]
     masks = {
@@ -44,7 +44,7 @@ def region(name: str, shape: Shape) -> NDArray[np.bool_] | None:
         "lower half": y >= height // 2,
         "middle": (abs(2 * y + 1 - height) < height / 2) & (abs(2 * x + 1 - width) < width / 2),
     }
-    return masks.get(name)
+    return masks[name]
 
 
 def mask_of(value: dict[str, Any] | None, shape: Shape) -> NDArray[np.bool_]:
