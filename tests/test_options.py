@@ -301,6 +301,7 @@ def says(error: DDPMError, name: str, value: Any) -> None:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_wrong_value_is_refused_in_python(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pocketddpm.runs.start.Session", None)  # it is refused before
     for value in wrong(name):
         with pytest.raises(ConfigError) as error:
             pd.train("digits", **{name: value})
@@ -313,6 +314,7 @@ def test_a_wrong_value_is_refused_in_python(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_wrong_value_is_refused_on_the_command_line(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pocketddpm.runs.start.Session", None)
     texts = [v for v in wrong(name) if isinstance(v, str | int | float) and not isinstance(v, bool)]
     for value in texts if plain(name) is not str or choices(name) else ():
         if (name, value) == ("classes", 3):

@@ -19,6 +19,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import tyro
+from torch.distributed.run import get_args_parser
 
 import pocketddpm as pd
 from pocketddpm.commands.main import MARKERS, Command, main
@@ -132,7 +133,11 @@ def script_parser(path: Path, monkeypatch) -> argparse.ArgumentParser | None:
 def parse(args: list[str], monkeypatch) -> None:
     """Fail unless the command's own parser takes these words."""
     program, *rest = args
-    if "pocketddpm" in rest and program in ("torchrun", "accelerate", "python"):
+    if program == "torchrun":  # which takes --n for an option of its own, unless `--` is before
+        given = get_args_parser().parse_args(rest)
+        assert (given.module, given.training_script) == (True, "pocketddpm"), args
+        parse(["pocketddpm", *given.training_script_args], monkeypatch)
+    elif "pocketddpm" in rest and program in ("accelerate", "python"):
         parse(["pocketddpm", *rest[rest.index("pocketddpm") + 1 :]], monkeypatch)
     elif program == "pocketddpm":
         options = [word for word in rest if word != "--quiet"]
@@ -327,7 +332,8 @@ def test_what_is_wrong_is_found(monkeypatch):
         "pocketddpm smaple runs/mnist",
         "python benchmarks/soak.py --hours 1",
         "python benchmarks/scaling.py --fast",
-        "torchrun --nproc-per-node 2 -m pocketddpm train mnist --minuts 3",
+        "torchrun --nproc-per-node 2 -m -- pocketddpm train mnist --minuts 3",
+        "torchrun --nproc-per-node 2 -m pocketddpm sample runs/mnist --n 3",
         "make tset",
         "pip install 'pocketddpm[dmeo]'",
     ):
