@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"config", "data", "diffusion", "errors", "models"},
     "models": {*GROUND, *ASKED, "__init__", "data", "diffusion"},
     "metrics": {*GROUND, *ASKED, "data", "diffusion", "models"},
-    "runs": {*GROUND, *ASKED, "data", "diffusion", "metrics", "models", "training"},
+    "runs": {*GROUND, *ASKED, "presets", "data", "diffusion", "metrics", "models", "training"},
     "convert": {
         "__init__",
         "build",

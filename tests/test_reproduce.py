@@ -6,7 +6,7 @@ import pytest
 
 from pocketddpm.commands.main import main
 from pocketddpm.runs.log import logged
-from pocketddpm.runs.reproduction import first_plan, verdict
+from pocketddpm.runs.reproduce import first_plan, verdict
 from pocketddpm.training.plan import Plan
 
 

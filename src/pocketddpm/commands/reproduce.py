@@ -27,10 +27,10 @@ class Reproduce(options_of(ReproduceOptions)):
         """Train the first steps in a temporary folder, and compare."""
         import sys
 
-        from pocketddpm.runs.reproduction import reproduce
+        from pocketddpm.runs.reproduce import reproduce
         from pocketddpm.values import from_dict
 
         options = from_dict(ReproduceOptions, given(self), "reproduce: ")
-        agrees, lines = reproduce(self.folder, options)
-        print("\n".join(lines))
-        sys.exit(0 if agrees else 1)
+        verdict = reproduce(self.folder, options)
+        print(verdict.text)
+        sys.exit(0 if verdict.agrees else 1)

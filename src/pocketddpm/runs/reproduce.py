@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
-from pocketddpm.config import Experiment
 from pocketddpm.errors import CheckpointError, ConfigError
 from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
 from pocketddpm.models.provenance import machine, versions
@@ -14,28 +13,34 @@ from pocketddpm.progress import bar as progress_bar
 from pocketddpm.runs.log import logged
 from pocketddpm.runs.options import ReproduceOptions
 from pocketddpm.runs.run import Session
+from pocketddpm.runs.start import stored_experiment
 from pocketddpm.training.plan import Plan
-from pocketddpm.values import from_dict
 
 TOLERANCE = 1e-3  # the largest relative difference that another machine's order of sums explains
 
 
-def reproduce(folder: Path, options: ReproduceOptions) -> tuple[bool, list[str]]:
-    """Train a run's first steps again, in a temporary folder.
+class Verdict(NamedTuple):
+    """agrees: whether the losses do. text: how well, and what else has changed, line by line."""
 
-    Returns: whether the losses agree with those in its log, and what differs, line by line.
+    agrees: bool
+    text: str
+
+
+def reproduce(folder: Path, options: ReproduceOptions) -> Verdict:
+    """Train a run's first steps again, in a temporary folder; the run is left as it is.
+
     Raises CheckpointError without a checkpoint or a log, ConfigError for a run that began with
     another model's weights or whose images have changed.
     """
-    meta = load_checkpoint(find_checkpoint(folder)).meta
-    rows = logged(folder)[: options.steps]
+    checkpoint = load_checkpoint(find_checkpoint(folder))
+    meta, rows = checkpoint.meta, logged(folder)[: options.steps]
     if not rows:
         raise CheckpointError(f"{folder} holds no log.csv to compare with")
     if meta.get("begun_with"):
         raise ConfigError(
             "this run began with another model's weights: repeat the command that made it"
         )
-    experiment = from_dict(Experiment, meta["experiment"], "checkpoint: ")
+    experiment = stored_experiment(checkpoint)
     with TemporaryDirectory() as temporary:
         session = Session(experiment, out=Path(temporary) / "run", device=options.device)
         then, now = (found["data"]["fingerprint"] for found in (meta, session.meta))
@@ -52,11 +57,12 @@ def reproduce(folder: Path, options: ReproduceOptions) -> tuple[bool, list[str]]
         here = machine(session.accelerator.device)
         session.close()
     agrees, text = verdict(rows, again)
-    return agrees, [
+    lines = [
         changes("machine", meta.get("machine", {}), here),
         changes("versions", meta["versions"], versions()),
         text,
     ]
+    return Verdict(agrees, "\n".join(lines))
 
 
 def changes(what: str, then: dict[str, Any], now: dict[str, Any]) -> str:
