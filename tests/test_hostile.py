@@ -153,13 +153,25 @@ def test_members_of_archives_are_only_read(tmp_path):
 
 def test_a_checkpoints_preset_is_no_path(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    checkpoint = forged(lambda meta: meta["experiment"].update(preset="../../escaped"))
+
+    def escape(meta):
+        meta["experiment"]["preset"] = "../../escaped"
+        meta["experiment"]["objective"]["prediction"] = "edm"  # can be distilled
+
+    checkpoint = forged(escape)
     save_checkpoint(tmp_path / "run" / "last.safetensors", checkpoint)
-    main(["train", "../../escaped", "--resume", "run", "--sample-every", "0"])
-    with pytest.raises(SystemExit):
-        main(["train", "../../escaped", "--resume", "auto"])
-    assert not any((folder / "escaped").exists() for folder in tmp_path.parents)
+    for resume in ("run", "auto"):
+        with pytest.raises(SystemExit):
+            main(["train", "../../escaped", "--resume", resume])
     assert {p.name for p in tmp_path.iterdir()} == {"run"}
+    # Where the folder is made of the name: a run of the same experiment, and its distillation.
+    quick = {"steps": 1, "sample_every": 0, "device": "cpu"}
+    pocketddpm.train(load_model(tmp_path / "run").experiment, images=None, **quick)
+    pocketddpm.distill(tmp_path / "run", **quick)
+    assert not any(path.name.startswith("escaped") for folder in tmp_path.parents
+                   for path in folder.iterdir())  # fmt: skip
+    assert {p.name for p in tmp_path.iterdir()} == {"run", "runs"}
+    assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 # Nothing is allocated on a header's word ---------------------------------------------------------

@@ -55,9 +55,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def save_last(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write last.safetensors, keeping the one before as previous.safetensors.
+    """Write last.safetensors, and keep the one before as previous.safetensors.
 
-    At every instant one of the two is whole. OutputError when it cannot be written.
+    At every instant one of the two is complete. OutputError when it cannot be written.
     """
     last, previous = folder / "last.safetensors", folder / "previous.safetensors"
     with writing(previous):
@@ -83,7 +83,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             stored = (file.metadata() or {}).get(_KEY)
             if stored is None:
-                raise CheckpointError(f"{path} is a safetensors file, but not one of pocketddpm's")
+                raise CheckpointError(f"{path} is a safetensors file, but no pocketddpm checkpoint")
             meta = json.loads(stored)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -106,7 +106,7 @@ def shipped() -> tuple[str, ...]:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint of a run, naming damaged ones; None without any.
+    """Return the newest undamaged checkpoint of a run, or None; damaged ones are printed.
 
     Raises CheckpointError when there are some and all are damaged.
     """
@@ -120,17 +120,17 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
                 print(f"pocketddpm: skipped: {error}", file=sys.stderr)
     if damaged:
         raise CheckpointError(
-            f"no whole checkpoint is left in {folder} ({', '.join(damaged)} damaged); "
+            f"all checkpoints in {folder} are damaged ({', '.join(damaged)}); "
             "start again with --overwrite"
         )
     return None
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that `path` means: itself, the last of a run folder, a shipped name.
+    """Return the file of a checkpoint: `path` itself, the last of a run folder, a shipped model.
 
-    hf:USER/NAME is one on the Hugging Face hub.
-    Raises CheckpointError when there is none. What lies on the disk comes before a shipped name.
+    hf:USER/NAME is on the Hugging Face hub. A path that exists comes before a shipped name.
+    Raises CheckpointError when there is none.
     """
     if (given := path.as_posix()).startswith("hf:"):
         return pull(given[3:])
@@ -150,7 +150,7 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def _check_header(path: Path) -> None:
-    """Refuse files that do not begin like safetensors, before a library allocates anything."""
+    """Refuse files that do not begin like safetensors, before a library allocates memory."""
     with open(path, "rb") as file:
         start = file.read(9)
     size = path.stat().st_size

@@ -1,7 +1,7 @@
 """Editing images by sampling: encode and decode, interpolation, image-to-image, inpainting.
 
-All of it uses the samplers, grids and denoiser that drawing uses; only where a run starts, and what
-is put in between its steps, is new. Images are uint8 [N,C,H,W] of the model's shape. Image k's
+All edits use the samplers, grids and denoiser of `Model.sample`; they differ in where a run starts,
+and in what is done between its steps. Images are uint8 [N,C,H,W] of the model's shape. Image k's
 noise depends on (seed, first + k) alone, so a large set can be edited part by part. Labels are
 those of `Model.sample`, cycled; an array has one for each image. None is no label.
 """
@@ -86,7 +86,7 @@ def decode(
     edit = _Edit(model, settings, labels, len(noise))
     if edit.plan.sampler.stochastic:
         raise ConfigError(
-            f"{edit.plan.sampler.name} adds noise, and what is encoded would be lost; "
+            f"decoding needs a deterministic sampler, and {edit.plan.sampler.name} adds noise; "
             "use --sampler ddim"
         )
     return edit.samples(edit.walk(noise, _no_noise, watch))
@@ -112,9 +112,11 @@ def interpolate(
     Raises ConfigError for fewer than two frames and for different numbers of images.
     """
     if frames < 2:
-        raise ConfigError(f"an interpolation needs at least 2 frames, got {frames}")
+        raise ConfigError(f"--frames must be at least 2, got {frames}")
     if len(one) != len(other):
-        raise ConfigError(f"an interpolation needs pairs, got {len(one)} and {len(other)} images")
+        raise ConfigError(
+            f"interpolation needs as many first as second images, got {len(one)} and {len(other)}"
+        )
     share = torch.linspace(0, 1, frames, device=model.device)
     numbers = _numbers(model, labels, len(one))
     repeated = None if numbers is None else numbers.repeat(frames)
@@ -178,7 +180,7 @@ def img2img(
 def start_time(model: Model, strength: float) -> int:
     """Return the time, 0..T, that a strength stands for; ConfigError outside of 0..1."""
     if not 0 <= strength <= 1:
-        raise ConfigError(f"strength must lie in 0..1, got {strength}")
+        raise ConfigError(f"--strength must lie in 0..1, got {strength}")
     return round(strength * model.schedule.T)
 
 
@@ -240,8 +242,8 @@ def resampling_path(steps: int, jump_length: int, jump_count: int) -> list[int]:
     """
     if jump_length < 1 or jump_count < 1:
         raise ConfigError(
-            f"jumps need a length and a count of at least 1, got {jump_length} and {jump_count}; "
-            "a count of 1 is no jump"
+            "--jump-length and --jump-count must be at least 1, "
+            f"got {jump_length} and {jump_count}; a count of 1 means no repetition"
         )
     if jump_count > 1 and jump_length >= steps:
         raise ConfigError(
@@ -338,7 +340,7 @@ def _to_model(model: Model, images: Images) -> Tensor:
     """Return images in model units, float32 [N,C,H,W] on the model's device."""
     if images.dtype != np.uint8 or images.shape[1:] != model.shape:
         raise ConfigError(
-            f"this model edits uint8 images [N, {', '.join(map(str, model.shape))}], "
+            f"images for this model are uint8 [N, {', '.join(map(str, model.shape))}], "
             f"got {images.dtype} {list(images.shape)}"
         )
     return model.scaling.to_model(torch.tensor(images, device=model.device))
@@ -356,4 +358,6 @@ def _mask(model: Model, mask: NDArray[np.bool_], count: int) -> Tensor:
 
 
 def _no_noise(step: int) -> Tensor:
-    raise ConfigError("this sampler's options make it add noise, and what is encoded would be lost")
+    raise ConfigError(
+        "decoding needs a deterministic sampler, and this one's options make it add noise"
+    )

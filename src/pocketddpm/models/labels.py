@@ -1,4 +1,4 @@
-"""Labels in every form that people give them, as numbers."""
+"""Labels as numbers, from all forms in which they are given."""
 
 from collections.abc import Sequence
 

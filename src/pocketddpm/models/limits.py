@@ -1,4 +1,4 @@
-"""What a stranger's checkpoint may claim of itself, before memory is spent on the claim."""
+"""Limits on what a checkpoint of unknown origin may state, checked before memory is allocated."""
 
 from collections.abc import Callable, Mapping
 from math import prod
@@ -19,30 +19,35 @@ MAX_VALUES = 2**26  # of one image
 def check_sizes(
     shape: tuple[int, int, int], classes: tuple[str, ...], counts: tuple[int, ...]
 ) -> None:
-    """Raise CheckpointError for images or classes that cannot be."""
+    """Raise CheckpointError for an impossible image shape, or counts that do not fit classes."""
     if min(shape) < 1 or prod(shape) > MAX_VALUES:
-        raise CheckpointError(f"the checkpoint states images of {'x'.join(map(str, shape))}")
+        raise CheckpointError(
+            f"the checkpoint states images of {'x'.join(map(str, shape))} values; "
+            f"1 to {MAX_VALUES} are allowed"
+        )
     wrong = len(counts) != len(classes) or min(counts, default=0) < 0 or sum(counts) > 2**62
     if wrong or (classes and sum(counts) < 1):
-        raise CheckpointError(f"the checkpoint states {len(classes)} classes, but no such counts")
+        raise CheckpointError(
+            f"the checkpoint states {len(classes)} classes, and counts that do not fit them"
+        )
 
 
 def check_fit(
     experiment: Experiment, shape: tuple[int, int, int], classes: int, weights: dict[str, Tensor]
 ) -> None:
-    """Raise CheckpointError when a network is larger than the weights that are there for it.
+    """Raise CheckpointError when the experiment's network has more parameters than the weights.
 
-    It is built without memory (on torch's meta device), and no further than the weights reach: a
-    forged size costs nothing.
+    It is built without memory, on torch's meta device, until it has more parameters than there are:
+    a forged size costs nothing.
     """
-    room = sum(tensor.numel() for tensor in weights.values())
+    left = sum(tensor.numel() for tensor in weights.values())
 
     def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
-        nonlocal room
-        room -= 0 if parameter is None else parameter.numel()
-        if room < 0:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.numel()
+        if left < 0:
             raise CheckpointError(
-                "the checkpoint states a network larger than the weights that it holds"
+                "the checkpoint states a network with more parameters than it holds weights"
             )
 
     hook = register_module_parameter_registration_hook(count)
@@ -54,10 +59,10 @@ def check_fit(
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leave new weights as they are.
+    """Skip the initialisation of weights.
 
-    On the meta device there is nothing to fill, and what torch has there in place of random numbers
-    imports its compiler: over a second, and 100 MB.
+    The meta device has no values to fill, and torch's random numbers for it import its compiler:
+    over a second, and 100 MB.
     """
 
     def __torch_function__(

@@ -21,7 +21,7 @@ from pocketddpm.models.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
 )
-from pocketddpm.output import refuse_existing
+from pocketddpm.output import file_name, refuse_existing
 from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.runs.folder import only_begun
 from pocketddpm.runs.run import Session
@@ -36,7 +36,7 @@ def start(experiment: Experiment, **options: Any) -> Session:
     not allowed, OutputError for a folder in use.
     """
     run, given = _split(options, experiment_options())
-    out = run.out or Path("runs") / experiment.preset
+    out = run.out or Path("runs") / file_name(experiment.preset)
     checkpoint, begin_with, overwrite = None, None, run.overwrite
     if run.begin_with is not None:
         if run.resume not in (None, "auto"):
@@ -72,7 +72,7 @@ def distillation(model: str | Path, **options: Any) -> Session:
     run, given = _split({**DISTILLATION, **options}, ("lr", "seed", *BUDGETS))
     teacher = load_checkpoint(find_checkpoint(Path(model)))
     experiment = _tuned(teacher, given)
-    out = run.out or Path("runs") / f"{experiment.preset}-distilled"
+    out = run.out or Path("runs") / file_name(f"{experiment.preset}-distilled")
     return _session(experiment, run, out, run.overwrite, begin_with=teacher)
 
 
