@@ -31,7 +31,6 @@ from pocketddpm.config import (
     BUDGETS,
     Experiment,
     NetworkConfig,
-    RunConfig,
     ScheduleConfig,
     experiment_options,
     with_options,
@@ -45,6 +44,7 @@ from pocketddpm.errors import ConfigError, DDPMError
 from pocketddpm.models.checkpoint import load_checkpoint, save_checkpoint
 from pocketddpm.models.model import model_from
 from pocketddpm.presets import PRESETS, get_preset
+from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.start import start
 from pocketddpm.values import from_dict, option_of, sentence
 
@@ -182,7 +182,7 @@ def test_no_option_of_the_command_line_goes(command, names):
 
 
 def test_every_field_has_its_sentence():
-    for kind in (RunConfig, *(type(getattr(get_preset("digits"), part)) for part in PARTS)):
+    for kind in (RunOptions, *(type(getattr(get_preset("digits"), part)) for part in PARTS)):
         for f in fields(kind):
             assert sentence(kind, f.name).endswith("."), f"{kind.__name__}.{f.name}"
 
@@ -274,7 +274,7 @@ def test_sizes_are_added_and_go_with_their_network():
 def test_options_of_the_run_reach_it(asked):
     _, options = asked(pd.train, "digits")
     assert options["out"] == Path("runs/digits")
-    defaults = {f.name: f.default for f in fields(RunConfig)}
+    defaults = {f.name: f.default for f in fields(RunOptions)}
     for name in options.keys() & defaults.keys() - {"out", "begin_with"}:
         assert options[name] == defaults[name]
         value = not defaults[name] if isinstance(defaults[name], bool) else 7

@@ -9,18 +9,20 @@ and the page of commands are made from it (`values.py`). Standard library only, 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
 
 from pocketddpm.catalog import TABLES
 from pocketddpm.errors import unknown
-from pocketddpm.values import SEEDS as SEEDS
-from pocketddpm.values import convert, option_of
+from pocketddpm.values import (
+    SEEDS,
+    convert,
+    option,
+    option_of,
+    parse_names,
+    parse_options,
+    parse_size,
+)
 from pocketddpm.values import from_dict as from_dict
-from pocketddpm.values import option as option
-from pocketddpm.values import parse_names as parse_names
-from pocketddpm.values import parse_options as parse_options
-from pocketddpm.values import parse_size as parse_size
 
 Options = dict[str, Any]
 BUDGETS = ("steps", "epochs", "images", "minutes")
@@ -202,36 +204,6 @@ class Experiment:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Where and how a run is kept: no part of the experiment, and free to change on resuming."""
-
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    out: Path | None = None
-    """The run folder; runs/PRESET by default."""
-    resume: str | None = None
-    """auto (the run in --out, if there is one) or the path of a run or checkpoint."""
-    begin_with: str | None = None
-    """A model whose averaged weights a new run begins with (fine-tuning): as `sample` names it."""
-    checkpoint_every: int = option(500, ">= 0")
-    """Steps between checkpoints; 0: at the end only."""
-    sample_every: int = option(500, ">= 0")
-    """Steps between previews (DDIM, 50 steps); 0 for none."""
-    sample_at_start: bool = False
-    """Also a preview before training."""
-    sample_each_epoch: bool = False
-    """Also a preview after every epoch."""
-    tensorboard: bool = False
-    """Also write TensorBoard logs."""
-    overwrite: bool = False
-    """Replace the run in --out."""
-
-
-DISTILLATION = {"lr": 2e-3, "seed": 0, "sample_every": 0}
-"""Defaults of distillation that are not those of training."""
 
 
 class Place(NamedTuple):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from pocketddpm.commands.options import given, training_options
-from pocketddpm.config import BUDGETS, DISTILLATION
+from pocketddpm.config import BUDGETS
+from pocketddpm.runs.options import DISTILLATION
 
 OPTIONS = ("lr", "seed", "device", "out", "checkpoint_every", "sample_every", "overwrite")
 

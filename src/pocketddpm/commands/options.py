@@ -18,8 +18,9 @@ from typing import (
 
 from tyro.conf import UseAppendAction, arg
 
-from pocketddpm.config import RunConfig, experiment_options
+from pocketddpm.config import experiment_options
 from pocketddpm.errors import ConfigError
+from pocketddpm.runs.options import RunOptions
 from pocketddpm.values import option_of, parse_names, parse_size, sentence
 
 if TYPE_CHECKING:
@@ -47,14 +48,14 @@ Place = tuple[type, "Field[Any]", Any, Any]
 def training_options(*names: str, **defaults: Any) -> type:
     """Return a base class for a command: a dataclass with options of training.
 
-    names: which of them; all when none is named. defaults: in place of None or of RunConfig's own.
+    names: which of them; all when none is named. defaults: in place of None or of RunOptions's own.
     """
-    hints = get_type_hints(RunConfig)
+    hints = get_type_hints(RunOptions)
     places: dict[str, Place] = {
         name: (kind, f, _asked(f, hint), None)
         for name, (_, kind, f, hint) in experiment_options().items()
     }
-    places |= {f.name: (RunConfig, f, hints[f.name], f.default) for f in fields(RunConfig)}
+    places |= {f.name: (RunOptions, f, hints[f.name], f.default) for f in fields(RunOptions)}
     return _base({name: places[name] for name in names or places}, defaults)
 
 

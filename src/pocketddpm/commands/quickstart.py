@@ -1,28 +1,23 @@
 """`pocketddpm quickstart`: two minutes from nothing to digits."""
 
 from dataclasses import dataclass
-from pathlib import Path
+
+from pocketddpm.commands.options import given, options_of
+from pocketddpm.runs.options import QuickstartOptions
 
 
-@dataclass(frozen=True)
-class Quickstart:
+@dataclass(frozen=True, kw_only=True)
+class Quickstart(options_of(QuickstartOptions)):
     """Train for about two minutes, draw every class, and write a short report with pictures.
 
     Example: pocketddpm quickstart --minutes 1 --out quickstart
     """
 
-    out: Path = Path("quickstart")
-    """The folder, which is refreshed."""
-    minutes: float = 2.0
-    """Training time."""
-    seed: int = 0
-    """Seed of everything."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-
     def run(self) -> None:
         """Train, sample, report."""
         from pocketddpm.runs.quickstart import quickstart
+        from pocketddpm.values import from_dict
 
-        quickstart(self.out, minutes=self.minutes, seed=self.seed, device=self.device)
-        print(f"done: open {self.out / 'README.md'}, or look at {self.out / 'samples.png'}")
+        options = from_dict(QuickstartOptions, given(self), "quickstart: ")
+        quickstart(options)
+        print(f"done: open {options.out / 'README.md'}, or look at {options.out / 'samples.png'}")

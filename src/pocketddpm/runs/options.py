@@ -1,9 +1,39 @@
-"""Options of `compare` and `reproduce`, for Python and for the command line alike."""
+"""Options of runs that are no part of an experiment, for Python and the command line alike."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from pocketddpm.values import SEEDS, option
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how a run is kept: no part of the experiment, and free to change on resuming."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    out: Path | None = None
+    """The run folder; runs/PRESET by default."""
+    resume: str | None = None
+    """auto (the run in --out, if there is one) or the path of a run or checkpoint."""
+    begin_with: str | None = None
+    """A model whose averaged weights a new run begins with (fine-tuning): as `sample` names it."""
+    checkpoint_every: int = option(500, ">= 0")
+    """Steps between checkpoints; 0: at the end only."""
+    sample_every: int = option(500, ">= 0")
+    """Steps between previews (DDIM, 50 steps); 0 for none."""
+    sample_at_start: bool = False
+    """Also a preview before training."""
+    sample_each_epoch: bool = False
+    """Also a preview after every epoch."""
+    tensorboard: bool = False
+    """Also write TensorBoard logs."""
+    overwrite: bool = False
+    """Replace the run in --out."""
+
+
+DISTILLATION = {"lr": 2e-3, "seed": 0, "sample_every": 0}
+"""Defaults of distillation that are not those of training."""
 
 
 @dataclass(frozen=True)
@@ -30,5 +60,19 @@ class ReproduceOptions:
 
     steps: int = option(100, ">= 1")
     """How many steps to repeat."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+
+@dataclass(frozen=True)
+class QuickstartOptions:
+    """How long, and where."""
+
+    out: Path = Path("quickstart")
+    """The folder, which is refreshed."""
+    minutes: float = option(2.0, "> 0")
+    """Training time."""
+    seed: int = option(0, SEEDS)
+    """Seed of everything."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""

@@ -17,6 +17,7 @@ from pocketddpm.pictures import save_grid
 from pocketddpm.presets import get_preset
 from pocketddpm.progress import say
 from pocketddpm.runs.forward import forward_panels
+from pocketddpm.runs.options import QuickstartOptions
 from pocketddpm.runs.run import Session
 from pocketddpm.runs.start import start
 
@@ -29,15 +30,13 @@ The model that comes with the package (`pocketddpm sample {name}`):
 """
 
 
-def quickstart(
-    out: str | Path = "quickstart", *, minutes: float = 2.0, seed: int = 0, device: str = "auto"
-) -> Model:
+def quickstart(options: QuickstartOptions) -> Model:
     """Train on MNIST, or on the built-in digits where it is not found; draw, and write README.md.
 
-    out: the folder; one of an earlier quickstart is refreshed. minutes: training time.
-    Raises OutputError for a folder that holds anything else, and ConfigError as `train` does.
+    The folder of an earlier quickstart is refreshed.
+    Raises OutputError for a folder that holds anything else, and what training raises.
     """
-    out = Path(out).expanduser()
+    out, seed, device = options.out, options.seed, options.device
     if out.exists() and not (out / "config.json").exists():
         refuse_existing(out, overwrite=False)
     preset = "mnist"
@@ -51,7 +50,7 @@ def quickstart(
         replace(experiment, sampling=replace(experiment.sampling, steps=20)),
         # Two minutes want many small steps, and more guidance than ten (docs/experiments.md).
         guidance=2.0,
-        minutes=minutes,
+        minutes=options.minutes,
         batch_size=64,
         seed=seed,
         device=device,

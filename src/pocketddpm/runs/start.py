@@ -5,15 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from pocketddpm.config import (
-    BUDGETS,
-    DISTILLATION,
-    Experiment,
-    RunConfig,
-    SamplingConfig,
-    experiment_options,
-    with_options,
-)
+from pocketddpm.config import BUDGETS, Experiment, SamplingConfig, experiment_options, with_options
 from pocketddpm.errors import ConfigError, unknown
 from pocketddpm.models.checkpoint import (
     Checkpoint,
@@ -24,6 +16,7 @@ from pocketddpm.models.checkpoint import (
 from pocketddpm.output import file_name, refuse_existing
 from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.runs.folder import only_begun
+from pocketddpm.runs.options import DISTILLATION, RunOptions
 from pocketddpm.runs.run import Session
 from pocketddpm.values import from_dict
 
@@ -82,20 +75,20 @@ def stored_experiment(checkpoint: Checkpoint) -> Experiment:
     return from_dict(Experiment, checkpoint.meta["experiment"], "checkpoint: ")
 
 
-def _split(options: Mapping[str, Any], allowed: Any) -> tuple[RunConfig, dict[str, Any]]:
+def _split(options: Mapping[str, Any], allowed: Any) -> tuple[RunOptions, dict[str, Any]]:
     """Return the options of the run's folder, and the others; ConfigError for unknown ones."""
-    own = [f.name for f in fields(RunConfig)]
+    own = [f.name for f in fields(RunOptions)]
     for name in options:
         if name not in (*own, *allowed):
             raise unknown("option of training", name, (*own, *allowed))
     given = {name: value for name, value in options.items() if value is not None}
-    run = from_dict(RunConfig, {name: given.pop(name) for name in own if name in given})
+    run = from_dict(RunOptions, {name: given.pop(name) for name in own if name in given})
     return run, given
 
 
 def _session(
     experiment: Experiment,
-    run: RunConfig,
+    run: RunOptions,
     out: Path,
     overwrite: bool,
     *,
