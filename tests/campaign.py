@@ -32,8 +32,8 @@ from pocketddpm.errors import DDPMError
 from pocketddpm.models.checkpoint import load_checkpoint
 from pocketddpm.runs import evaluation as validation
 from pocketddpm.runs import log as run_log
+from pocketddpm.runs.log import read_log
 from pocketddpm.runs.run import Session
-from pocketddpm.runs.tables import read_log
 
 __all__ = ["PIL", "Session", "matplotlib"]  # imported here so that no child has to
 
@@ -248,7 +248,7 @@ def state_of(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(out.rglob("*")):
         name = str(path.relative_to(out))
-        if path.is_dir() or name == ".lock":
+        if path.is_dir() or name.startswith(".lock"):
             continue
         if path.suffix == ".safetensors":
             checkpoint = load_checkpoint(path)

@@ -19,7 +19,6 @@ from pocketddpm.training.health import (
     GROW_AFTER,
     LIMIT,
     Health,
-    find_spikes,
     refuse_poisoned,
 )
 
@@ -63,7 +62,8 @@ def test_steps_that_are_not_finite_are_skipped(tiny, tmp_path, precision, capsys
     parts = []
     taken = []
     for progress in run.trainer.steps():
-        tensors = run.trainer.checkpoint({}).tensors
+        groups = run.trainer.state().tensors.items()
+        tensors = {f"{part}.{k}": v for part, group in groups for k, v in group.items()}
         parts.append({k: v.clone() for k, v in tensors.items()})
         taken.append(progress.event is None)
         if not taken[-1]:
@@ -129,14 +129,14 @@ def test_what_the_objective_remembers_is_not_poisoned(tiny, tmp_path):
 def test_a_run_gives_up_and_keeps_its_checkpoint(tiny, tmp_path, capsys):
     limit = LIMIT // COST
     run = session(with_training(tiny, steps=50), tmp_path, broken=range(7, 100), checkpoint_every=5)
-    with pytest.raises(DDPMError, match=rf"stopped at step {6 + limit}: {limit} steps .* --lr"):
+    with pytest.raises(DDPMError, match=rf"step {6 + limit}\b.*\b{limit} steps.*--lr"):
         run.run()
     checkpoint = newest_checkpoint(tmp_path)
     assert checkpoint.meta["run"]["step"] == 25
     refuse_poisoned(checkpoint.tensors)
     # It ends at the same step when it is resumed.
     again = session(with_training(tiny, steps=50), tmp_path, range(7, 100), checkpoint=checkpoint)
-    with pytest.raises(DDPMError, match=f"stopped at step {6 + limit}"):
+    with pytest.raises(DDPMError, match=rf"step {6 + limit}\b"):
         again.run()
 
 
@@ -159,7 +159,7 @@ def test_one_in_many_is_borne_and_one_in_ten_is_not():
         return health.skipped
 
     assert after(12) > 1000
-    with pytest.raises(DDPMError, match="or a tenth of many"):
+    with pytest.raises(DDPMError, match=f"{LIMIT // COST} in a row"):
         after(9)
 
 
@@ -182,34 +182,6 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tiny, tmp_path):
     before = (tmp_path / "last.safetensors").read_bytes()
     with torch.no_grad():
         run.network.conv_in.weight[0] = math.nan
-    with pytest.raises(DDPMError, match=r"model\.conv_in\.weight is not finite"):
+    with pytest.raises(DDPMError, match=r"model\.conv_in\.weight"):
         run.save()
     assert (tmp_path / "last.safetensors").read_bytes() == before
-
-
-def test_spikes_are_found_and_ripples_are_not():
-    generator = torch.Generator().manual_seed(0)
-    noisy = (0.1 + 0.015 * torch.randn(1000, generator=generator)).tolist()
-    assert find_spikes(noisy) == []
-    noisy[700], noisy[300], noisy[301] = 0.5, math.nan, math.inf
-    (spike,) = find_spikes(noisy)
-    assert (spike.step, spike.loss) == (701, 0.5)
-    assert 0.09 < spike.usual < 0.11
-    assert "step 701: the loss jumped to 0.5" in str(spike)
-    # Told once, whatever the pieces in which the log is written.
-    assert find_spikes(noisy, 650) == [spike]
-    assert find_spikes(noisy, 701) == []
-    assert find_spikes([0.1] * 49 + [9.0]) == []  # too early to tell
-
-
-def test_a_spike_is_said(tiny, tmp_path, capsys):
-    run = session(with_training(tiny, steps=60), tmp_path)
-    whole = run.trainer._step
-
-    def jump(lr, progress):
-        loss, norm, taken = whole(lr, progress)
-        return (loss * 30 if run.trainer.step == 56 else loss), norm, taken
-
-    run.trainer._step = jump
-    run.run()
-    assert "step 56: the loss jumped" in capsys.readouterr().err

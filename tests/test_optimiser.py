@@ -97,5 +97,5 @@ def test_states_that_do_not_fit_are_refused():
     assert set(tensors) == {"0.momentum", "1.step", "1.exp_avg", "1.exp_avg_sq"}
     with pytest.raises(KeyError):
         load_optimisers(optimisers, {"2.momentum": torch.zeros(20)})
-    with pytest.raises(ValueError, match=r"has shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"1\.exp_avg .*\(3,\)"):
         load_optimisers(optimisers, {"1.exp_avg": torch.zeros(3)})

@@ -29,13 +29,13 @@ from pocketddpm.pictures import save_png
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VERBS = {args[1].name: args[0] for args in map(get_args, get_args(Command))}
-PROGRAMS = ("pocketddpm", "python", "make", "torchrun", "accelerate", "pip")
+PROGRAMS = ("pocketddpm", "python", "make", "torchrun", "pip")
 
 # What is not run, by a pattern of the command, and why; it is parsed nevertheless.
 NOT_RUN = {
     "^make ": "make -n shows what it would do; it installs, or runs this very suite",
     "^pip ": "installs; its extras are looked up in pyproject.toml",
-    "^(torchrun|accelerate) ": "several processes: tests/test_processes.py",
+    "^torchrun ": "several processes: tests/test_processes.py",
     "^python ": "measurements of minutes to hours; parsed by their own parsers",
     "^pocketddpm demo": "serves until Ctrl-C: tests/test_demo_browser.py",
     "--to web": "needs npm and serves until Ctrl-C: tests/test_web.py",
@@ -137,7 +137,7 @@ def parse(args: list[str], monkeypatch) -> None:
         given = get_args_parser().parse_args(rest)
         assert (given.module, given.training_script) == (True, "pocketddpm"), args
         parse(["pocketddpm", *given.training_script_args], monkeypatch)
-    elif "pocketddpm" in rest and program in ("accelerate", "python"):
+    elif "pocketddpm" in rest and program == "python":
         parse(["pocketddpm", *rest[rest.index("pocketddpm") + 1 :]], monkeypatch)
     elif program == "pocketddpm":
         options = [word for word in rest if word != "--quiet"]

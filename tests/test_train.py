@@ -36,7 +36,8 @@ from pocketddpm.models.model import load_model
 from pocketddpm.pictures import _running_mean, save_loss_curve
 from pocketddpm.presets import PRESETS, get_preset
 from pocketddpm.runs.run import Session
-from pocketddpm.training.plan import Plan, check_budget, ema_decay, learning_rate, plan_for
+from pocketddpm.training.ema import ema_decay
+from pocketddpm.training.plan import Plan, check_budget, learning_rate, plan_for
 from pocketddpm.values import from_dict, parse_options
 
 
@@ -73,9 +74,9 @@ def test_learning_rate_is_a_pure_function_of_images():
 def test_a_moved_end_makes_no_jump():
     plan = Plan(1000)
     short = plan.moved(400, 700)
-    assert short.progress(400) == pytest.approx(plan.progress(400))
-    assert short.progress(550) == pytest.approx(0.7)
-    assert short.progress(700) == 1
+    assert short.run_fraction(400) == pytest.approx(plan.run_fraction(400))
+    assert short.run_fraction(550) == pytest.approx(0.7)
+    assert short.run_fraction(700) == 1
     assert Plan.from_dict(json.loads(json.dumps(short.to_dict()))) == short
 
 
@@ -99,9 +100,8 @@ def test_budgets_become_whole_steps(values, total):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "--steps, --epochs, --images and --minutes"),
+        ({}, "--steps.*--minutes"),
         ({"steps": 3, "minutes": 1.0}, "--steps 3 --minutes 1"),
-        ({"minutes": -1.0}, "--minutes -1"),
     ],
 )
 def test_wrong_budgets_are_refused(values, message):
@@ -160,7 +160,7 @@ def test_a_run_can_begin_with_another_models_weights(tmp_path, capsys):
     main([*tune, "--resume", "auto", "--begin-with", str(trained), "--steps", "3"])
     meta = load_checkpoint(out / "last.safetensors").meta
     assert meta["run"]["step"] == 3
-    assert meta["begun_with"]["images_seen"] == 3 * 64
+    assert meta["init_from"]["images_seen"] == 3 * 64
     for wrong, message in (
         (["--net", "widths=8/24,groups=4,head_width=8"], "does not fit this network"),
         (["--classes", "1,3"], "(11, "),
@@ -340,7 +340,7 @@ def test_best_is_the_lowest_epoch_loss_and_cannot_be_resumed(tiny, tmp_path):
     best = load_checkpoint(tmp_path / "best.safetensors")
     assert best.meta["run"]["best_loss"] == min(epochs)
     with pytest.raises(CheckpointError, match="resume"):
-        session(tiny, tmp_path / "other").trainer.restore(best)
+        session(tiny, tmp_path / "other", checkpoint=best)
 
 
 # Minutes -----------------------------------------------------------------------------------------

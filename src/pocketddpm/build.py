@@ -1,6 +1,5 @@
 """Where the names of an experiment become objects; `diffusion.build` has its mathematics."""
 
-import os
 from dataclasses import fields
 
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 from pocketddpm.catalog import NETWORKS, SCHEDULES
 from pocketddpm.config import Experiment, NetworkConfig, ScheduleConfig
 from pocketddpm.diffusion.schedule import Schedule, shift_snr, zero_terminal_snr
+from pocketddpm.distributed import local_rank
 from pocketddpm.errors import ConfigError
 from pocketddpm.plugins import records
 from pocketddpm.values import from_dict
@@ -75,18 +75,18 @@ def build_network(experiment: Experiment, shape: tuple[int, int, int], classes: 
 def pick_device(name: str) -> torch.device:
     """Return the device called `name`; 'auto' is CUDA, else MPS, else the CPU.
 
+    'cuda' is this process's GPU: the first, or under torchrun the one of its LOCAL_RANK.
     Raises ConfigError when there is no such device here.
     """
+    cuda = f"cuda:{local_rank()}"
     if name == "auto":
-        rank = os.environ.get("LOCAL_RANK", "0")
-        if torch.cuda.is_available():
-            return torch.device(f"cuda:{rank}")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(cuda if torch.cuda.is_available() else mps)
     try:
-        device = torch.device(name)
+        device = torch.device(cuda if name == "cuda" else name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n", 1)[0]
+        reason = str(error).split("\n", 1)[0][:200]
         raise ConfigError(
             f"--device {name} cannot be used here ({reason}); choose auto, cpu, cuda or mps"
         ) from None

@@ -1,18 +1,18 @@
-"""Several processes, started by torchrun: who am I, and joining what each of them has done."""
+"""Several processes under torchrun: who am I, and joining what each of them has done.
+
+Gradients and losses travel by the device's own backend (NCCL on CUDA), everything else by gloo.
+"""
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed, nn
 
 from pocketddpm.errors import ConfigError, DDPMError
-
-if TYPE_CHECKING:  # a second and 100 MB that sampling does without
-    from accelerate import Accelerator
 
 T = TypeVar("T")
 NETWORK = ("gloo", "nccl", "connection", "peer", "socket", "timed out")
@@ -23,24 +23,58 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def local_rank() -> int:
+    """Return this process's number on this machine, which is that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def count() -> int:
     """Return how many processes torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def join() -> None:
-    """Meet the other processes, unless that was done before; the data then travel by gloo."""
+    """Meet the other processes, unless that was done before."""
     if count() > 1 and not distributed.is_initialized():
-        distributed.init_process_group("gloo")
+        nccl = torch.cuda.is_available() and distributed.is_nccl_available()
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo")
 
 
-def gathered(mine: Any) -> list[Any]:
-    """Return what every process has, in the order of their numbers; `join` comes first."""
+def gathered(mine: T) -> list[T]:
+    """Return what every process has, in the order of their numbers; each waits for the others."""
     if count() == 1:
         return [mine]
+    join()
     everyone: list[Any] = [None] * count()
     distributed.all_gather_object(everyone, mine)
     return everyone
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    gathered(None)
+
+
+def mean(value: Tensor) -> Tensor:
+    """Return the mean of the processes' tensors, on their device."""
+    if count() == 1:
+        return value
+    total = value.clone()
+    distributed.all_reduce(total)
+    return total / count()
+
+
+def parallel(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return a module that calls the network, and averages its gradients over the processes.
+
+    The network keeps the weights, under their own names.
+    """
+    if count() == 1:
+        return network
+    join()
+    return nn.parallel.DistributedDataParallel(
+        network, device_ids=[device] if device.type == "cuda" else None
+    )
 
 
 def share_batches(
@@ -59,10 +93,9 @@ def share_batches(
     return [(which, everyone[k % count()][k // count()]) for k, which in enumerate(slices)]
 
 
-def agree_on_start(accelerator: "Accelerator", step: int, folder: Path) -> None:
+def agree_on_start(step: int, folder: Path) -> None:
     """Raise ConfigError unless all processes of a run begin at the same step."""
-    everyone: Any = accelerator.gather(torch.tensor([step], device=accelerator.device))
-    steps = everyone.tolist()
+    steps = gathered(step)
     if len(set(steps)) > 1:
         raise ConfigError(
             f"the processes begin at steps {', '.join(map(str, steps))}: all of them must see the "
@@ -80,7 +113,7 @@ def ending_together(hint: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         said = str(error).strip().split("\n", 1)[0]
-        known = isinstance(error, torch.distributed.DistError) or any(
+        known = isinstance(error, distributed.DistError) or any(
             word in said.lower() for word in NETWORK
         )
         if count() == 1 or not known:

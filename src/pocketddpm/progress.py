@@ -5,7 +5,6 @@ POCKETDDPM_QUIET=1 (or --quiet) leaves bars and notes out; errors and results st
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -26,18 +25,18 @@ def bar(**options: Any) -> "tqdm[Any]":
     """Return a tqdm bar on stderr; the options are tqdm's.
 
     In a notebook it is tqdm's widget, where ipywidgets is there to draw one. Where stderr is
-    neither terminal nor notebook, it prints a line every ten seconds and one at the end.
+    neither terminal nor notebook, it is a line at each end and every ten seconds between.
     """
     options = {"file": sys.stderr, **options}
     options["disable"] = options.get("disable") or quiet()
-    if _in_notebook():
+    if "ipykernel.zmqshell" in sys.modules:  # which only Jupyter's kernel loads
         from tqdm.auto import tqdm as automatic
 
-        del options["file"]  # the widget has its own place
         return automatic(**options)
     if sys.stderr.isatty():
         return tqdm(dynamic_ncols=True, **options)
-    return Lines(**options)
+    lines = {"file": _Lines(), "mininterval": EVERY, "leave": True, "ascii": True, "ncols": 100}
+    return tqdm(**{**options, **lines})
 
 
 def over(items: Sequence[T], what: str) -> Iterator[T]:
@@ -71,33 +70,10 @@ def say(text: str) -> None:
         tqdm.write(text, file=sys.stderr)
 
 
-def _in_notebook() -> bool:
-    # Only Jupyter's kernel loads this module, and it loads it before anything of ours.
-    return "ipykernel.zmqshell" in sys.modules
+class _Lines:
+    """stderr for log files: a line for what would overwrite the last one in a terminal."""
 
-
-class Lines(tqdm):  # pyright: ignore[reportMissingTypeArgument]
-    """A bar for log files: no carriage returns, a line every ten seconds and one at the end."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        """Take tqdm's options; the last line always stays."""
-        self._told = time.monotonic()
-        self._closing = False
-        super().__init__(*args, **{**options, "leave": True, "ascii": True, "ncols": 100})
-
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Write a line, if the last one is ten seconds ago or this is the end."""
-        now = time.monotonic()
-        if self._closing or now - self._told >= EVERY:
-            self._told = now
-            # tqdm itself ends the last line.
-            self.fp.write((msg or str(self)).strip() + ("" if self._closing else "\n"))
-            self.fp.flush()
-
-    def clear(self, nolock: bool = False) -> None:
-        """Do nothing: what is in a log file stays there."""
-
-    def close(self) -> None:
-        """Write the last line."""
-        self._closing = True
-        super().close()
+    def write(self, text: str) -> None:
+        if text.strip():
+            sys.stderr.write(text.strip() + "\n")
+            sys.stderr.flush()

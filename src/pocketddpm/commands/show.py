@@ -83,7 +83,7 @@ class Show:
         from pocketddpm.build import build_schedule
         from pocketddpm.config import ScheduleConfig
         from pocketddpm.pictures import save_grid
-        from pocketddpm.runs.forward import forward_panels
+        from pocketddpm.runs.previews import forward_panels
 
         options = parse_options(self.schedule_options or "")
         schedule = build_schedule(ScheduleConfig(self.schedule, self.timesteps, options))

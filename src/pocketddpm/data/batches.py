@@ -63,8 +63,8 @@ class Loader:
             raise ConfigError(f"a batch size of {batch_size}: it must be at least 1")
         if epoch_images is not None and not 1 <= epoch_images <= count:
             raise ConfigError(
-                f"an epoch of {epoch_images} images: choose from 1 to {count}, "
-                f"which is how many {image_set.name} has"
+                f"an epoch has 1 to {count} images, all that {image_set.name} has; "
+                f"got {epoch_images}"
             )
         self.batch_size = batch_size
         self.seed = seed

@@ -172,6 +172,11 @@ def _digest(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def init_record(meta: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what a run's record says of the run whose weights it began with; None for none."""
+    return meta.get("init_from") or meta.get("begun_with")  # its key until 0.1
+
+
 def file_sha256(path: Path) -> str:
     """Return the sha256, in hex digits, of a run folder's checkpoint or of a checkpoint file."""
     return hashlib.sha256(find_checkpoint(path).read_bytes()).hexdigest()

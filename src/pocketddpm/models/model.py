@@ -29,6 +29,7 @@ from pocketddpm.models.checkpoint import (
     Checkpoint,
     file_sha256,
     find_checkpoint,
+    init_record,
     load_checkpoint,
 )
 from pocketddpm.models.labels import Labels, count_labels, label_numbers
@@ -83,7 +84,8 @@ class Model:
         """The scale that the network learned: its objective's, or its teacher's if it had one."""
         objective = self.experiment.objective
         try:
-            teacher = float(self.meta["begun_with"]["objective"]["guidance"])
+            origin: Any = init_record(self.meta)
+            teacher = float(origin["objective"]["guidance"])
         except (KeyError, TypeError, ValueError):  # there was none, or a stranger's file says so
             return objective.guidance
         return teacher if objective.loss == "consistency" else objective.guidance

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from pocketddpm.build import pick_device, pick_precision
@@ -20,7 +19,7 @@ from pocketddpm.config import BUDGETS
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import ConfigError
 from pocketddpm.metrics.report import markdown_table
-from pocketddpm.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
 from pocketddpm.models.cost import count_flops, count_parameters
 from pocketddpm.models.model import Model, load_model
 from pocketddpm.models.provenance import versions
@@ -199,10 +198,8 @@ def _train_rate(model: Model) -> float:
     labels = np.arange(TRAIN_BATCH) % len(model.classes) if model.classes else None
     images = ImageSet(pixels, labels, model.classes, "random images")
     data = RunData(experiment.data, images, None, model.scaling, model.classes, "")
-    accelerator = Accelerator(mixed_precision="no", cpu=model.device.type == "cpu")
-    trainer = build_trainer(experiment, data, accelerator)
-    weights = {f"model.{name}": value for name, value in model.network.state_dict().items()}
-    trainer.begin_with(Checkpoint(model.meta, weights))  # also the teacher, where there is one
+    trainer = build_trainer(experiment, data, model.device)
+    trainer.init_from(model.network.state_dict())  # also the teacher, where there is one
     steps = trainer.steps()
     float(next(steps).loss)  # reading the loss waits for the device
     started = time.perf_counter()

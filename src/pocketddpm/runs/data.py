@@ -12,7 +12,7 @@ from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import class_counts, fingerprint, hold_out, load_images
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.errors import DataError
-from pocketddpm.models.checkpoint import Checkpoint
+from pocketddpm.models.checkpoint import Checkpoint, init_record
 from pocketddpm.models.provenance import machine, versions
 from pocketddpm.runs.evaluation import held_out_images
 
@@ -75,11 +75,11 @@ def load_run_data(experiment: Experiment, device: torch.device) -> RunData:
 
 
 def run_record(
-    experiment: Experiment, data: RunData, device: torch.device, *, begun_with: Any = None
+    experiment: Experiment, data: RunData, device: torch.device, *, init_from: Any = None
 ) -> dict[str, Any]:
     """Return what config.json and every checkpoint of a run say of it (docs/design.md).
 
-    begun_with: of the run whose weights it began with, if it did; see `origin`.
+    init_from: of the run whose weights it began with, if it did; see `origin`.
     """
     record: dict[str, Any] = {
         "experiment": experiment.to_dict(),
@@ -97,8 +97,8 @@ def run_record(
         "versions": versions(),
         "machine": machine(device),
     }
-    if begun_with:
-        record["begun_with"] = begun_with
+    if init_from:
+        record["init_from"] = init_from
     if plugins := plugin_records(experiment):
         record["plugins"] = plugins
     return record
@@ -109,6 +109,6 @@ def origin(checkpoint: Checkpoint) -> dict[str, Any]:
     run = checkpoint.meta["run"]
     kept: dict[str, Any] = {key: run[key] for key in ("images_seen", "seconds")}
     kept["objective"] = checkpoint.meta["experiment"]["objective"]
-    if earlier := checkpoint.meta.get("begun_with"):
-        kept["begun_with"] = earlier
+    if earlier := init_record(checkpoint.meta):
+        kept["init_from"] = earlier
     return kept

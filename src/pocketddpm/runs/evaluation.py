@@ -27,7 +27,7 @@ from pocketddpm.metrics.split import random_indices
 from pocketddpm.models.model import Model
 from pocketddpm.pictures import save_distance_curve
 from pocketddpm.progress import bar as progress_bar
-from pocketddpm.runs.tables import Row, append_log, read_log, write_log
+from pocketddpm.runs.log import Row, append_log, read_log, write_log
 
 COLUMNS = ["step", "images_seen", "frechet", "ratio", "precision", "recall", "seconds"]
 MOST, SHARE, FEWEST = 5000, 10, 20  # held out: 5000 images, at most a tenth, at least 20
@@ -35,12 +35,8 @@ STEPS = 10  # of the model's own sampler: enough to compare checkpoints
 
 
 def check_evaluation(experiment: Experiment) -> None:
-    """Raise ConfigError for settings of the evaluation during training that cannot work."""
+    """Raise ConfigError when the best checkpoint is chosen by an evaluation that never happens."""
     config = experiment.evaluation
-    if config.every < 0:
-        raise ConfigError(f"--evaluate-every must be at least 0, got {config.every}")
-    if config.n < FEWEST:
-        raise ConfigError(f"--evaluate-n must be at least {FEWEST}, got {config.n}")
     if config.best_by == "evaluation" and not config.every:
         raise ConfigError("--best-by evaluation needs --evaluate-every STEPS")
 

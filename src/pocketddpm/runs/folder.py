@@ -1,7 +1,7 @@
 """The folder of a run: one run at a time, and nothing left behind by one that was killed.
 
-The lock is the operating system's (flock): it ends with the process that holds it, however that
-ends, so that no stale lock is ever in the way.
+The lock is the operating system's: it ends with the process that holds it, however that ends, so
+that no stale lock is ever in the way.
 """
 
 import json
@@ -10,6 +10,8 @@ import socket
 import sys
 import weakref
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from pocketddpm.errors import CheckpointError, OutputError
 from pocketddpm.models.checkpoint import load_checkpoint
@@ -33,14 +35,27 @@ class RunFolder:
         Raises OutputError when another process trains into it, or when it cannot be written.
         """
         self.folder = folder
-        path = folder / ".lock"
+        path, holder = folder / ".lock", folder / ".lock-holder"
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
-        self.release = weakref.finalize(self, os.close, handle)
-        self._lock(handle)
-        with writing(path):
-            path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            path.touch()
+        lock = FileLock(path, timeout=0, thread_local=False)
+        self.release = weakref.finalize(self, lock.release)
+        try:
+            lock.acquire()
+        except Timeout:
+            name = holder.read_text() if holder.exists() else "another process"
+            raise OutputError(
+                f"{folder} is being trained into by {name}; stop that run, or give another --out"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            print(
+                f"pocketddpm: {folder} cannot be locked ({error}): take care that no other run "
+                "writes there",
+                file=sys.stderr,
+            )
+        with writing(holder):
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         self._remove(LEFTOVERS)
 
     def clear(self) -> None:
@@ -56,27 +71,6 @@ class RunFolder:
             except CheckpointError:
                 with writing(last):
                     os.replace(last, last.with_suffix(".damaged"))
-
-    def _lock(self, handle: int) -> None:
-        try:
-            import fcntl
-        except ImportError:
-            return  # Windows has none: two runs to one folder are not noticed there
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
-            self.release()
-            raise OutputError(
-                f"{self.folder} is being trained into by {holder}; stop that run, or give another "
-                "--out"
-            ) from None
-        except OSError as error:
-            print(
-                f"pocketddpm: {self.folder} cannot be locked ({error.strerror}): take care that "
-                "no other run writes there",
-                file=sys.stderr,
-            )
 
     def _remove(self, patterns: tuple[str, ...]) -> None:
         with writing(self.folder):

@@ -1,19 +1,25 @@
-"""log.csv, one row for each optimiser step; resuming keeps exactly the rows of its checkpoint.
+"""The logs of a run: CSV files with a row per step, cut back to the checkpoint when it resumes.
 
-In memory only what the curve and the reports need is kept, 16 bytes a step.
+log.csv has a row for each optimiser step. In memory only what the curve and the reports
+need is kept, 16 bytes a step.
 """
 
+import csv
+import os
 import sys
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
+from pocketddpm.errors import ConfigError
+from pocketddpm.output import replacing, writing
 from pocketddpm.pictures import save_loss_curve
-from pocketddpm.runs.tables import Row, append_log, read_log, summary_writer, write_log
-from pocketddpm.training.trainer import Progress
+from pocketddpm.training.trainer import StepResult
 
+Row = dict[str, float]
+WHOLE = ("step", "images_seen")
 COLUMNS = ("step", "images_seen", "epoch", "loss", "grad_norm", "lr", "seconds")
 
 
@@ -29,7 +35,7 @@ class RunLog:
         """
         self.path, self.writes = folder / "log.csv", writes
         self.images_seen, self.loss = array("q"), array("d")
-        self._pending: list[Progress] = []
+        self._pending: list[StepResult] = []
         self._writer: Any = None
         if not writes:
             return
@@ -45,13 +51,13 @@ class RunLog:
                 file=sys.stderr,
             )
 
-    def add(self, progress: Progress) -> None:
+    def add(self, result: StepResult) -> None:
         """Take note of a step; its loss is read from the device by `flush`."""
-        self._pending.append(progress)
+        self._pending.append(result)
 
     def flush(self) -> float:
         """Write what is pending to the disk; return its mean loss (NaN when nothing is pending)."""
-        rows = [_row(progress) for progress in self._pending]
+        rows = [_row(result) for result in self._pending]
         self._pending.clear()
         self._keep(rows)
         if self.writes and rows:
@@ -96,15 +102,15 @@ def logged(folder: Path, until: int = sys.maxsize) -> list[Row]:
     return rows[:gap]
 
 
-def _row(progress: Progress) -> Row:
+def _row(result: StepResult) -> Row:
     return {
-        "step": progress.step,
-        "images_seen": progress.images_seen,
-        "epoch": progress.epoch,
-        "loss": float(progress.loss),
-        "grad_norm": float(progress.grad_norm),
-        "lr": progress.lr,
-        "seconds": round(progress.seconds, 3),
+        "step": result.step,
+        "images_seen": result.images_seen,
+        "epoch": result.epoch,
+        "loss": float(result.loss),
+        "grad_norm": float(result.grad_norm),
+        "lr": result.lr,
+        "seconds": round(result.seconds, 3),
     }
 
 
@@ -112,3 +118,64 @@ def _mean(losses: Iterable[float]) -> float:
     """Return the mean of the finite ones (a skipped step has no loss)."""
     finite = [loss for loss in losses if isfinite(loss)]
     return sum(finite) / len(finite) if finite else nan
+
+
+def read_log(path: Path, columns: Sequence[str], step: int) -> list[Row]:
+    """Return the rows of a log up to a step; what was logged after the checkpoint is dropped.
+
+    A killed run, or a full disk, may leave half a row behind, after the checkpoint: reading ends
+    at the first damaged row.
+    """
+    if not path.exists():
+        return []
+    rows: list[Row] = []
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        try:
+            for values in csv.DictReader(file):
+                row = _parsed(values, columns)
+                if row is None or row["step"] > step:
+                    break
+                rows.append(row)
+        except csv.Error:
+            pass
+    return rows
+
+
+def _parsed(values: Mapping[str, Any], columns: Sequence[str]) -> Row | None:
+    try:
+        row = {name: (int if name in WHOLE else float)(values[name]) for name in columns}
+    except (KeyError, TypeError, ValueError):
+        return None
+    return row if all(0 < row[name] < 2**63 for name in WHOLE) else None
+
+
+def write_log(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Write a log in one piece."""
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows([row[name] for name in columns] for row in rows)
+
+
+def append_log(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Add rows to a log that exists; OutputError when the disk is full."""
+    with writing(path), open(path, "a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([row[name] for name in columns] for row in rows)
+        # A checkpoint is written after its rows: a power cut must not undo that order.
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def summary_writer(out: Path, images_seen: int = 0) -> Any:
+    """Return TensorBoard's writer into a run folder; ConfigError when it is not installed.
+
+    images_seen: where the run resumes; what an interrupted one wrote after that is hidden.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError(
+            "--tensorboard needs the extra 'tensorboard': pip install 'pocketddpm[tensorboard]'"
+        ) from None
+    purge = images_seen + 1 if images_seen else None
+    return SummaryWriter(str(out / "tensorboard"), purge_step=purge)

@@ -3,13 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from pocketddpm.data.scaling import Scaling
+from pocketddpm.diffusion.process import add_noise
+from pocketddpm.diffusion.schedule import Schedule
+from pocketddpm.distributed import count
 from pocketddpm.models.cost import count_flops, count_parameters
 from pocketddpm.models.model import Model
+from pocketddpm.noise import Role, normal
 from pocketddpm.pictures import save_grid
-from pocketddpm.runs.forward import forward_panels
 from pocketddpm.training.trainer import Trainer
 
 PREVIEW_ROWS, PREVIEW_STEPS = 6, 50
@@ -20,9 +26,8 @@ def describe(
 ) -> str:
     """Return the lines that a run begins with: its data, network, machine and budget."""
     data, training = record["data"], trainer.experiment.training
-    accelerator = trainer.accelerator
     c, h, w = record["shape"]
-    x = torch.zeros(1, c, h, w, device=accelerator.device)
+    x = torch.zeros(1, c, h, w, device=trainer.device)
     y = torch.zeros(1, dtype=torch.int64, device=x.device) if record["classes"] else None
     flops = count_flops(network, x, torch.ones(1, device=x.device), y)
     parameters, _ = count_parameters(network)
@@ -32,8 +37,8 @@ def describe(
         f"{data['name']}: {data['images']} images {c}x{h}x{w}{source}, "
         f"{f'{classes} classes' if classes else 'no labels'}\n"
         f"{trainer.experiment.network.name}: {parameters / 1e6:.2f}M parameters, "
-        f"{flops / 1e9:.2f} GFLOP per image; {accelerator.device} "
-        f"x {accelerator.num_processes}, {training.precision}\n"
+        f"{flops / 1e9:.2f} GFLOP per image; {trainer.device} "
+        f"x {count()}, {training.precision}\n"
         f"{total} images in {total // training.batch_size} steps of {training.batch_size} "
         f"({total / trainer.loader.epoch_images:.1f} epochs) -> {out}"
     )
@@ -65,3 +70,23 @@ def save_preview(path: Path, model: Model, seed: int) -> None:
         seed=seed,
     ).images
     save_grid(path, images, columns)
+
+
+def forward_panels(
+    images: NDArray[np.uint8],
+    schedule: Schedule,
+    *,
+    shares: tuple[float, ...] = (0, 0.25, 0.5, 0.75, 1),
+    scaling: Scaling | None = None,
+    seed: int = 0,
+) -> NDArray[np.uint8]:
+    """Return each image [C,H,W] of images [N,C,H,W] at the given shares of T, image by image.
+
+    One noise per image, so that a row shows one path.
+    """
+    scaling = scaling or Scaling()
+    x0 = scaling.to_model(torch.from_numpy(np.array(images)))
+    eps = normal(seed, Role.START, torch.arange(len(x0)), tuple(x0.shape[1:]))
+    times = torch.tensor([round(share * schedule.T) for share in shares])
+    panels = torch.stack([add_noise(x0, eps, schedule.at(t).expand(len(x0))) for t in times], dim=1)
+    return scaling.to_uint8(panels.flatten(0, 1)).numpy()

@@ -16,8 +16,8 @@ from pocketddpm.output import refuse_existing, write_text
 from pocketddpm.pictures import save_grid
 from pocketddpm.presets import get_preset
 from pocketddpm.progress import say
-from pocketddpm.runs.forward import forward_panels
 from pocketddpm.runs.options import QuickstartOptions
+from pocketddpm.runs.previews import forward_panels
 from pocketddpm.runs.run import Session
 from pocketddpm.runs.start import start
 

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from pocketddpm.errors import CheckpointError, ConfigError
-from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
+from pocketddpm.models.checkpoint import find_checkpoint, init_record, load_checkpoint
 from pocketddpm.models.provenance import machine, versions
 from pocketddpm.progress import bar as progress_bar
 from pocketddpm.runs.log import logged
@@ -36,7 +36,7 @@ def reproduce(folder: Path, options: ReproduceOptions) -> Verdict:
     meta, rows = checkpoint.meta, logged(folder)[: options.steps]
     if not rows:
         raise CheckpointError(f"{folder} holds no log.csv to compare with")
-    if meta.get("begun_with"):
+    if init_record(meta):
         raise ConfigError(
             "this run began with another model's weights: repeat the command that made it"
         )
@@ -54,7 +54,7 @@ def reproduce(folder: Path, options: ReproduceOptions) -> Verdict:
             progress_bar(iterable=rows, unit="step"), session.trainer.steps(), strict=False
         )
         again = [(float(result.loss), result.lr) for _, result in results]
-        here = machine(session.accelerator.device)
+        here = machine(session.device)
         session.close()
     agrees, text = verdict(rows, again)
     lines = [

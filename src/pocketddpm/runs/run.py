@@ -1,6 +1,6 @@
 """`Session`: one training run in its folder, with logs, checkpoints and pictures.
 
-The trainer only trains; here its `Progress` is turned into files, and Ctrl-C or SIGTERM into a
+The trainer only trains; here its `StepResult` is turned into files, and Ctrl-C or SIGTERM into a
 checkpoint. A run folder holds: config.json, log.csv, last/previous/best.safetensors, data.png,
 loss.png and samples/; with evaluation during training evaluation.csv and evaluation.png.
 """
@@ -8,17 +8,16 @@ loss.png and samples/; with evaluation during training evaluation.csv and evalua
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from accelerate import Accelerator
+import torch
 
 from pocketddpm.build import build_network, build_schedule, pick_device, pick_precision
 from pocketddpm.config import Experiment, TrainingConfig
 from pocketddpm.data.batches import Loader
 from pocketddpm.diffusion.bound import Bins
 from pocketddpm.diffusion.build import build_objective
-from pocketddpm.distributed import agree_on_start, ending_together, rank
-from pocketddpm.models.checkpoint import Checkpoint, save_checkpoint, save_last
+from pocketddpm.distributed import agree_on_start, barrier, ending_together, rank
+from pocketddpm.models.checkpoint import Checkpoint, init_record, save_checkpoint, save_last
 from pocketddpm.models.model import Model, model_from
 from pocketddpm.output import refuse_existing, write_json
 from pocketddpm.plugins import ALL_KINDS, require
@@ -30,9 +29,9 @@ from pocketddpm.runs.folder import RunFolder
 from pocketddpm.runs.log import RunLog
 from pocketddpm.runs.previews import describe, save_first_pictures, save_preview
 from pocketddpm.runs.signals import Stop
-from pocketddpm.training.health import find_spikes, refuse_poisoned
+from pocketddpm.training.health import refuse_poisoned
 from pocketddpm.training.plan import check_budget
-from pocketddpm.training.trainer import Trainer
+from pocketddpm.training.trainer import Trainer, TrainerState
 from pocketddpm.values import from_dict
 
 FLUSH_EVERY = 50  # steps between reads of the losses from the device
@@ -48,7 +47,7 @@ class Session:
         out: Path,
         device: str = "auto",
         checkpoint: Checkpoint | None = None,
-        begin_with: Checkpoint | None = None,
+        init_from: Checkpoint | None = None,
         checkpoint_every: int = 500,
         sample_every: int = 500,
         sample_at_start: bool = False,
@@ -59,7 +58,7 @@ class Session:
         """Build everything; nothing is written before all of it has been found to fit.
 
         checkpoint: where to continue; None starts anew, and then refuses a folder in use.
-        begin_with: the model whose weights a new run begins with.
+        init_from: the model whose weights a new run begins with.
         checkpoint_every: in steps; 0 means only at the end. sample_every: steps between previews;
         0 means none at all, at the end neither, unless one of the other two is set.
         """
@@ -73,30 +72,32 @@ class Session:
         self.out = out
         self.checkpoint_every, self.sample_every = checkpoint_every, sample_every
         self.sample_at_start, self.sample_each_epoch = sample_at_start, sample_each_epoch
-        where = pick_device(device)
-        precision = pick_precision(experiment.training.precision, where)
+        self.device = pick_device(device)
+        precision = pick_precision(experiment.training.precision, self.device)
         training = replace(experiment.training, precision=precision)
-        data = load_run_data(experiment, where)
+        data = load_run_data(experiment, self.device)
         if checkpoint is not None:
             data.refuse_changed(checkpoint)
         self.experiment = replace(experiment, data=data.config, training=training)
-        begun_with = origin(begin_with) if begin_with else None
+        began = origin(init_from) if init_from else None
         if checkpoint is not None:
-            begun_with = checkpoint.meta.get("begun_with")
-        self.meta = run_record(self.experiment, data, where, begun_with=begun_with)
+            began = init_record(checkpoint.meta)
+        self.meta = run_record(self.experiment, data, self.device, init_from=began)
         self.images = data.images
-        self.accelerator = Accelerator(mixed_precision="no", cpu=where.type == "cpu")
-        self.trainer = build_trainer(self.experiment, data, self.accelerator)
+        self.trainer = build_trainer(self.experiment, data, self.device)
         self.network = self.trainer.network
         self.validation: Validation | None = None
-        self.stop = Stop(self.accelerator, self._say)
-        if begin_with is not None:
-            self.trainer.begin_with(begin_with)
+        self.stop = Stop(self._say)
+        self._best: Checkpoint | None = None  # the best by loss, until the next save
+        if init_from is not None:
+            self.trainer.init_from(init_from.part("ema") or init_from.part("model"))
         if checkpoint is not None:
-            self.trainer.restore(checkpoint)
+            parts = ("model", "ema", "optimizer", "objective")
+            tensors = {part: checkpoint.part(part) for part in parts}
+            self.trainer.restore(TrainerState(tensors, checkpoint.meta.get("run", {})))
             if experiment.training != _training(checkpoint):
                 self.trainer.plan = None  # another budget was asked for
-        agree_on_start(self.accelerator, self.trainer.step, out)
+        agree_on_start(self.trainer.step, out)
         self.folder = RunFolder(out) if self.main else None
         try:
             if self.folder is not None:
@@ -156,32 +157,32 @@ class Session:
                 self.save()  # from here on, every instant can be resumed from
                 if self.sample_at_start:
                     self._sample(0)
-            for progress in trainer.steps():
-                self.log.add(progress)
+            for result in trainer.steps():
+                self.log.add(result)
                 bar.update(self.experiment.training.batch_size)
-                if progress.event:
-                    self._say(progress.event)
+                if result.event:
+                    self._say(result.event)
                     bar.total = trainer.plan.total if trainer.plan else bar.total
-                if progress.epoch_loss is not None:
-                    self._end_epoch(progress.epoch_loss)
-                if progress.step % FLUSH_EVERY == 0:
-                    self._flush(bar)
+                if result.epoch_loss is not None:
+                    self._end_epoch(result.epoch_loss)
+                if result.step % FLUSH_EVERY == 0:
+                    bar.set_postfix(loss=f"{self.log.flush():.4f}", refresh=False)
                 # Before the checkpoint: it then knows of every evaluation up to its step.
-                if self._due(self.experiment.evaluation.every, progress.step):
+                if self._due(self.experiment.evaluation.every, result.step):
                     self._evaluate()
-                epoch_over = self.sample_each_epoch and progress.epoch_loss is not None
-                if epoch_over or self._due(self.sample_every, progress.step):
-                    self._sample(progress.step)
+                epoch_over = self.sample_each_epoch and result.epoch_loss is not None
+                if epoch_over or self._due(self.sample_every, result.step):
+                    self._sample(result.step)
                 # Last: a run that resumes from this step has nothing of it left to do.
-                if self._due(self.checkpoint_every, progress.step):
+                if self._due(self.checkpoint_every, result.step):
                     self.save()
-                    saved = progress.step
-                if self.stop.after(progress.step):
+                    saved = result.step
+                if self.stop.after(result.step, last=trainer.is_done):
                     break
-        if self.stop.signal is None:
-            self._evaluate()
-        if trainer.step != saved:
-            self.save()
+            if self.stop.signal is None:
+                self._evaluate()
+            if trainer.step != saved:
+                self.save()
         if self.stop.signal is not None:
             self.log.close()
             self._say(
@@ -193,13 +194,16 @@ class Session:
         self.log.close()
 
     def save(self) -> None:
-        """Write the log, then last.safetensors, keeping the one before."""
-        self._flush()
+        """Write the log and the best by loss, then last.safetensors, keeping the one before."""
+        self.log.flush()
         if self.main:
             checkpoint = self._checkpoint()
             refuse_poisoned(checkpoint.tensors)
+            if self._best is not None:
+                self._save_best(self._best)
+                self._best = None
             save_last(self.out, checkpoint)
-        self.accelerator.wait_for_everyone()
+        barrier()
 
     def close(self) -> None:
         """Finish the log and release the folder."""
@@ -208,19 +212,24 @@ class Session:
 
     def model(self) -> Model:
         """Return the model as it is now, with averaged weights."""
-        return model_from(self._checkpoint(with_state=False), self.accelerator.device)
+        return model_from(self._checkpoint(resumable=False), self.device)
 
-    def _checkpoint(self, *, with_state: bool = True) -> Checkpoint:
+    def _checkpoint(self, *, resumable: bool = True) -> Checkpoint:
         rows = self.validation.rows if self.validation else []
         meta = {**self.meta, "evaluation": rows[-1]} if rows else self.meta
-        return self.trainer.checkpoint(meta, with_state=with_state)
+        state = self.trainer.state(resumable=resumable)
+        parts = {**state.tensors, "scaling": self.trainer.scaling.tensors()}
+        tensors = {f"{part}.{k}": v for part, group in parts.items() for k, v in group.items()}
+        return Checkpoint({**meta, "run": state.counters}, tensors)
 
     def _end_epoch(self, loss: float) -> None:
         best = self.trainer.best_loss
         if best is None or loss < best:
             self.trainer.best_loss = loss
             if self.main and self.experiment.evaluation.best_by == "loss":
-                self._save_best()
+                # Short epochs would write a file each: a copy waits for the next checkpoint.
+                best = self._checkpoint(resumable=False)
+                self._best = replace(best, tensors={k: v.clone() for k, v in best.tensors.items()})
         if self.main:
             epoch = self.trainer.images_seen / self.trainer.loader.epoch_images
             say(f"epoch {epoch:.2f}: mean loss {loss:.5f}")
@@ -232,23 +241,14 @@ class Session:
             row = validation(self.model(), trainer.step, trainer.images_seen)
             self._say(validation.told())
             if self.experiment.evaluation.best_by == "evaluation" and validation.is_best():
-                self._save_best()
+                self._save_best(self._checkpoint(resumable=False))
             validation.record()
             keys = ("frechet", "ratio", "precision", "recall")
             self.log.chart({f"held-out {key}": row[key] for key in keys}, trainer.images_seen)
-        self.accelerator.wait_for_everyone()
+        barrier()
 
-    def _save_best(self) -> None:
-        save_checkpoint(self.out / "best.safetensors", self._checkpoint(with_state=False))
-
-    def _flush(self, bar: Any = None) -> None:
-        """Write the log, and say where the loss jumped."""
-        first = len(self.log.loss)
-        mean = self.log.flush()
-        for spike in find_spikes(self.log.loss, first):
-            self._say(str(spike))
-        if bar is not None:
-            bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+    def _save_best(self, checkpoint: Checkpoint) -> None:
+        save_checkpoint(self.out / "best.safetensors", checkpoint)
 
     def _sample(self, step: int) -> None:
         """Write a preview: every class in its column, by a quick sampler whatever the preset's."""
@@ -256,7 +256,7 @@ class Session:
             seed = self.experiment.training.seed
             save_preview(self.out / "samples" / f"step-{step:07d}.png", self.model(), seed)
             self.log.save_curve(self.out / "loss.png")
-        self.accelerator.wait_for_everyone()
+        barrier()
 
     def _finish(self) -> None:
         trainer = self.trainer
@@ -280,14 +280,14 @@ class Session:
         return f"pocketddpm train {self.experiment.preset} --resume {self.out}"
 
 
-def build_trainer(experiment: Experiment, data: RunData, accelerator: Accelerator) -> Trainer:
+def build_trainer(experiment: Experiment, data: RunData, device: torch.device) -> Trainer:
     """Return the trainer of an experiment on its data, at the start of the run."""
     training, batches = experiment.training, experiment.training.batches_per_epoch
     loader = Loader(
         data.images,
         batch_size=training.batch_size,
         seed=training.seed,
-        device=accelerator.device,
+        device=device,
         epoch_images=batches * training.batch_size if batches else None,
         flip=bool(data.config.flip),
     )
@@ -299,7 +299,7 @@ def build_trainer(experiment: Experiment, data: RunData, accelerator: Accelerato
         bins=Bins(*data.scaling.model_bounds, data.scaling.bin_width),
     )
     network = build_network(experiment, data.images.shape, len(data.classes))
-    return Trainer(experiment, network, objective, loader, data.scaling, accelerator)
+    return Trainer(experiment, network, objective, loader, data.scaling)
 
 
 def _training(checkpoint: Checkpoint) -> TrainingConfig:

@@ -5,35 +5,36 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
-import torch
-from accelerate import Accelerator
+from pocketddpm.distributed import count, gathered
 
 EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
 ASK_EVERY = 10  # steps between which several processes ask each other
 
 
 class Stop:
-    """Whether, and by which signal, the run was asked to stop."""
+    """Whether, and by which signal, the run was asked to stop.
 
-    def __init__(self, accelerator: Accelerator, say: Callable[[str], object]) -> None:
-        self.accelerator, self.say = accelerator, say
+    signal: what all processes have agreed on; the one that this process received may be younger.
+    """
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self.say = say
         self.signal: signal.Signals | None = None
+        self._received: signal.Signals | None = None
 
     @property
     def status(self) -> int:
         """The exit status that tells of the signal."""
         return EXIT[self.signal] if self.signal is not None else 0
 
-    def after(self, step: int) -> bool:
-        """Whether to stop after this step; several processes stop at the same one."""
-        if self.accelerator.num_processes > 1:
-            if step % ASK_EVERY:
-                return False
-            mine = torch.tensor([int(self.signal or 0)], device=self.accelerator.device)
-            everyone: Any = self.accelerator.gather(mine)
-            number = int(everyone.max())
+    def after(self, step: int, *, last: bool = False) -> bool:
+        """Whether to stop after this step; several processes stop at the same one.
+
+        They ask each other every ten steps, and after the last one.
+        """
+        if last or count() == 1 or step % ASK_EVERY == 0:
+            number = max(gathered(int(self._received or 0)))
             self.signal = signal.Signals(number) if number else None
         return self.signal is not None
 
@@ -47,10 +48,10 @@ class Stop:
 
         def handle(number: int, frame: FrameType | None) -> None:
             nonlocal asked
-            if self.signal is not None and time.monotonic() > asked + 1:
+            if self._received is not None and time.monotonic() > asked + 1:
                 raise KeyboardInterrupt
-            if self.signal is None:
-                self.signal, asked = signal.Signals(number), time.monotonic()
+            if self._received is None:
+                self._received, asked = signal.Signals(number), time.monotonic()
                 self.say("stopping soon; once more to stop at once")
 
         old = {s: signal.signal(s, handle) for s in EXIT}

@@ -30,14 +30,14 @@ def start(experiment: Experiment, **options: Any) -> Session:
     """
     run, given = _split(options, experiment_options())
     out = run.out or Path("runs") / file_name(experiment.preset)
-    checkpoint, begin_with, overwrite = None, None, run.overwrite
+    checkpoint, init_from, overwrite = None, None, run.overwrite
     if run.begin_with is not None:
         if run.resume not in (None, "auto"):
             raise ConfigError(
                 f"--begin-with starts a new run and --resume {run.resume} goes on with one; "
                 "leave one of them out"
             )
-        begin_with = load_checkpoint(find_checkpoint(Path(run.begin_with)))
+        init_from = load_checkpoint(find_checkpoint(Path(run.begin_with)))
     if run.resume == "auto":
         checkpoint = newest_checkpoint(out)
         overwrite |= checkpoint is None and only_begun(out)
@@ -51,10 +51,10 @@ def start(experiment: Experiment, **options: Any) -> Session:
         experiment = with_options(experiment, given)
     else:
         experiment = _resumed(checkpoint, experiment.preset, given)
-        begin_with = None
+        init_from = None
     if not experiment.data.name:
         raise ConfigError(f"preset '{experiment.preset}' needs images: give --data FOLDER")
-    return _session(experiment, run, out, overwrite, checkpoint=checkpoint, begin_with=begin_with)
+    return _session(experiment, run, out, overwrite, checkpoint=checkpoint, init_from=init_from)
 
 
 def distillation(model: str | Path, **options: Any) -> Session:
@@ -66,7 +66,7 @@ def distillation(model: str | Path, **options: Any) -> Session:
     teacher = load_checkpoint(find_checkpoint(Path(model)))
     experiment = _tuned(teacher, given)
     out = run.out or Path("runs") / file_name(f"{experiment.preset}-distilled")
-    return _session(experiment, run, out, run.overwrite, begin_with=teacher)
+    return _session(experiment, run, out, run.overwrite, init_from=teacher)
 
 
 def stored_experiment(checkpoint: Checkpoint) -> Experiment:
@@ -93,7 +93,7 @@ def _session(
     overwrite: bool,
     *,
     checkpoint: Checkpoint | None = None,
-    begin_with: Checkpoint | None = None,
+    init_from: Checkpoint | None = None,
 ) -> Session:
     # Presets and experiments of one's own pass the guard too: what a run stores can be loaded.
     return Session(
@@ -101,7 +101,7 @@ def _session(
         out=out,
         device=run.device,
         checkpoint=checkpoint,
-        begin_with=begin_with,
+        init_from=init_from,
         checkpoint_every=run.checkpoint_every,
         sample_every=run.sample_every,
         sample_at_start=run.sample_at_start,

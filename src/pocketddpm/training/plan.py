@@ -17,13 +17,13 @@ from pocketddpm.errors import ConfigError
 class Plan:
     """total: images until the end.
 
-    event: (images seen, progress then) at which the end was moved, if it was.
+    event: (images seen, run_fraction then) at which the end was moved, if it was.
     """
 
     total: int
     event: tuple[int, float] | None = None
 
-    def progress(self, images_seen: int) -> float:
+    def run_fraction(self, images_seen: int) -> float:
         """Return the share of the run that is done, 0..1."""
         start, done = self.event or (0, 0.0)
         if images_seen <= start:
@@ -32,8 +32,8 @@ class Plan:
         return min(done + (1 - done) * share, 1.0)
 
     def moved(self, images_seen: int, total: int) -> "Plan":
-        """Return the plan that ends at `total` images instead, without a jump in progress."""
-        return Plan(max(total, images_seen), (images_seen, self.progress(images_seen)))
+        """Return the plan that ends at `total` images instead, without a jump in run_fraction."""
+        return Plan(max(total, images_seen), (images_seen, self.run_fraction(images_seen)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -57,7 +57,7 @@ def plan_for(config: TrainingConfig, epoch_images: int) -> Plan:
 
 
 def check_budget(config: TrainingConfig) -> None:
-    """Raise ConfigError unless exactly one of steps, epochs, images and minutes is positive."""
+    """Raise ConfigError unless exactly one of steps, epochs, images and minutes is given."""
     given = {
         name: value
         for name in ("steps", "epochs", "images", "minutes")
@@ -66,8 +66,6 @@ def check_budget(config: TrainingConfig) -> None:
     told = " ".join(f"--{name} {value:g}" for name, value in given.items()) or "none of them"
     if len(given) != 1:
         raise ConfigError(f"give one of --steps, --epochs, --images and --minutes, got {told}")
-    if min(given.values()) <= 0:
-        raise ConfigError(f"the budget must be positive, got {told}")
 
 
 def learning_rate(images_seen: int, plan: Plan, config: OptimiserConfig) -> float:
@@ -78,15 +76,6 @@ def learning_rate(images_seen: int, plan: Plan, config: OptimiserConfig) -> floa
     """
     warmup = min(config.warmup, plan.total // 10)
     rise = min(1.0, (images_seen + 1) / warmup) if warmup else 1.0
-    p = plan.progress(images_seen)
+    p = plan.run_fraction(images_seen)
     fall = {"none": 1.0, "linear": 1 - p, "cosine": 0.5 * (1 + cos(pi * p))}[config.decay]
     return config.lr * rise * fall
-
-
-def ema_decay(images_seen: int, batch_size: int, config: OptimiserConfig) -> float:
-    """Return the share of the old average that a step keeps: 0.5^(batch / half-life).
-
-    Early on the half-life is `ema_ramp` of the images seen (arXiv 2206.00364, appendix F).
-    """
-    half_life = min(config.ema_half_life, config.ema_ramp * images_seen)
-    return 0.5 ** (batch_size / half_life) if half_life > 0 else 0.0

@@ -1,4 +1,4 @@
-"""The trainer: a generator of `Progress`. It knows nothing of sampling, pictures or logs.
+"""The trainer: a generator of `StepResult`. It knows nothing of sampling, pictures or files.
 
 The state of a run is the weights, their average, the optimiser, what the objective remembers of its
 losses (if it does), its health and the number of images seen: data order, noise, times and learning
@@ -6,25 +6,24 @@ rate are functions of these, which is what makes resuming exact.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from pocketddpm.config import Experiment
-from pocketddpm.data.batches import Loader
+from pocketddpm.data.batches import Loader, mix
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.objective import Objective
+from pocketddpm.distributed import count, gathered, mean, parallel, rank
 from pocketddpm.errors import CheckpointError, ConfigError
-from pocketddpm.models.checkpoint import Checkpoint
+from pocketddpm.training.ema import ema_decay, update_ema
 from pocketddpm.training.health import Health
 from pocketddpm.training.optimiser import build_optimisers, load_optimisers, optimiser_tensors
-from pocketddpm.training.plan import Plan, ema_decay, learning_rate, plan_for
+from pocketddpm.training.plan import Plan, learning_rate, plan_for
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WARMUP_STEPS = 3  # timed before a budget in minutes is fixed, after one untimed step
@@ -32,7 +31,7 @@ OFF = 1.1  # a run in minutes is planned anew, once, when it is this much too lo
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepResult:
     """What one optimiser step did.
 
     step, images_seen, epoch: where the run is now. loss: mean over the global batch, a scalar
@@ -52,8 +51,19 @@ class Progress:
     event: str | None = None
 
 
+class TrainerState(NamedTuple):
+    """What an exact resumption needs.
+
+    tensors: by part: 'model', its average 'ema', 'optimizer' and 'objective'; the last two may be
+    missing. counters: the rest, as plain JSON.
+    """
+
+    tensors: dict[str, dict[str, Tensor]]
+    counters: dict[str, Any]
+
+
 class Trainer:
-    """One run. Use `steps()` to train and `checkpoint()` to save at any point between steps."""
+    """One run. Use `steps()` to train and `state()` to save at any point between steps."""
 
     def __init__(
         self,
@@ -62,26 +72,28 @@ class Trainer:
         objective: Objective,
         loader: Loader,
         scaling: Scaling,
-        accelerator: Accelerator,
     ) -> None:
+        """Move the network to the loader's device, and build its optimisers and its average.
+
+        Raises ConfigError when the batch size does not divide by processes times accumulation.
+        """
         self.experiment = experiment
         self.objective = objective
         self.loader = loader
+        self.device = loader.device
         self.scaling = scaling
-        self.accelerator = accelerator
         config = experiment.training
-        parts = accelerator.num_processes * config.accumulate
-        if config.batch_size % parts:
+        if config.batch_size % (count() * config.accumulate):
             raise ConfigError(
                 f"--batch-size {config.batch_size} must divide by processes x accumulation = "
-                f"{accelerator.num_processes} x {config.accumulate}"
+                f"{count()} x {config.accumulate}"
             )
         # torch's own annotations leave memory_format out.
-        self.network = network.to(accelerator.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         weights = self.network.state_dict() if experiment.optimiser.ema_half_life else {}
         self.ema = {k: v.detach().clone() for k, v in weights.items()}
         self.optimisers = build_optimisers(experiment.optimiser, self.network)
-        self.wrapped: nn.Module = accelerator.prepare(self.network)
+        self.wrapped = parallel(self.network, self.device)
         self.health = Health.start(config.precision)
         self.images_seen = 0
         self.seconds = 0.0
@@ -96,9 +108,9 @@ class Trainer:
         return self.images_seen // self.experiment.training.batch_size
 
     @property
-    def is_main(self) -> bool:
-        """Whether this process writes files."""
-        return self.accelerator.is_main_process
+    def is_done(self) -> bool:
+        """Whether the plan's last step has been taken."""
+        return self.plan is not None and self.images_seen >= self.plan.total
 
     def make_plan(self) -> Plan:
         """Fix the length of the run; for a budget in minutes, measure the speed first.
@@ -115,20 +127,18 @@ class Trainer:
             left = max(0, int((config.minutes * 60 - self.seconds) * rate))
             steps = max(1, (self.images_seen + left) // config.batch_size)
             # Clocks differ: all processes follow the first one's.
-            total: Any = torch.tensor([steps * config.batch_size], device=self.accelerator.device)
-            shared: Any = broadcast(total)
-            self.plan = Plan(int(shared))
+            self.plan = Plan(gathered(steps * config.batch_size)[0])
         return self.plan
 
-    def steps(self) -> Iterator[Progress]:
-        """Train to the end of the plan, one `Progress` per optimiser step."""
+    def steps(self) -> Iterator[StepResult]:
+        """Train to the end of the plan, one `StepResult` per optimiser step."""
         plan = self.plan or self.make_plan()
         epoch_images = self.loader.epoch_images
         mark = time.monotonic()
         while self.images_seen < plan.total:
             lr = learning_rate(self.images_seen, plan, self.experiment.optimiser)
             before = self.images_seen // epoch_images
-            loss, grad_norm, taken = self._step(lr, plan.progress(self.images_seen))
+            loss, grad_norm, taken = self._step(lr, plan.run_fraction(self.images_seen))
             if taken:
                 self._epoch_sum = self._epoch_sum.to(loss.device) + loss.double()
                 self._epoch_steps += 1
@@ -142,7 +152,7 @@ class Trainer:
             plan = self.plan or plan
             if not taken:
                 event = self.health.event(self.step) or event
-            yield Progress(
+            yield StepResult(
                 step=self.step,
                 images_seen=self.images_seen,
                 epoch=self.images_seen / epoch_images,
@@ -159,13 +169,13 @@ class Trainer:
         self._epoch_sum, self._epoch_steps = torch.zeros((), dtype=torch.float64), 0
         return mean
 
-    def _step(self, lr: float, progress: float) -> tuple[Tensor, Tensor, bool]:
+    def _step(self, lr: float, run_fraction: float) -> tuple[Tensor, Tensor, bool]:
         """Take one optimiser step, or skip it: return its loss, gradient norm and which it was."""
         config, optimiser = self.experiment.training, self.experiment.optimiser
         for each in self.optimisers:
             for group in each.param_groups:
                 group["lr"] = lr
-        loss, positions, losses = self._gradient(progress)
+        loss, stream_index, losses = self._gradient(run_fraction)
         limit = optimiser.grad_clip or float("inf")
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         if self.health.scale > 1:
@@ -176,9 +186,7 @@ class Trainer:
         if taken:
             for each in self.optimisers:
                 each.step()
-            self.objective.observe(
-                positions, losses, config.seed, progress, self.accelerator.gather
-            )
+            self.objective.observe(stream_index, losses, config.seed, run_fraction, _joined)
         else:
             self.health.check(self.step + 1)
         for each in self.optimisers:
@@ -186,59 +194,48 @@ class Trainer:
         self.images_seen += config.batch_size
         if self.ema and taken:
             decay = ema_decay(self.images_seen, config.batch_size, optimiser)
-            self._average(1 - decay)
+            update_ema(self.ema, self.network.state_dict(), decay)
         return loss, grad_norm, taken
 
-    def _gradient(self, progress: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    def _gradient(self, run_fraction: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
         """Accumulate the gradient of the next global batch.
 
-        Return its mean loss, and the positions and losses of this process's images.
+        Return its mean loss, and the stream index and the loss of each of this process's images.
         """
         config = self.experiment.training
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        share = config.batch_size // (ranks * config.accumulate)
-        # Networks with dropout draw from torch's own generator: fix it by the position of the run.
-        torch.manual_seed(hash((config.seed, self.images_seen, rank)) & 0x7FFFFFFF)
-        total = torch.zeros((), device=self.accelerator.device)
+        share = config.batch_size // (count() * config.accumulate)
+        total = torch.zeros((), device=self.device)
         seen: list[tuple[Tensor, Tensor]] = []
         for part in range(config.accumulate):
-            start = self.images_seen + (part * ranks + rank) * share
+            start = self.images_seen + (part * count() + rank()) * share
             batch = self.loader.batch(start, share)
             last = part == config.accumulate - 1
-            with self._no_sync(last), self.autocast():
-                losses = self.objective(
-                    self.wrapped,
-                    self.scaling.to_model(batch.images),
-                    batch.labels,
-                    batch.stream_index,
-                    config.seed,
-                    progress,
-                )
-                loss = losses.mean() / config.accumulate
-            with self._no_sync(last):
-                self.accelerator.backward(loss * self.health.scale)
+            with self._no_sync(last), _seeded(mix(config.seed, "dropout", start), self.device):
+                with self.autocast():
+                    losses = self.objective(
+                        self.wrapped,
+                        self.scaling.to_model(batch.images),
+                        batch.labels,
+                        batch.stream_index,
+                        config.seed,
+                        run_fraction,
+                    )
+                    loss = losses.mean() / config.accumulate
+                (loss * self.health.scale).backward()
             total += loss.detach()
             seen.append((batch.stream_index, losses.detach()))
-        mean: Any = self.accelerator.reduce(total, "mean") if ranks > 1 else total
-        positions, each = (torch.cat(parts) for parts in zip(*seen, strict=True))
-        return mean, positions, each
+        stream_index, each = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        return mean(total), stream_index, each
 
     def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
-        return nullcontext() if last else self.accelerator.no_sync(self.wrapped)
+        if last or not isinstance(self.wrapped, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return self.wrapped.no_sync()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context that gives the run its precision."""
         dtype = AUTOCAST.get(self.experiment.training.precision)
-        return torch.autocast(
-            self.accelerator.device.type, dtype or torch.bfloat16, enabled=dtype is not None
-        )
-
-    @torch.no_grad()
-    def _average(self, weight: float) -> None:
-        current = self.network.state_dict()
-        for key, average in self.ema.items():
-            if average.is_floating_point():
-                average.lerp_(current[key], weight)
+        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
     def _measure_rate(self) -> float:
         """Return images per second of forward and backward passes; their gradients are dropped."""
@@ -246,18 +243,17 @@ class Trainer:
         started = time.monotonic()
         for _ in range(WARMUP_STEPS):
             self._gradient()
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = torch.tensor(time.monotonic() - started, device=self.accelerator.device)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        slowest = max(gathered(time.monotonic() - started))
         for each in self.optimisers:
             each.zero_grad()
-        slowest = float(self.accelerator.reduce(seconds, "mean"))  # type: ignore[arg-type]
         return self.experiment.training.batch_size * WARMUP_STEPS / slowest
 
     def _keep_to_minutes(self, plan: Plan) -> str | None:
         """Move the end, once, when the machine proves slower or faster than it was measured."""
         minutes = self.experiment.training.minutes
-        if minutes is None or plan.event or self.accelerator.num_processes > 1:
+        if minutes is None or plan.event or count() > 1:
             return None
         budget, done = minutes * 60, self.images_seen / plan.total
         # Early enough to matter, late enough to know.
@@ -274,16 +270,13 @@ class Trainer:
             f"{self.plan.total} images, to keep to {minutes:g} minutes"
         )
 
-    def checkpoint(self, meta: dict[str, Any], *, with_state: bool = True) -> Checkpoint:
-        """Return all that resuming needs; with_state=False leaves out the optimiser."""
-        tensors = {f"model.{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
-        tensors |= {f"scaling.{k}": v for k, v in self.scaling.tensors().items()}
-        if with_state:
-            states = optimiser_tensors(self.optimisers)
-            tensors |= {f"optimizer.{k}": v for k, v in states.items()}
-            tensors |= {f"objective.{k}": v for k, v in self.objective.state().items()}
-        run = {
+    def state(self, *, resumable: bool = True) -> TrainerState:
+        """Return all that resuming needs; resumable=False leaves optimiser and objective out."""
+        tensors = {"model": dict(self.network.state_dict()), "ema": self.ema}
+        if resumable:
+            tensors["optimizer"] = optimiser_tensors(self.optimisers)
+            tensors["objective"] = self.objective.state()
+        counters = {
             "step": self.step,
             "images_seen": self.images_seen,
             "seconds": self.seconds,
@@ -293,14 +286,13 @@ class Trainer:
             "epoch_sum": float(self._epoch_sum),
             "epoch_steps": self._epoch_steps,
         }
-        return Checkpoint({**meta, "run": run}, tensors)
+        return TrainerState(tensors, counters)
 
-    def begin_with(self, checkpoint: Checkpoint) -> None:
-        """Take a model's averaged weights as first ones, and as a teacher where one is followed.
+    def init_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take a model's weights as first ones, and the model as a teacher where one is followed.
 
         Raises CheckpointError if they do not fit.
         """
-        weights = checkpoint.part("ema") or checkpoint.part("model")
         here = {name: tuple(v.shape) for name, v in self.network.state_dict().items()}
         there = {name: tuple(v.shape) for name, v in weights.items()}
         if here != there:
@@ -316,26 +308,25 @@ class Trainer:
                 self.ema[k].copy_(v)
         self.objective = self.objective.prepare(self.network)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint of the same experiment; CheckpointError if it does not fit."""
+    def restore(self, state: TrainerState) -> None:
+        """Continue from a state of the same experiment; CheckpointError if it does not fit."""
         try:
-            self._restore(checkpoint)
+            self._restore(*state)
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"the checkpoint does not fit this run: {error}") from error
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        run = checkpoint.meta["run"]
-        states = checkpoint.part("optimizer")
-        if not states and run["step"] > run.get("health", {}).get("skipped", 0):
+    def _restore(self, tensors: dict[str, dict[str, Tensor]], run: dict[str, Any]) -> None:
+        moments = tensors.get("optimizer", {})
+        if not moments and run["step"] > run.get("health", {}).get("skipped", 0):
             raise CheckpointError(
                 "this checkpoint holds weights only (a best or exported one) and cannot be "
                 "resumed; use last.safetensors"
             )
-        self.network.load_state_dict(checkpoint.part("model"))
-        for k, v in checkpoint.part("ema").items():
+        self.network.load_state_dict(tensors["model"])
+        for k, v in tensors.get("ema", {}).items():
             self.ema[k].copy_(v)
-        load_optimisers(self.optimisers, states)
-        self.objective = self.objective.load(checkpoint.part("objective"), self.network)
+        load_optimisers(self.optimisers, moments)
+        self.objective = self.objective.load(tensors.get("objective", {}), self.network)
         self.health = Health.from_dict(run.get("health"), self.experiment.training.precision)
         self.images_seen = int(run["images_seen"])
         self.seconds = float(run["seconds"])
@@ -343,3 +334,26 @@ class Trainer:
         self.best_loss = run["best_loss"]
         self._epoch_sum = torch.tensor(run["epoch_sum"], dtype=torch.float64)
         self._epoch_steps = int(run["epoch_steps"])
+
+
+def _joined(mine: Tensor) -> Tensor:
+    """Return the tensors of all processes as one, on the CPU."""
+    return torch.cat(gathered(mine.cpu()))
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's own generators, which dropout draws from, and put them back afterwards."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    elif device.type == "mps":
+        generators.append(torch.mps._get_default_mps_generator())
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
