@@ -1,4 +1,4 @@
-"""How good is the model by now? Samples against training images that the run has never seen.
+"""Evaluation during training: samples against training images that the run never trains on.
 
 The last images of the training set are held out (`DataConfig.held_out`) and are the reference; the
 test set is not touched. The floor is the distance of as many training images. These numbers choose
@@ -129,7 +129,7 @@ class Validation:
         distances = [row["frechet"] for row in self.rows]
         return distances.index(min(distances)) == len(distances) - 1
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return the last row in one line."""
         row = self.rows[-1]
         return (

@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time, and nothing left behind by one that was killed.
+"""The folder of a run: one run at a time, and no half-written file of one that was killed.
 
 The lock is the operating system's: it ends with the process that holds it, however that ends, so
 that no stale lock is ever in the way.
@@ -27,7 +27,7 @@ LEFTOVERS = (
 
 
 class RunFolder:
-    """A run's hold on its folder, from here to `release`."""
+    """The lock on a run's folder, held until `release`."""
 
     def __init__(self, folder: Path) -> None:
         """Make the folder, take its lock, and remove what a killed run left half-written.
@@ -46,12 +46,12 @@ class RunFolder:
         except Timeout:
             name = holder.read_text() if holder.exists() else "another process"
             raise OutputError(
-                f"{folder} is being trained into by {name}; stop that run, or give another --out"
+                f"{folder} is in use by {name}; stop that run, or give another --out"
             ) from None
         except (OSError, NotImplementedError) as error:
             print(
-                f"pocketddpm: {folder} cannot be locked ({error}): take care that no other run "
-                "writes there",
+                f"pocketddpm: {folder} cannot be locked ({error}); make sure that no other "
+                "run writes there",
                 file=sys.stderr,
             )
         with writing(holder):

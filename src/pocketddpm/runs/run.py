@@ -55,12 +55,13 @@ class Session:
         tensorboard: bool = False,
         overwrite: bool = False,
     ) -> None:
-        """Build everything; nothing is written before all of it has been found to fit.
+        """Build and check everything before anything is written.
 
-        checkpoint: where to continue; None starts anew, and then refuses a folder in use.
+        checkpoint: where to continue; None starts a new run, which needs an unused folder.
         init_from: the model whose weights a new run begins with.
-        checkpoint_every: in steps; 0 means only at the end. sample_every: steps between previews;
-        0 means none at all, at the end neither, unless one of the other two is set.
+        checkpoint_every: steps between checkpoints; 0 writes one at the end only.
+        sample_every: steps between previews, of which one is at the end; 0 writes none, unless
+        sample_at_start or sample_each_epoch asks for some.
         """
         check_budget(experiment.training)
         check_evaluation(experiment)
@@ -115,11 +116,11 @@ class Session:
             raise
 
     def _prepare(self, folder: RunFolder, checkpoint: Checkpoint | None, overwrite: bool) -> None:
-        """Make the folder ready: to go on in it, or to begin, with pictures of the data."""
+        """Prepare the folder for a resumed run, or for a new one with pictures of its data."""
         if checkpoint is not None:
             folder.set_aside_damaged()
             return
-        # Asked again: another run may have come and gone since.
+        # Checked again under the lock: another run may have used the folder in between.
         refuse_existing(self.out, overwrite)
         folder.clear()
         write_json(self.out / "config.json", self.meta)
@@ -200,7 +201,7 @@ class Session:
             checkpoint = self._checkpoint()
             refuse_poisoned(checkpoint.tensors)
             if self._best is not None:
-                self._save_best(self._best)
+                save_checkpoint(self.out / "best.safetensors", self._best)
                 self._best = None
             save_last(self.out, checkpoint)
         barrier()
@@ -235,23 +236,21 @@ class Session:
             say(f"epoch {epoch:.2f}: mean loss {loss:.5f}")
 
     def _evaluate(self) -> None:
-        """Measure the model of now, unless that is done; the other processes wait."""
+        """Evaluate the current model, once a step, in one process; the others wait."""
         trainer, validation = self.trainer, self.validation
         if validation is not None and not validation.evaluated(trainer.step):
             row = validation(self.model(), trainer.step, trainer.images_seen)
-            self._say(validation.told())
+            self._say(validation.summary())
             if self.experiment.evaluation.best_by == "evaluation" and validation.is_best():
-                self._save_best(self._checkpoint(resumable=False))
+                best = self._checkpoint(resumable=False)
+                save_checkpoint(self.out / "best.safetensors", best)
             validation.record()
             keys = ("frechet", "ratio", "precision", "recall")
             self.log.chart({f"held-out {key}": row[key] for key in keys}, trainer.images_seen)
         barrier()
 
-    def _save_best(self, checkpoint: Checkpoint) -> None:
-        save_checkpoint(self.out / "best.safetensors", checkpoint)
-
     def _sample(self, step: int) -> None:
-        """Write a preview: every class in its column, by a quick sampler whatever the preset's."""
+        """Write a preview and the loss curve, in one process; the others wait."""
         if self.main:
             seed = self.experiment.training.seed
             save_preview(self.out / "samples" / f"step-{step:07d}.png", self.model(), seed)
