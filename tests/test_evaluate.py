@@ -401,6 +401,8 @@ def test_built_in_sets_need_no_images(tmp_path, monkeypatch, capsys):
     [
         (["absent"], ["absent"]),
         (["s.npz", "--data", "digits", "--steps", "4"], ["--steps", "s.npz"]),
+        (["s.npz", "--data", "digits", "--labels", "3"], ["--labels", "s.npz"]),
+        (["s.npz", "--data", "digits", "--weights", "model"], ["--weights", "s.npz"]),
         (["s.npz"], ["s.npz", "--data"]),
         (["s.npz", "--data", "mnits"], ["mnits", "mnist"]),
         (["s.npz", "--data", "digits"], ["6x6", "8x8", "--fit resize"]),

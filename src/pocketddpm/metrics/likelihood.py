@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf, log2, prod
 from pathlib import Path
 from typing import Any, Literal
@@ -289,18 +290,9 @@ def _bound(
     mean = 0.0 if scaling.mean is None else scaling.mean.to(model.device)
     decoder = pixel_decoder(Bins(low - mean, high - mean, scaling.bin_width))
     done = counter("bound (images x draws)", len(images.images) * draws)
+    draw = partial(draw_bound, seed=seed, variance=variance, decoder=decoder, done=done)
     parts = [
-        draw_bound(
-            denoise,
-            model.schedule,
-            x0,
-            index,
-            strata,
-            seed=seed,
-            variance=variance,
-            decoder=decoder,
-            done=done,
-        )
+        draw(denoise, model.schedule, x0, index, strata)
         for denoise, x0, index in _batches(model, images, size, clip=True)
     ]
     joined = (torch.cat([getattr(p, k) for p in parts]) for k in ("t", "prior", "bits", "error"))
@@ -309,17 +301,9 @@ def _bound(
 
 def _flow(model: Model, images: LikelihoodImages, steps: int, seed: int, size: int) -> Flow:
     done = counter("flow (images x steps)", len(images.images) * (steps + steps // 2))
+    solve = partial(flow, bin_width=model.scaling.bin_width, steps=steps, seed=seed, done=done)
     parts = [
-        flow(
-            denoise,
-            model.schedule,
-            x0,
-            index,
-            bin_width=model.scaling.bin_width,
-            steps=steps,
-            seed=seed,
-            done=done,
-        )
+        solve(denoise, model.schedule, x0, index)
         for denoise, x0, index in _batches(model, images, size, clip=False)
     ]
     return Flow(*(torch.cat([getattr(p, k) for p in parts]) for k in ("coarse", "fine")))

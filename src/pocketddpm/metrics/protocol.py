@@ -36,7 +36,7 @@ from pocketddpm.models.samples import Samples
 from pocketddpm.output import refuse_existing
 from pocketddpm.progress import counter
 
-FOR_MODELS = ("sampler", "steps", "spacing", "sampler_options", "guidance")
+FOR_MODELS = ("sampler", "steps", "spacing", "sampler_options", "guidance", "labels", "weights")
 WIDE = 512  # features
 
 
@@ -50,8 +50,9 @@ def evaluate(subject: str | Path | Model, options: EvaluateOptions) -> Report:
     """
     together = not isinstance(subject, Model)
     is_files = not isinstance(subject, Model) and _is_files(Path(subject))
+    defaults = EvaluateOptions()
     for name in FOR_MODELS if is_files else ():
-        if getattr(options, name) is not None:
+        if getattr(options, name) != getattr(defaults, name):
             option = name.replace("_", "-")
             raise ConfigError(f"--{option} is for models, and {subject} holds samples already")
     if options.out is not None:

@@ -153,6 +153,7 @@ def _measure(
     model = load_model(path, device)
     x = torch.zeros(1, *model.shape, device=model.device)
     y = torch.zeros(1, dtype=torch.int64, device=x.device) if model.classes else None
+    gflop = count_flops(model.network, x, torch.ones(1, device=x.device), y) / 1e9  # a warm-up, too
     steps = min(options.steps, model.schedule.T)
     started = time.perf_counter()
     samples = model.sample(
@@ -169,7 +170,7 @@ def _measure(
         name=path.name if path.suffix else path.resolve().name,
         network=model.experiment.network.name,
         parameters=count_parameters(model.network)[0],
-        gflop=count_flops(model.network, x, torch.ones(1, device=x.device), y) / 1e9,
+        gflop=gflop,
         train_rate=_train_rate(model),
         sample_rate=sample_rate,
         sampling=f"ddim, {steps} steps",
