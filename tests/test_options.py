@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -205,6 +206,42 @@ def test_tables_are_read_as_they_are():
         ("predictions", PREDICTIONS),
     ):
         assert TABLES[kind].names() == list(table)
+
+
+def test_zero_and_negative_numbers_are_allowed_where_they_mean_something():
+    """What the walk takes from the bounds themselves, written once more."""
+    zero = (
+        "low high held_out p_mean label_dropout weight_decay warmup grad_clip ema_half_life "
+        "ema_ramp batches_per_epoch seed evaluate_every"
+    )
+    numbers = {name for name in OPTIONS if plain(name) in (int, float)}
+    for value, may in ((0, zero.split()), (-1, ["low", "high", "p_mean", "seed"])):
+        allowed = set()
+        for name in numbers:
+            with suppress(ConfigError):
+                with_options(get_preset("digits"), {name: value})
+                allowed.add(name)
+        assert allowed == set(may)
+
+
+def test_what_no_type_foresees_is_refused_in_one_line():
+    for name, value in (
+        ("loss", np.array(["mse", "l1"])),
+        ("loss", "a\nb"),
+        ("seed", 10**400),
+        ("lr", 10**400),
+        ("batch_size", np.array([1, 2])),
+        ("classes", {"a"}),
+        ("net", {"widths": np.array([8, 16])}),
+        ("fit", ["pad"]),
+    ):
+        with pytest.raises(ConfigError, match=name) as error:
+            with_options(get_preset("digits"), {name: value})
+        assert "\n" not in str(error.value)
+
+
+def test_flips_are_the_data_sets_habit_unless_chosen():
+    assert all(make().data.flip is None for make in PRESETS.values())
 
 
 # What is allowed ---------------------------------------------------------------------------------

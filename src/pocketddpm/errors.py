@@ -33,4 +33,4 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> ConfigError:
     names = sorted(allowed)
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return ConfigError(f"unknown {kind} '{name}': {hint}choose from {', '.join(names)}")
+    return ConfigError(f"unknown {kind} {name!r}: {hint}choose from {', '.join(names)}")

@@ -123,7 +123,7 @@ def convert(value: Any, hint: Any, where: str, f: "Field[Any]") -> Any:
         return convert(value, next(a for a in args if a is not NoneType), where, f)
     choices = args if origin is Literal else about.choices and about.choices.names()
     if choices:
-        if value not in choices:
+        if not isinstance(value, str | int) or value not in choices:
             raise unknown(where, str(value), choices)
         return value
     if origin in (tuple, dict) and about.read and isinstance(value, str):
@@ -173,11 +173,11 @@ def _scalar(value: Any, hint: Any, where: str, f: "Field[Any]") -> Any:
     try:
         number: Any = (float if hint is float else int)(value)  # type: ignore[arg-type]
         exact = hint is float or isinstance(value, str) or value == number
-    except (ValueError, OverflowError):  # no number, nan or infinite
+        # Infinite only where that is the default, as for an interval that has no end.
+        if not exact or not (isfinite(number) or number == f.default):
+            raise wrong
+    except (ValueError, OverflowError):  # no number, or one that no float holds
         raise wrong from None
-    # Infinite only where that is the default, as for an interval that has no end.
-    if not exact or not (isfinite(number) or number == f.default):
-        raise wrong
     for sign, limit in (part.split() for part in bound.split(", ") if part):
         if not COMPARE[sign](number, int(limit)):
             raise wrong
