@@ -39,7 +39,7 @@ MOVED = {
     "metrics.reference=reference_data metrics.setting=reference_data "
     "metrics.training=train_extractor",
     "models": "checkpoint editing flops=cost hub labels model provenance trust=limits",
-    "runs": "comparison forward log=tables run_data=data run_folder=folder run_log=log "
+    "runs": "comparison forward=previews log run_data=data run_folder=folder run_log=log "
     "run_pictures=previews session=run stopping=signals validation=evaluation",
 }
 TO_SAMPLE = ("network", "schedule", "sampler")
