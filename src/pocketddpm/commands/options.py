@@ -21,22 +21,11 @@ from tyro.conf import UseAppendAction, arg
 from pocketddpm.config import experiment_options
 from pocketddpm.errors import ConfigError
 from pocketddpm.runs.options import RunOptions
-from pocketddpm.values import option_of, parse_names, parse_size, sentence
+from pocketddpm.values import option_of, sentence
 
 if TYPE_CHECKING:
     from pocketddpm.metrics.likelihood import LikelihoodReport
     from pocketddpm.metrics.report import Report
-
-__all__ = [
-    "Plugins",
-    "given",
-    "options_of",
-    "parse_names",
-    "parse_numbers",
-    "parse_size",
-    "print_report",
-    "training_options",
-]
 
 Plugins = Annotated[tuple[Path, ...], UseAppendAction]
 """The type of --plugin, which may be given several times; `main` loads them before a verb runs."""
@@ -48,7 +37,7 @@ Place = tuple[type, "Field[Any]", Any, Any]
 def training_options(*names: str, **defaults: Any) -> type:
     """Return a base class for a command: a dataclass with options of training.
 
-    names: which of them; all when none is named. defaults: in place of None or of RunOptions's own.
+    names: which of them; all when none is named. defaults: in place of their own.
     """
     hints = get_type_hints(RunOptions)
     places: dict[str, Place] = {

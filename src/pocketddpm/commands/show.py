@@ -6,9 +6,9 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from pocketddpm.commands.options import Plugins, parse_names, parse_size
+from pocketddpm.commands.options import Plugins
 from pocketddpm.errors import ConfigError
-from pocketddpm.values import parse_options
+from pocketddpm.values import parse_names, parse_options, parse_size
 
 
 @dataclass(frozen=True)
