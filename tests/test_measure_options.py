@@ -73,7 +73,7 @@ def is_typed(case) -> bool:
     return type(value) in (int, float, str) and not kinds & {bool, str, Path}
 
 
-@pytest.mark.parametrize(("verb", "name", "value"), filter(is_typed, CASES), ids=str)
+@pytest.mark.parametrize(("verb", "name", "value"), list(filter(is_typed, CASES)), ids=str)
 def test_wrong_text_is_refused(verb, name, value, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
