@@ -206,7 +206,7 @@ def test_what_is_distilled_is_no_teacher(trained, tmp_path, capsys):
 def test_what_a_stranger_says_of_the_teacher_ends_nothing(trained, tmp_path, claim):
     main(["distill", str(trained), "--steps", "1", "--out", str(tmp_path / "student")])
     model = load_model(tmp_path / "student")
-    assert replace(model, meta={**model.meta, "begun_with": claim}).learned_guidance == 1
+    assert replace(model, meta={**model.meta, "init_from": claim}).learned_guidance == 1
 
 
 def test_other_predictions_are_refused(tiny, tmp_path, capsys):
