@@ -75,7 +75,7 @@ def test_the_plan_before_an_event():
 def test_info_says_what_a_rerun_needs(run, capsys):
     main(["info", str(run)])
     said = capsys.readouterr().out
-    for needed in ("fingerprint", "seed 0", "batch_size 16", "widths=8/16", "steps 6 = 96 images",
+    for needed in ("fingerprint", "seed 0", "batch_size 16", "widths 8/16", "steps 6", "96 images",
                    "torch 2.", "numpy", "python 3.", "threads", "processes 1", "(0 skipped)",
                    f"pocketddpm reproduce {run}"):  # fmt: skip
         assert needed in said, needed

@@ -184,7 +184,7 @@ def test_the_command_and_its_refusals(tmp_path, capsys):
     run("info", out)
     printed = capsys.readouterr().out
     assert "1350 images and 150 held out" in printed
-    assert "evaluation step 4, images_seen 64" in printed
+    assert "step 4, images_seen 64" in printed
 
 
 def test_evaluation_leaves_torchs_generator_alone(tiny, tmp_path):

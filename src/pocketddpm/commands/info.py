@@ -43,53 +43,36 @@ class Info:
         if path.parent == Path(self.model):
             rows["again"] = f"pocketddpm reproduce {self.model}"
         for name, text in rows.items():
-            print(f"{name:<10} {text}")
+            print(f"{name:<11} {text}")
 
 
 def described(meta: dict[str, Any], parameters: int) -> dict[str, str]:
     """Return all that a rerun needs, in words: data, network, budget, seed, versions, machine."""
     experiment, run, data = meta["experiment"], meta["run"], meta["data"]
-    training, health = experiment["training"], run.get("health") or {}
-    budgets = ", ".join(
-        f"{k} {training[k]}" for k in ("steps", "epochs", "images", "minutes") if training[k]
-    )
-    planned = f" = {run['plan']['total']} images" if run["plan"] else ""
-    rows = {
+    held_out = f" and {data['held_out']} held out" if data.get("held_out") else ""
+    seen, skipped = run["images_seen"], (run.get("health") or {}).get("skipped", 0)
+    plan = f"; planned: {run['plan']['total']} images" if run["plan"] else ""
+    best = run["best_loss"]
+    return {
         "preset": str(experiment["preset"]),
-        "data": f"{data['name']}, {data['images']} images"
-        + (f" and {held_out} held out" if (held_out := data.get("held_out")) else "")
-        + f", fingerprint {data['fingerprint']}",
-        "chosen": _told(experiment["data"]),
-        "images": "x".join(map(str, meta["shape"]))
-        + (f" ({data['source']})" if data["source"] else ""),
+        "data": f"{data['name']}, {data['images']} images{held_out}, "
+        f"fingerprint {data['fingerprint']}",
+        "images": "x".join(map(str, meta["shape"])) + f" {data['source']}",
         "classes": ", ".join(meta["classes"]) or "none",
-        "network": f"{_with(experiment['network'], 'sizes')}, {parameters / 1e6:.2f}M parameters",
-        "schedule": f"{_with(experiment['schedule'], 'options')}, "
-        + _told({k: v for k, v in experiment["schedule"].items() if k not in ("name", "options")}),
-        "objective": _told(experiment["objective"]),
-        "optimiser": _told(experiment["optimiser"]),
-        "training": _told({k: v for k, v in training.items() if v is not None}),
-        "budget": f"{budgets}{planned}",
-        "trained": f"{run['images_seen']} images, {run['step']} steps "
-        f"({health.get('skipped', 0)} skipped), {run['seconds'] / 60:.1f} minutes",
-        "best loss": "none yet" if run["best_loss"] is None else f"{run['best_loss']:.5f}",
-        "evaluation": ", ".join(f"{k} {v:.4g}" for k, v in meta.get("evaluation", {}).items())
-        or "none",
-        "versions": _told(meta["versions"]),
-        "machine": _told(meta.get("machine") or {}) or "not recorded",
+        "parameters": f"{parameters / 1e6:.2f}M",
+        **{k: _listed(v) for k, v in experiment.items() if k not in ("preset", "data")},
+        "chosen": _listed(experiment["data"]),
+        "trained": f"{seen} images, {run['step']} steps ({skipped} skipped), "
+        f"{run['seconds'] / 60:.1f} minutes{plan}",
+        "best loss": "none yet" if best is None else f"{best:.5f}",
+        "result": _listed(meta.get("evaluation") or {}) or "not evaluated",
+        "versions": _listed(meta["versions"]),
+        "machine": _listed(meta.get("machine") or {}) or "not recorded",
+        **{f"plug-in {p['name']}": _listed(p) for p in meta.get("plugins", ())},
     }
-    for plugin in meta.get("plugins", ()):
-        rows["plug-in"] = _told(plugin)
-    return rows
 
 
-def _told(values: dict[str, Any]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in values.items())
-
-
-def _with(entry: dict[str, object], key: str) -> str:
-    options = entry[key]
-    if not isinstance(options, dict):
-        raise TypeError(f"{key} must be an object, got {options!r}")
-    told = ", ".join(f"{k}={v}" for k, v in options.items())
-    return f"{entry['name']} ({told})" if told else str(entry["name"])
+def _listed(values: dict[str, Any]) -> str:
+    """Return 'key value, key value' of what is set; options of a part follow its name."""
+    told = ((k, _listed(v) if isinstance(v, dict) else v) for k, v in values.items())
+    return ", ".join(f"{k} {v}" for k, v in told if v not in (None, ""))
