@@ -12,15 +12,17 @@ import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from pocketddpm.build import pick_device
 from pocketddpm.data.load import fingerprint, load_images
-from pocketddpm.metrics.extractor import Extractor, save_extractor
+from pocketddpm.metrics.extractor import Extractor, save_extractor, save_tensors
 from pocketddpm.metrics.extractors import ASSETS, HASHES, PIXELS_PCA
-from pocketddpm.metrics.reference_data import FeatureSpace, save_moments
+from pocketddpm.metrics.reference_data import FeatureSpace
 from pocketddpm.metrics.split import split_halves
 from pocketddpm.metrics.train_extractor import (
     JUDGE,
@@ -107,6 +109,16 @@ def moments(extractor: Extractor, data: str, file: str) -> None:
     note_hash(file, sha256)
     distance = space.floor(len(test))
     print(f"{file}: Frechet distance of the test set {distance:.4f}, {kilobytes(ASSETS / file)}")
+
+
+def save_moments(path: Path, space: FeatureSpace, facts: dict[str, Any]) -> str:
+    """Write a space's moments of real images; return the file's sha256."""
+    tensors: dict[str, Tensor] = {}
+    for name, moments in (("half_b", space.half_b), ("test", space.test)):
+        tensors |= {f"{name}.total": moments.total, f"{name}.outer": moments.outer}
+    counts = {"half_b": space.half_b.n, "test": space.test.n}
+    stored = {**facts, "extractor": space.extractor.sha256, "n": counts, "score": space.score}
+    return save_tensors(path, tensors, stored)
 
 
 def kilobytes(path: Path) -> str:

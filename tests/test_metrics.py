@@ -45,18 +45,6 @@ def test_moments_are_those_of_numpy():
     np.testing.assert_allclose(moments.covariance, np.cov(f.double().numpy().T), rtol=1e-11)
 
 
-@pytest.mark.parametrize("size", [1, 7, 50])
-def test_parts_add_up_to_the_whole(size):
-    f = normal(50, 6, shift=3.0)
-    merged = Moments(0, torch.zeros(6).double(), torch.zeros(6, 6).double())
-    for part in f.split(size):
-        merged = merged + Moments.of(part)
-    whole = Moments.of(f)
-    assert merged.n == whole.n == 50
-    torch.testing.assert_close(merged.total, whole.total, rtol=1e-14, atol=0)
-    torch.testing.assert_close(merged.outer, whole.outer, rtol=1e-14, atol=0)
-
-
 def test_counts_are_repetitions():
     f, counts = normal(5, 3), torch.tensor([2, 0, 1, 3, 1])
     counted, repeated = Moments.of(f, counts), Moments.of(f.repeat_interleave(counts, 0))

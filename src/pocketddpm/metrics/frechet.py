@@ -1,4 +1,4 @@
-"""Mean and covariance as sums that can be merged, and the Frechet distance between two of them.
+"""Mean and covariance of features as sums, and the Frechet distance between two of them.
 
 Between Gaussians N(m1, S1), N(m2, S2) (arXiv 1706.08500, equation 6):
 d^2 = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2). All in float64.
@@ -15,10 +15,7 @@ from pocketddpm.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over n images: total = sum f, [D], and outer = sum f f^T, [D,D]; float64 on the CPU.
-
-    Sums of parts add up to the sums of the whole: batches are merged with `+`.
-    """
+    """Sums over n images: total = sum f, [D], and outer = sum f f^T, [D,D]; float64 on the CPU."""
 
     n: int
     total: Tensor
@@ -37,9 +34,6 @@ class Moments:
             return cls(len(f), f.sum(0), f.T @ f)
         c = counts.double().cpu()
         return cls(int(c.sum()), c @ f, f.T @ (f * c[:, None]))
-
-    def __add__(self, other: "Moments") -> "Moments":
-        return Moments(self.n + other.n, self.total + other.total, self.outer + other.outer)
 
     @property
     def mean(self) -> Tensor:

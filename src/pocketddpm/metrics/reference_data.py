@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pocketddpm.catalog import DATASETS
 from pocketddpm.data.image_set import ImageSet
@@ -24,7 +23,6 @@ from pocketddpm.metrics.extractor import (
     load_extractor,
     load_shipped,
     read_file,
-    save_tensors,
 )
 from pocketddpm.metrics.extractors import (
     ASSETS,
@@ -222,16 +220,6 @@ def _space(
     )
     half_b = of_train[torch.from_numpy(split_halves(len(train))[1])]
     return FeatureSpace.of(extractor, half_b, of_test, of_train)
-
-
-def save_moments(path: Path, space: FeatureSpace, facts: dict[str, Any]) -> str:
-    """Write a space's moments of real images; return the file's sha256."""
-    tensors: dict[str, Tensor] = {}
-    for name, moments in (("half_b", space.half_b), ("test", space.test)):
-        tensors |= {f"{name}.total": moments.total, f"{name}.outer": moments.outer}
-    counts = {"half_b": space.half_b.n, "test": space.test.n}
-    stored = {**facts, "extractor": space.extractor.sha256, "n": counts, "score": space.score}
-    return save_tensors(path, tensors, stored)
 
 
 def load_moments(extractor: Extractor, file: str) -> FeatureSpace:
