@@ -108,7 +108,11 @@ def figure(width: float = 6.0, height: float = 3.6) -> "Figure":
 
 
 def save_figure(path: Path, fig: "Figure") -> None:
-    """Write a matplotlib figure as PNG."""
+    """Write a matplotlib figure as PNG, with a grid, and a legend where there are labels."""
+    for axes in fig.axes:
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0] and axes.get_legend() is None:
+            axes.legend()
     with replacing(path) as temporary:
         fig.savefig(temporary, dpi=120)
     # A figure is a knot of references, which would stay in memory until the collector comes.
@@ -124,8 +128,6 @@ def save_distance_curve(
     axes.plot(images_seen, distance, marker="o", markersize=3, label="samples")
     axes.axhline(floor, color="grey", linestyle="--", linewidth=1, label="as many training images")
     axes.set(xlabel="images seen", ylabel="Frechet distance to held-out images", yscale="log")
-    axes.grid(alpha=0.3)
-    axes.legend()
     save_figure(path, fig)
 
 
@@ -146,8 +148,6 @@ def save_loss_curve(path: Path, images_seen: Sequence[int], loss: Sequence[float
         mean = _running_mean(values, window)
         axes.plot(seen[window - 1 :: every], mean[::every], label=f"mean of {window}")
     axes.set(xlabel="images seen", ylabel="loss", yscale="log")
-    axes.grid(alpha=0.3)
-    axes.legend()
     save_figure(path, fig)
 
 
@@ -175,6 +175,4 @@ def save_bound_curve(path: Path, curve: Sequence[Mapping[str, float]]) -> None:
     left.set(xlabel="t", ylabel="bits/dim of the step t to t - 1", xscale="log", yscale="log")
     right.plot([row["rate"] for row in curve], [row["rmse"] for row in curve], ".-", markersize=4)
     right.set(xlabel="rate, bits/dim of the steps above t", ylabel="error of x0_hat, grey levels")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
     save_figure(path, fig)

@@ -104,9 +104,6 @@ class Show:
             right.plot(range(1, schedule.T + 1), schedule.log_snr[1:].numpy(), label=name)
         left.set(xlabel="t", ylabel="alpha_bar")
         right.set(xlabel="t", ylabel="log SNR")
-        for axes in (left, right):
-            axes.grid(alpha=0.3)
-            axes.legend()
         save_figure(out, fig)
 
     def _strip(self, out: Path) -> None:

@@ -83,16 +83,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def curves(width: float = 6.4, height: float = 3.0) -> "tuple[Figure, Axes]":
     """Return an empty figure with axes in colours that suit a light and a dark page."""
     fig = figure(width, height)
-    fig.patch.set_alpha(0)
     axes = fig.subplots()
-    axes.patch.set_alpha(0)
-    axes.tick_params(colors=INK, which="both")
-    for spine in axes.spines.values():
-        spine.set_color(INK)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
+    axes.tick_params(colors=INK, labelcolor=INK, which="both")
+    axes.spines[:].set_color(INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_color(INK)
     axes.grid(alpha=0.25, color=INK)
     return fig, axes
 
