@@ -140,7 +140,6 @@ class Model:
         guide: "Model | None" = None,
         clip: bool = True,
         precision: str = "float32",
-        sampler: str | None = None,
     ) -> Denoiser:
         """Return what samplers and metrics see.
 
@@ -249,8 +248,10 @@ class Model:
         progress: str = "",
         watch: Watch | None = None,
     ) -> Samples:
-        """Draw n images (as many as there are labels, else one). Image k depends on (seed,
-        first + k), its label and the settings alone, whatever the batch size.
+        """Draw n images (as many as there are labels, else one).
+
+        Image k depends on (seed, first + k), its label and the settings alone, whatever the batch
+        size.
 
         Args:
             n: how many images, at least 1.
