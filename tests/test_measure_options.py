@@ -43,7 +43,7 @@ def wrong_values(hint, bound):
     if get_origin(hint) is Literal:
         return ["banana", 3, True]
     if hint == Options:
-        return ["eta", 3, [1], {"eta": object()}]
+        return ["eta", 3, [1], {"eta": slice(1)}]
     if get_origin(hint) is tuple:
         return [(1.5,) if get_args(hint)[0] is int else (3,), 1.5]
     below = [int(part.split()[1]) - 1 for part in bound.split(", ") if part.startswith(">=")]

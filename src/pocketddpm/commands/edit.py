@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -72,12 +72,13 @@ class Edit:
         # The default place is the command's own: only a name that was given is protected.
         for path in filter(None, (self.out, self.gif)):
             refuse_existing(path, self.overwrite)
-        asked = dict(vars(self))  # its fields are the function's arguments
+        asked: dict[str, Any] = dict(vars(self))  # its fields are the function's arguments
         box, _ = asked.pop("box"), asked.pop("plugin")
         asked["out"] = self.out or Path(f"edit-{self.what}.png")
         asked["index"] = parse_numbers(self.index, "N" + ",N" * self.index.count(","), int)
         if box is not None:
             asked["mask"] = parse_numbers(box, "TOP,LEFT,BOTTOM,RIGHT", int)
-        samples = edit(**asked | {"overwrite": True})
+        asked["overwrite"] = True
+        samples = edit(**asked)
         written = ", ".join(str(path) for path in (asked["out"], self.gif) if path is not None)
         print(f"{self.what}: {samples.nfe} evaluations each, seed {self.seed}\nwrote {written}")
