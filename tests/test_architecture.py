@@ -49,21 +49,41 @@ ALLOWED: dict[str, set[str]] = {
     },
     "api": {"config", "metrics", "models", "presets", "runs", "values"},
 }
-EDGES = {"commands", "demo", "__init__", "__main__"}
+EDGES = {"commands", "demo", "__init__", "__main__"}  # the picture alone holds these
+DESIGN = ROOT.parents[1] / "docs" / "design.md"
+
+
+def floors() -> dict[str, int]:
+    """Return room -> floor, 0 at the bottom, as the picture in docs/design.md has them."""
+    text = DESIGN.read_text(encoding="utf-8").split("<!-- rooms:")[1].split("```text\n")[1]
+    lines = text.split("```")[0].strip().splitlines()
+    return {
+        name: len(lines) - 1 - number
+        for number, line in enumerate(lines)
+        for name in line.split()[1:]
+    }
 
 
 def room_of(module: str) -> str:
-    return module.split(".")[1] if "." in module else "__init__"
+    """Return the room of `pocketddpm.a.b`: a; of a name that the package itself defines: itself."""
+    name = module.split(".")[1] if "." in module else "__init__"
+    here = (ROOT / name).is_dir() or (ROOT / f"{name}.py").exists()
+    return name if here else "__init__"
 
 
-def imports(path: Path) -> set[str]:
+def imported(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
+            found |= {f"{node.module}.{name.name}" for name in node.names}
         elif isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
-    return {room_of(name) for name in found if name.split(".")[0] == "pocketddpm"}
+    return {name for name in found if name.split(".")[0] == "pocketddpm"}
+
+
+def imports(path: Path) -> set[str]:
+    return {room_of(name) for name in imported(path)}
 
 
 def room(path: Path) -> str:
@@ -83,6 +103,52 @@ def test_every_import_follows_the_arrows():
             if there not in ALLOWED[here]
         ]
     assert not wrong, wrong
+
+
+def test_every_import_goes_down_in_the_picture():
+    floor = floors()
+    assert set(floor) == {room(path) for path in ROOT.rglob("*.py")}
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {there}"
+        for path in sorted(ROOT.rglob("*.py"))
+        if (here := room(path)) != "__init__"  # which imports when a name is asked for
+        for there in imports(path) - {here}
+        if floor[there] >= floor[here]
+    ]
+    assert not wrong, wrong
+
+
+def test_no_module_imports_itself_through_others():
+    """No circle between files either; what is imported inside a function counts too."""
+    files = {
+        "pocketddpm." + ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in ROOT.rglob("*.py")
+    }
+    files = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    files.pop("pocketddpm.__init__", None)
+    del files["pocketddpm"]
+    arrows = {name: imported(path) & set(files) - {name} for name, path in files.items()}
+    done: set[str] = set()
+    for start in files:
+        waiting, path_here = [(start, iter(arrows[start]))], [start]
+        while waiting:
+            name, rest = waiting[-1]
+            there = next(rest, None)
+            if there is None:
+                done.add(name)
+                waiting.pop()
+                path_here.pop()
+            elif there in path_here:
+                raise AssertionError(" -> ".join([*path_here[path_here.index(there) :], there]))
+            elif there not in done:
+                waiting.append((there, iter(arrows[there])))
+                path_here.append(there)
+
+
+def test_the_root_is_small():
+    entries = [p for p in ROOT.iterdir() if p.name != "__pycache__"]
+    assert len([p for p in entries if p.is_file()]) <= 16
+    assert len([p for p in entries if p.is_dir()]) <= 15
 
 
 def test_the_rule_can_fail():

@@ -19,10 +19,3 @@ class Completion:
 
     shell: Positional[Literal["bash", "zsh", "fish"]]
     """The shell that it is for."""
-
-    def run(self) -> None:
-        """Print it."""
-        from pocketddpm.commands.main import main
-
-        # tyro knows all verbs and options; it prints the script and exits.
-        main(["--tyro-print-completion", self.shell])

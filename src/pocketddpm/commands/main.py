@@ -55,6 +55,8 @@ def main(args: list[str] | None = None) -> None:
             args=_without_quiet(args),
             config=MARKERS,
         )
+        if isinstance(command, Completion):  # tyro knows all verbs and options, prints and exits
+            main(["--tyro-print-completion", command.shell])
         if plugins := getattr(command, "plugin", ()):
             from pocketddpm.plugins import load_plugin
 
