@@ -41,6 +41,8 @@ from pocketddpm.values import from_dict
 
 WEIGHTS = ("ema", "model")
 PRECISIONS = ("float32", "bf16", "auto")
+# A bar that comes late and, below another one, goes when it is done.
+QUICK: dict[str, Any] = {"delay": 0.5, "leave": None}
 MOST_COLUMNS = 20  # of a grid with a column for each label that is cycled
 
 
@@ -324,7 +326,7 @@ class Model:
 
         started = time.monotonic()
         hidden = not progress or (together and rank() > 0)
-        with bar(total=n * calls, desc=progress, unit="call", delay=0.5, disable=hidden) as shown:
+        with bar(total=n * calls, desc=progress, unit="call", disable=hidden, **QUICK) as shown:
             batches = share_batches(n, batch_size, draw, together=together)
         return Samples(
             np.concatenate([images for _, (images, _) in batches]),

@@ -16,7 +16,6 @@ from torch import Tensor
 from pocketddpm.config import Experiment
 from pocketddpm.data.batches import mix
 from pocketddpm.data.image_set import ImageSet
-from pocketddpm.diffusion.sampling import State
 from pocketddpm.errors import ConfigError
 from pocketddpm.metrics.frechet import Moments, frechet_distance
 from pocketddpm.metrics.pca import fit_pixels_pca
@@ -26,7 +25,6 @@ from pocketddpm.metrics.samples import Fit, to_data_size
 from pocketddpm.metrics.split import random_indices
 from pocketddpm.models.model import Model
 from pocketddpm.pictures import save_distance_curve
-from pocketddpm.progress import bar as progress_bar
 from pocketddpm.runs.log import Row, append_log, read_log, write_log
 
 COLUMNS = ["step", "images_seen", "frechet", "ratio", "precision", "recall", "seconds"]
@@ -96,7 +94,8 @@ class Validation:
     def __call__(self, model: Model, step: int, images_seen: int) -> Row:
         """Draw samples, score them, draw the curve; return the row, which `record` writes."""
         started = time.monotonic()
-        fake = self._features(self._draw(model))
+        settings = {"steps": self.steps, "seed": self.seed, "progress": "evaluating"}
+        fake = self._features(model.sample(self.n, **settings).images)
         distance = frechet_distance(Moments.of(fake), self.moments)
         near = neighbourhoods(self.reference[: self.n], fake)
         row: Row = {
@@ -141,20 +140,6 @@ class Validation:
     def evaluated(self, step: int) -> bool:
         """Whether the log has a row for this step."""
         return bool(self.rows) and self.rows[-1]["step"] == step
-
-    def _draw(self, model: Model) -> NDArray[np.uint8]:
-        bar = progress_bar(total=self.n, desc="evaluating", unit="image", leave=False)
-
-        def watch(which: slice, state: State) -> None:
-            if state.i == self.steps:
-                bar.update(which.stop - which.start)
-
-        with bar:
-            labels = model.label_numbers("all", self.n, self.seed)
-            samples = model.sample(
-                self.n, labels=labels, steps=self.steps, seed=self.seed, watch=watch
-            )
-        return samples.images
 
     def _features(self, images: NDArray[np.uint8]) -> Tensor:
         with torch.no_grad():

@@ -58,18 +58,12 @@ def save_first_pictures(out: Path, trainer: Trainer) -> None:
 def save_preview(path: Path, model: Model, seed: int) -> None:
     """Write a grid, every class in its column, by a quick sampler whatever the preset's."""
     columns = min(len(model.classes), 10) or PREVIEW_ROWS
-    labels = None
-    if model.classes:
-        names = ",".join(model.classes[:columns])
-        labels = model.label_numbers(names, PREVIEW_ROWS * columns)
-    images = model.sample(
-        PREVIEW_ROWS * columns,
-        labels=labels,
-        sampler="ddim",
-        steps=min(PREVIEW_STEPS, model.schedule.T),
-        seed=seed,
-    ).images
-    save_grid(path, images, columns)
+    labels = model.classes[:columns] or None
+    steps = min(PREVIEW_STEPS, model.schedule.T)
+    drawn = model.sample(
+        PREVIEW_ROWS * columns, labels=labels, sampler="ddim", steps=steps, seed=seed
+    )
+    drawn.save(path, columns)
 
 
 def forward_panels(
