@@ -23,6 +23,7 @@ from pocketddpm.diffusion.denoiser import Denoise, DenoiserOutput
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.errors import ConfigError
+from pocketddpm.values import from_dict
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def configurations(module: ModuleType) -> Iterator[Any]:
 
 def _allows(module: ModuleType, order: int) -> bool:
     try:
-        module.Config(order=order)
+        from_dict(module.Config, {"order": order})
     except ConfigError:
         return False
     return True

@@ -154,7 +154,7 @@ def test_the_root_is_small():
 def test_the_rule_can_fail():
     assert room_of("pocketddpm.training.trainer") == "training"
     assert "diffusion" not in ALLOWED["networks"]
-    assert {"diffusion", "errors"} <= imports(ROOT / "samplers" / "ddim.py")
+    assert {"diffusion", "values"} <= imports(ROOT / "samplers" / "ddim.py")
 
 
 def test_help_needs_no_heavy_module():

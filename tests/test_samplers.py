@@ -233,7 +233,7 @@ def test_cosine_schedule_in_float32(module, config):
 @pytest.mark.parametrize("name", ["dpmpp", "unipc", "deis", "ipndm", "sde-dpmpp"])
 def test_wrong_order_is_refused(name):
     for order in (0, 9):
-        with pytest.raises(ConfigError, match=rf"order .*1\.\.\d.* {order}"):
+        with pytest.raises(ConfigError, match=rf"order .*>= 1, <= \d.* {order}"):
             build_sampler(name, {"order": order})
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
 from math import isfinite
@@ -39,6 +39,11 @@ class Option(NamedTuple):
     choices: Table | None = None
     read: Callable[[str], Any] | None = None
     name: str = ""
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The `Config` of an entry that has no options."""
 
 
 def option(default: Any, bound: str = "", **about: Any) -> Any:

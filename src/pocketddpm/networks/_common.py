@@ -1,9 +1,10 @@
-"""What several networks share: the embeddings of time and label, and layers that begin as zero."""
+"""What several networks share: embeddings of time and label, resampling, zeroed layers."""
 
 from math import log
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pocketddpm.errors import ConfigError
 
@@ -15,6 +16,15 @@ def check_image(network: str, height: int, width: int, factor: int) -> None:
         raise ConfigError(
             f"network {network} with these sizes needs an image whose sides divide by {factor}, "
             f"got {height}x{width}; use --image-size {fits} or fewer levels (--net widths)"
+        )
+
+
+def check_levels(network: str, attention: tuple[int, ...], levels: int) -> None:
+    """Raise ConfigError unless every level of `attention` is one of 0..levels-1."""
+    if not set(attention) <= set(range(levels)):
+        raise ConfigError(
+            f"network {network} with {levels} widths has the levels 0..{levels - 1}, "
+            f"got attention={attention}; name only these"
         )
 
 
@@ -43,3 +53,27 @@ def zeroed(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+class Downsample(nn.Module):
+    """Half the size, by a strided convolution; padding = 0 pads at the right and bottom only."""
+
+    def __init__(self, channels: int, padding: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """x: [B,C,H,W] -> [B,C,H/2,W/2]; the embedding is not used."""
+        return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Twice the size, by nearest neighbour and a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """x: [B,C,H,W] -> [B,C,2H,2W]; the embedding is not used."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocketddpm.errors import ConfigError
-from pocketddpm.networks._common import check_image
+from pocketddpm.networks._common import check_image, check_levels
 from pocketddpm.values import option
 
 CONDITIONAL = True
@@ -58,11 +58,7 @@ def build(
             f"network 'conditional' needs one or more widths that are positive multiples of "
             f"{GROUPS}, got {config.widths}"
         )
-    if not set(config.attention) <= set(range(levels)):
-        raise ConfigError(
-            f"network 'conditional' with {levels} widths has the levels 0..{levels - 1}, "
-            f"got attention={config.attention}; name only these"
-        )
+    check_levels("conditional", config.attention, levels)
     if config.time_dim % 2:
         raise ConfigError(f"network 'conditional' needs an even time_dim, got {config.time_dim}")
     check_image("conditional", height, width, 2**levels)

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketddpm.errors import ConfigError
-from pocketddpm.networks._common import check_image, sinusoids, with_label, zeroed
+from pocketddpm.networks._common import (
+    Downsample,
+    Upsample,
+    check_image,
+    check_levels,
+    sinusoids,
+    with_label,
+    zeroed,
+)
 from pocketddpm.values import option
 
 CONDITIONAL = True
@@ -63,11 +71,7 @@ def build(
     if not levels or config.widths[0] % 2:
         raise ConfigError(f"ddpm-unet needs widths, an even one first, got {config.widths}")
     check_image("ddpm-unet", height, width, 2 ** (levels - 1))
-    if not set(config.attention) <= set(range(levels)):
-        raise ConfigError(
-            f"ddpm-unet with {levels} widths has the levels 0..{levels - 1}, "
-            f"got attention={config.attention}"
-        )
+    check_levels("ddpm-unet", config.attention, levels)
     attending = {config.widths[i] for i in config.attention}
     attending |= {config.widths[-1]} if config.middle else set()
     for w in config.widths:
@@ -246,27 +250,3 @@ class Attention(nn.Module):
         )
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return x + self.to_out[0](mixed).transpose(1, 2).reshape(x.shape)
-
-
-class Downsample(nn.Module):
-    """Half the size, by a strided convolution."""
-
-    def __init__(self, channels: int, padding: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [B,C,H,W] -> [B,C,H/2,W/2]."""
-        return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
-
-
-class Upsample(nn.Module):
-    """Twice the size, by nearest neighbour and a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [B,C,H,W] -> [B,C,2H,2W]."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

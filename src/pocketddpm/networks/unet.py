@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketddpm.errors import ConfigError
-from pocketddpm.networks._common import check_image, sinusoids, with_label, zeroed
+from pocketddpm.networks._common import (
+    Downsample,
+    Upsample,
+    check_image,
+    sinusoids,
+    with_label,
+    zeroed,
+)
 from pocketddpm.values import option
 
 CONDITIONAL = True
@@ -167,27 +174,3 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(*qkv)  # [B,heads,HW,C/heads]
         mixed = self.out(mixed.transpose(1, 2).reshape(b, h * w, c))
         return x + mixed.transpose(1, 2).view(b, c, h, w)
-
-
-class Downsample(nn.Module):
-    """Half the size, by a strided convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x: [B,C,H,W] -> [B,C,H/2,W/2]; the embedding is not used."""
-        return self.conv(x)
-
-
-class Upsample(nn.Module):
-    """Twice the size, by nearest neighbour and a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x: [B,C,H,W] -> [B,C,2H,2W]; the embedding is not used."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -18,12 +18,12 @@ the means of r^0 and r^1 over 0..1 are 1 and 1/2, and the shares that reproduce 
 from collections import deque
 from collections.abc import Sequence
 from math import exp, factorial, inf, isfinite, log, log1p
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from pocketddpm.diffusion.grid import Grid
-from pocketddpm.errors import ConfigError
 
 FEW_STEPS = 15  # the published bound below which lower_order_final lowers the last steps
 History = deque[tuple[float, Tensor]]  # (lambda, estimate), newest first
@@ -34,12 +34,6 @@ def half_log_snr(alpha_bar: float) -> float:
     if alpha_bar in (0.0, 1.0):
         return inf if alpha_bar else -inf
     return (log(alpha_bar) - log1p(-alpha_bar)) / 2
-
-
-def check_order(order: int, highest: int) -> None:
-    """Raise ConfigError unless the order is one of 1..highest."""
-    if not 1 <= order <= highest:
-        raise ConfigError(f"order must lie in 1..{highest}, got {order}")
 
 
 def step_order(order: int, grid: Grid, i: int, history: History, lower_order_final: bool) -> int:
@@ -66,6 +60,20 @@ def positions(history: History, count: int, start: float, end: float) -> list[fl
     if count == 1:
         return [0.0]
     return [(history[j][0] - start) / (end - start) for j in range(count)]
+
+
+def begin_step(
+    history: History, estimate: Tensor, grid: Grid, i: int, config: Any
+) -> tuple[float, list[float]]:
+    """Add the estimate at the start of step i; return h, and r of the estimates that it can use.
+
+    config: its `order` is the highest; `lower_order_final` counts in runs of few steps only.
+    """
+    start, end = (half_log_snr(alpha_bar) for alpha_bar in grid.alpha_bar[i : i + 2])
+    history.appendleft((start, estimate))
+    lower = config.lower_order_final and grid.steps < FEW_STEPS
+    count = step_order(config.order, grid, i, history, lower)
+    return end - start, positions(history, count, start, end)
 
 
 def phi(k: int, z: float) -> float:

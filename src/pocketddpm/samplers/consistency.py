@@ -4,21 +4,15 @@ When to use: for models that `pocketddpm distill` has tuned, at one to three ste
 jumps; for no others.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.sampling import Noise, State, States
+from pocketddpm.values import NoOptions as Config
 
 STOCHASTIC = True
-
-
-@dataclass(frozen=True)
-class Config:
-    """No options."""
 
 
 def order(config: Config) -> int:

@@ -13,23 +13,16 @@ from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.process import posterior
 from pocketddpm.diffusion.sampling import Noise, State, States
-from pocketddpm.errors import ConfigError
+from pocketddpm.values import option
 
 STOCHASTIC = False
 
 
 @dataclass(frozen=True)
 class Config:
-    """eta: 0 is deterministic, 1 is ancestral sampling with variance beta-tilde.
+    """eta: 0 is deterministic, 1 is ancestral sampling with variance beta-tilde."""
 
-    ConfigError outside 0..1.
-    """
-
-    eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ConfigError(f"eta must lie in 0..1, got {self.eta}")
+    eta: float = option(0.0, ">= 0, <= 1")
 
 
 def order(config: Config) -> int:

@@ -5,22 +5,16 @@ grid up. `ddim` over that grid then decodes: the two are inverse to each other a
 When to use: to edit or interpolate given images.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.sampling import Noise, State, States
+from pocketddpm.values import NoOptions as Config
 
 STOCHASTIC = False
 INVERSE = True  # starts from images and ends in noise
-
-
-@dataclass(frozen=True)
-class Config:
-    """No options."""
 
 
 def order(config: Config) -> int:

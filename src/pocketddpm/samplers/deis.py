@@ -15,6 +15,7 @@ from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.samplers import _multistep as ms
+from pocketddpm.values import option
 
 STOCHASTIC = False
 
@@ -28,12 +29,9 @@ class Config:
     lower_order_final: runs of fewer than 15 steps end with orders 2 and 1.
     """
 
-    order: int = 3
+    order: int = option(3, ">= 1, <= 3")
     variable: Literal["log-rho", "rho"] = "log-rho"
     lower_order_final: bool = True
-
-    def __post_init__(self) -> None:
-        ms.check_order(self.order, 3)
 
 
 def order(config: Config) -> int:
@@ -48,21 +46,16 @@ def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
     x_s / a_s = x_t / a_t + integral of P(rho) d rho over rho = b / a from t to s
     """
     history: ms.History = deque(maxlen=config.order)
-    lower = config.lower_order_final and grid.steps < ms.FEW_STEPS
     for i, t, ab_t, s, ab_s in grid:
         x0, eps, _ = denoise(x, t, ab_t)
-        start, end = ms.half_log_snr(ab_t), ms.half_log_snr(ab_s)
-        history.appendleft((start, eps))
-        p = ms.step_order(config.order, grid, i, history, lower)
-        if p == 1:
+        h, at = ms.begin_step(history, eps, grid, i, config)
+        if len(at) == 1:
             x = ab_s**0.5 * x0 + (1 - ab_s) ** 0.5 * eps
         else:
-            at = ms.positions(history, p, start, end)
             if config.variable == "log-rho":
-                share = ms.exponential_shares(end - start, at)
+                share = ms.exponential_shares(h, at)
             else:
                 # The same positions measured in rho = exp(-lambda).
-                h = end - start
                 share = ms.exponential_shares(0.0, [expm1(-r * h) / expm1(-h) for r in at])
             x = ms.step_with_eps(x, ms.blend(history, share), ab_t, ab_s)
         yield State(i + 1, s, x, x0, i + 1)

@@ -14,6 +14,7 @@ from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.samplers import _multistep as ms
+from pocketddpm.values import option
 
 STOCHASTIC = False
 
@@ -28,13 +29,10 @@ class Config:
     lower_order_final: runs of fewer than 15 steps end with orders 2 and 1.
     """
 
-    order: int = 2
+    order: int = option(2, ">= 1, <= 3")
     solver: Literal["midpoint", "heun"] = "midpoint"
     third: Literal["exact", "published"] = "exact"
     lower_order_final: bool = True
-
-    def __post_init__(self) -> None:
-        ms.check_order(self.order, 3)
 
 
 def order(config: Config) -> int:
@@ -52,14 +50,10 @@ def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
     the step in lambda.
     """
     history: ms.History = deque(maxlen=config.order)
-    lower = config.lower_order_final and grid.steps < ms.FEW_STEPS
     for i, t, ab_t, s, ab_s in grid:
         x0 = denoise(x, t, ab_t).x0
-        start, end = ms.half_log_snr(ab_t), ms.half_log_snr(ab_s)
-        history.appendleft((start, x0))
-        p = ms.step_order(config.order, grid, i, history, lower)
-        at = ms.positions(history, p, start, end)
-        x = ms.step_with_x0(x, ms.blend(history, _shares(start - end, at, config)), ab_t, ab_s)
+        h, at = ms.begin_step(history, x0, grid, i, config)
+        x = ms.step_with_x0(x, ms.blend(history, _shares(-h, at, config)), ab_t, ab_s)
         yield State(i + 1, s, x, x0, i + 1)
 
 

@@ -3,7 +3,6 @@
 When to use: to compare with published results of 2S.
 """
 
-from dataclasses import dataclass
 from math import isfinite
 
 import torch
@@ -13,13 +12,9 @@ from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.samplers import _multistep as ms
+from pocketddpm.values import NoOptions as Config
 
 STOCHASTIC = False
-
-
-@dataclass(frozen=True)
-class Config:
-    """No options."""
 
 
 def order(config: Config) -> int:

@@ -4,8 +4,6 @@ An Euler step of d(x / a) / d sigma = eps_hat, with sigma = b / a, is DDIM's ste
 x_s = a_s (x_t / a_t + (sigma_s - sigma_t) eps_hat) = a_s x0_hat + b_s eps_hat.
 """
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
@@ -13,13 +11,9 @@ from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.sampling import Noise, States
 from pocketddpm.samplers import ddim
 from pocketddpm.samplers.heun import check_finite_sigma
+from pocketddpm.values import NoOptions as Config
 
 STOCHASTIC, order = ddim.STOCHASTIC, ddim.order
-
-
-@dataclass(frozen=True)
-class Config:
-    """No options."""
 
 
 def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:

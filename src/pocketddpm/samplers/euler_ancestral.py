@@ -5,8 +5,6 @@ size up, up^2 = sigma_s^2 (sigma_t^2 - sigma_s^2) / sigma_t^2. That is the poste
 q(x_s | x_t, x0_hat) (arXiv 2006.11239, eq. 7, and 2011.13456).
 """
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from pocketddpm.diffusion.denoiser import Denoise
@@ -14,13 +12,9 @@ from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.sampling import Noise, States
 from pocketddpm.samplers import ddpm
 from pocketddpm.samplers.heun import check_finite_sigma
+from pocketddpm.values import NoOptions as Config
 
 STOCHASTIC, order = ddpm.STOCHASTIC, ddpm.order
-
-
-@dataclass(frozen=True)
-class Config:
-    """No options."""
 
 
 def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config) -> States:

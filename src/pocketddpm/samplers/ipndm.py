@@ -13,6 +13,7 @@ from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.samplers import _multistep as ms
+from pocketddpm.values import option
 
 STOCHASTIC = False
 
@@ -21,10 +22,7 @@ STOCHASTIC = False
 class Config:
     """order: how many estimates are blended, 1 (the same as ddim) to 4."""
 
-    order: int = 4
-
-    def __post_init__(self) -> None:
-        ms.check_order(self.order, 4)
+    order: int = option(4, ">= 1, <= 4")
 
 
 def order(config: Config) -> int:

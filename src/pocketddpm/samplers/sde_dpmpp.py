@@ -14,6 +14,7 @@ from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.process import posterior
 from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.samplers import _multistep as ms
+from pocketddpm.values import option
 
 STOCHASTIC = True
 
@@ -25,11 +26,8 @@ class Config:
     lower_order_final: runs of fewer than 15 steps end with order 1.
     """
 
-    order: int = 2
+    order: int = option(2, ">= 1, <= 2")
     lower_order_final: bool = True
-
-    def __post_init__(self) -> None:
-        ms.check_order(self.order, 2)
 
 
 def order(config: Config) -> int:
@@ -46,15 +44,11 @@ def sample(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise, config: Config
     those of the posterior.
     """
     history: ms.History = deque(maxlen=config.order)
-    lower = config.lower_order_final and grid.steps < ms.FEW_STEPS
     for i, t, ab_t, s, ab_s in grid:
         x0 = denoise(x, t, ab_t).x0
-        start, end = ms.half_log_snr(ab_t), ms.half_log_snr(ab_s)
-        history.appendleft((start, x0))
-        p = ms.step_order(config.order, grid, i, history, lower)
-        at = ms.positions(history, p, start, end)
+        _, at = ms.begin_step(history, x0, grid, i, config)
         q = posterior(ab_t, ab_s)
-        x = q.x0_weight * ms.blend(history, ms.shares([1, 1 / 2][:p], at)) + q.x_t_weight * x
+        x = q.x0_weight * ms.blend(history, ms.shares([1, 1 / 2][: len(at)], at)) + q.x_t_weight * x
         if ab_s < 1:
             x = x + q.variance**0.5 * noise(i)
         yield State(i + 1, s, x, x0, i + 1)

@@ -15,6 +15,7 @@ from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.sampling import Noise, State, States
 from pocketddpm.samplers import _multistep as ms
+from pocketddpm.values import option
 
 STOCHASTIC = False
 
@@ -28,13 +29,10 @@ class Config:
     two estimates only. lower_order_final: the last step has order 1, the one before it 2.
     """
 
-    order: int = 2
+    order: int = option(2, ">= 1, <= 3")
     corrector: bool = True
     variant: Literal["bh1", "bh2"] = "bh2"
     lower_order_final: bool = True
-
-    def __post_init__(self) -> None:
-        ms.check_order(self.order, 3)
 
 
 def order(config: Config) -> int:

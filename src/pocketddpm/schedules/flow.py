@@ -11,15 +11,10 @@ compare with flow matching.
 - `--shift k` divides the SNR by k^2, which takes u to k u / (1 + (k - 1) u).
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Config:
-    """Nothing to choose: the path is a straight line."""
+from pocketddpm.values import NoOptions as Config
 
 
 def build(config: Config, T: int) -> Tensor:

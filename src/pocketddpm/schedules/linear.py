@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pocketddpm.diffusion.schedule import from_beta
+from pocketddpm.values import option
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,17 @@ class Config:
     rescale: multiply beta by 1000 / T (at most 0.999), so that any T ends in the same noise.
     """
 
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    beta_start: float = option(1e-4, ">= 0")
+    beta_end: float = option(0.02, ">= 0")
     rescale: bool = True
 
 
 def build(config: Config, T: int) -> Tensor:
     """Return alpha_bar, float64 [T+1]."""
     beta = torch.linspace(config.beta_start, config.beta_end, T, dtype=torch.float64)
-    return from_beta((beta * (1000 / T)).clamp(max=0.999) if config.rescale else beta)
+    return rescaled(beta, config)
+
+
+def rescaled(beta: Tensor, config: Config) -> Tensor:
+    """Return alpha_bar, float64 [T+1], of the beta [T] that are meant for T = 1000."""
+    return from_beta((beta * (1000 / len(beta))).clamp(max=0.999) if config.rescale else beta)

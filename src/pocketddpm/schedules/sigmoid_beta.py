@@ -1,30 +1,16 @@
 """beta rises as a sigmoid (GeoDiff, arXiv 2203.02923; what diffusers calls 'sigmoid').
 
-When to use: with the weights of models trained so.
+When to use: with the weights of models trained so. beta_start and beta_end are its asymptotes.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pocketddpm.diffusion.schedule import from_beta
-
-
-@dataclass(frozen=True)
-class Config:
-    """beta_start, beta_end: the asymptotes of beta at T = 1000.
-
-    rescale: multiply beta by 1000 / T (at most 0.999), so that any T ends in the same noise.
-    """
-
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    rescale: bool = True
+from pocketddpm.schedules.linear import Config, rescaled
 
 
 def build(config: Config, T: int) -> Tensor:
     """Return alpha_bar, float64 [T+1]."""
     curve = torch.sigmoid(torch.linspace(-6, 6, T, dtype=torch.float64))
     beta = config.beta_start + (config.beta_end - config.beta_start) * curve
-    return from_beta((beta * (1000 / T)).clamp(max=0.999) if config.rescale else beta)
+    return rescaled(beta, config)
