@@ -22,6 +22,7 @@ from pocketddpm.diffusion.process import amplitudes
 from pocketddpm.models.checkpoint import load_checkpoint
 from pocketddpm.models.model import load_model
 from pocketddpm.noise import Role, normal
+from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.run import Session
 from pocketddpm.samplers import consistency
 
@@ -156,9 +157,8 @@ def trained(tiny, tmp_path):
         schedule=ScheduleConfig("log-linear"),
         objective=ObjectiveConfig("edm", weighting="edm", times="log-normal", guidance=1.5),
     )
-    Session(
-        experiment, out=tmp_path / "teacher", device="cpu", sample_every=0, checkpoint_every=0
-    ).run()
+    options = RunOptions(device="cpu", sample_every=0, checkpoint_every=0)
+    Session(experiment, tmp_path / "teacher", options).run()
     return tmp_path / "teacher"
 
 
@@ -210,7 +210,8 @@ def test_what_a_stranger_says_of_the_teacher_ends_nothing(trained, tmp_path, cla
 
 
 def test_other_predictions_are_refused(tiny, tmp_path, capsys):
-    Session(with_training(tiny, steps=1), out=tmp_path / "v", device="cpu", sample_every=0).run()
+    options = RunOptions(device="cpu", sample_every=0)
+    Session(with_training(tiny, steps=1), tmp_path / "v", options).run()
     with pytest.raises(SystemExit) as error:
         main(["distill", str(tmp_path / "v"), "--steps", "1", "--out", str(tmp_path / "s")])
     assert error.value.code == 2

@@ -12,6 +12,7 @@ import pocketddpm as pd
 from conftest import with_training
 from pocketddpm.config import NetworkConfig, ObjectiveConfig, OptimiserConfig, ScheduleConfig
 from pocketddpm.networks.lean import Attention
+from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.run import Session
 from test_networks import LIGHT, build, inputs, wake
 
@@ -66,7 +67,9 @@ def test_bf16_learns_as_float32_does(tiny, tmp_path):
             objective=ObjectiveConfig("edm", weighting="edm", times="log-normal", guidance=1.5),
             optimiser=OptimiserConfig("muon", lr=5e-3, warmup=0),
         )
-        session = Session(experiment, out=tmp_path / precision, device="cpu", sample_every=0)
+        session = Session(
+            experiment, tmp_path / precision, RunOptions(device="cpu", sample_every=0)
+        )
         session.run()
         losses[precision] = np.array(session.log.loss)
     assert losses["float32"][-20:].mean() < 0.92 * losses["float32"][:20].mean()

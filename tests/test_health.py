@@ -1,7 +1,7 @@
 """Numerical health: steps that are skipped, runs that give up, averages that are never poisoned."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from pocketddpm.config import ObjectiveConfig
 from pocketddpm.errors import DDPMError
 from pocketddpm.models.checkpoint import load_checkpoint, newest_checkpoint
 from pocketddpm.runs.log import logged
+from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.run import Session
 from pocketddpm.training.health import (
     COST,
@@ -23,10 +24,10 @@ from pocketddpm.training.health import (
 )
 
 
-def session(experiment, out, broken=(), **options):
+def session(experiment, out, broken=(), checkpoint=None, **options):
     """Return a session whose loss is infinite, or its gradient, at the steps in `broken`."""
     defaults = {"device": "cpu", "sample_every": 0, "checkpoint_every": 0}
-    run = Session(experiment, out=out, **(defaults | options))
+    run = Session(experiment, out, RunOptions(**(defaults | options)), checkpoint=checkpoint)
     whole = run.trainer.objective
 
     class Broken:
@@ -172,7 +173,7 @@ def test_the_scale_of_fp16_falls_at_once_and_rises_slowly():
         assert health.passes(good, good)
     assert health.scale == FIRST_SCALE
     assert Health.start("bf16").scale == 1
-    again = Health.from_dict(health.to_dict(), "fp16")
+    again = Health.from_dict(asdict(health), "fp16")
     assert again == health
 
 

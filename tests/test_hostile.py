@@ -358,6 +358,7 @@ def test_format_1_draws_what_it_drew():
 
 
 def test_format_1_resumes(tmp_path, capsys):
+    from pocketddpm.runs.options import RunOptions
     from pocketddpm.runs.run import Session
 
     checkpoint = load_checkpoint(FORMATS / "format-1.safetensors")
@@ -366,10 +367,9 @@ def test_format_1_resumes(tmp_path, capsys):
 
     run = Session(
         with_training(experiment, steps=6),
-        out=tmp_path,
-        device="cpu",
+        tmp_path,
+        RunOptions(device="cpu", sample_every=0),
         checkpoint=checkpoint,
-        sample_every=0,
     )
     run.run()
     assert load_checkpoint(tmp_path / "last.safetensors").meta["run"]["step"] == 6

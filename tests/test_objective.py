@@ -28,6 +28,7 @@ from pocketddpm.diffusion.weighting import WEIGHTINGS, weight_table
 from pocketddpm.errors import CheckpointError, ConfigError
 from pocketddpm.models.checkpoint import load_checkpoint, newest_checkpoint
 from pocketddpm.noise import Role, normal, uniform
+from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.run import Session
 from pocketddpm.samplers import ddim, ddpm
 from pocketddpm.values import from_dict
@@ -563,14 +564,8 @@ def test_importance_is_the_same_in_all_processes():
 
 def train(tiny, out, schedule, checkpoint=None, **objective) -> Session:
     experiment = replace(tiny, schedule=schedule, objective=ObjectiveConfig(**objective))
-    return Session(
-        experiment,
-        out=out,
-        device="cpu",
-        sample_every=0,
-        checkpoint_every=0,
-        checkpoint=checkpoint,
-    )
+    options = RunOptions(device="cpu", sample_every=0, checkpoint_every=0)
+    return Session(experiment, out, options, checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

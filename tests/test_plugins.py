@@ -150,9 +150,10 @@ def test_a_model_asks_for_its_plugin_and_never_runs_it(tmp_path, capsys):
 
 
 def test_a_damaged_list_of_plugins_is_refused(tmp_path, tiny):
+    from pocketddpm.runs.options import RunOptions
     from pocketddpm.runs.run import Session
 
-    Session(tiny, out=tmp_path / "run", device="cpu", sample_every=0).run()
+    Session(tiny, tmp_path / "run", RunOptions(device="cpu", sample_every=0)).run()
     checkpoint = load_checkpoint(tmp_path / "run" / "last.safetensors")
     for value in ([{"kind": "network"}], ["x"]):
         checkpoint.meta["plugins"] = value

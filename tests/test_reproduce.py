@@ -1,6 +1,7 @@
 """`reproduce` and `info`: a run says all that is needed to make it again, and is made again."""
 
 import shutil
+from dataclasses import asdict
 
 import pytest
 
@@ -68,8 +69,8 @@ def test_verdicts(run):
 
 def test_the_plan_before_an_event():
     plan = Plan(1600)
-    assert first_plan(plan.to_dict()) == plan
-    assert first_plan(plan.moved(496, 1200).to_dict()) == plan
+    assert first_plan(asdict(plan)) == plan
+    assert first_plan(asdict(plan.moved(496, 1200))) == plan
 
 
 def test_info_says_what_a_rerun_needs(run, capsys):

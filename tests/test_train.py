@@ -8,7 +8,7 @@ import sys
 import time
 import tracemalloc
 from array import array
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -35,15 +35,16 @@ from pocketddpm.models.checkpoint import (
 from pocketddpm.models.model import load_model
 from pocketddpm.pictures import _running_mean, save_loss_curve
 from pocketddpm.presets import PRESETS, get_preset
+from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.run import Session
 from pocketddpm.training.ema import ema_decay
 from pocketddpm.training.plan import Plan, check_budget, learning_rate, plan_for
 from pocketddpm.values import from_dict, parse_options
 
 
-def session(experiment, out, **options):
+def session(experiment, out, checkpoint=None, **options):
     defaults = {"device": "cpu", "sample_every": 0, "checkpoint_every": 0}
-    return Session(experiment, out=out, **(defaults | options))
+    return Session(experiment, out, RunOptions(**(defaults | options)), checkpoint=checkpoint)
 
 
 def tensors_of(path):
@@ -77,7 +78,7 @@ def test_a_moved_end_makes_no_jump():
     assert short.run_fraction(400) == pytest.approx(plan.run_fraction(400))
     assert short.run_fraction(550) == pytest.approx(0.7)
     assert short.run_fraction(700) == 1
-    assert Plan.from_dict(json.loads(json.dumps(short.to_dict()))) == short
+    assert Plan.from_dict(json.loads(json.dumps(asdict(short)))) == short
 
 
 def test_ema_half_life():

@@ -16,13 +16,14 @@ from pocketddpm.data.load import load_images
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.checkpoint import load_checkpoint, newest_checkpoint
 from pocketddpm.runs.evaluation import Validation, held_out_images
+from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.run import Session
 from test_cli import TINY_NET, refused, run
 
 
-def session(experiment, out, **options):
+def session(experiment, out, checkpoint=None, **options):
     defaults = {"device": "cpu", "sample_every": 0, "checkpoint_every": 0}
-    return Session(experiment, out=out, **(defaults | options))
+    return Session(experiment, out, RunOptions(**(defaults | options)), checkpoint=checkpoint)
 
 
 def evaluated(experiment, every=4, n=30, **values):

@@ -57,7 +57,11 @@ class RunLog:
 
     def flush(self) -> float:
         """Write what is pending to the disk; return its mean loss (NaN when nothing is pending)."""
-        rows = [_row(result) for result in self._pending]
+        # Losses are read here, and wait for the device.
+        rows = [
+            {**_row(vars(result), COLUMNS), "seconds": round(result.seconds, 3)}
+            for result in self._pending
+        ]
         self._pending.clear()
         self._keep(rows)
         if self.writes and rows:
@@ -102,16 +106,8 @@ def logged(folder: Path, until: int = sys.maxsize) -> list[Row]:
     return rows[:gap]
 
 
-def _row(result: StepResult) -> Row:
-    return {
-        "step": result.step,
-        "images_seen": result.images_seen,
-        "epoch": result.epoch,
-        "loss": float(result.loss),
-        "grad_norm": float(result.grad_norm),
-        "lr": result.lr,
-        "seconds": round(result.seconds, 3),
-    }
+def _row(values: Mapping[str, Any], columns: Sequence[str]) -> Row:
+    return {name: (int if name in WHOLE else float)(values[name]) for name in columns}
 
 
 def _mean(losses: Iterable[float]) -> float:
@@ -143,7 +139,7 @@ def read_log(path: Path, columns: Sequence[str], step: int) -> list[Row]:
 
 def _parsed(values: Mapping[str, Any], columns: Sequence[str]) -> Row | None:
     try:
-        row = {name: (int if name in WHOLE else float)(values[name]) for name in columns}
+        row = _row(values, columns)
     except (KeyError, TypeError, ValueError):
         return None
     return row if all(0 < row[name] < 2**63 for name in WHOLE) else None

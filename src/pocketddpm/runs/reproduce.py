@@ -11,9 +11,8 @@ from pocketddpm.models.checkpoint import find_checkpoint, init_record, load_chec
 from pocketddpm.models.provenance import machine, versions
 from pocketddpm.progress import bar as progress_bar
 from pocketddpm.runs.log import logged
-from pocketddpm.runs.options import ReproduceOptions
-from pocketddpm.runs.run import Session
-from pocketddpm.runs.start import stored_experiment
+from pocketddpm.runs.options import ReproduceOptions, RunOptions
+from pocketddpm.runs.run import Session, stored_experiment
 from pocketddpm.training.plan import Plan
 
 TOLERANCE = 1e-3  # the largest relative difference that another machine's order of sums explains
@@ -42,7 +41,7 @@ def reproduce(folder: Path, options: ReproduceOptions) -> Verdict:
         )
     experiment = stored_experiment(checkpoint)
     with TemporaryDirectory() as temporary:
-        session = Session(experiment, out=Path(temporary) / "run", device=options.device)
+        session = Session(experiment, Path(temporary) / "run", RunOptions(options.device))
         then, now = (found["data"]["fingerprint"] for found in (meta, session.meta))
         if now != then:
             raise ConfigError(

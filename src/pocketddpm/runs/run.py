@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from pocketddpm.build import build_network, build_schedule, pick_device, pick_precision
-from pocketddpm.config import Experiment, TrainingConfig
+from pocketddpm.config import Experiment
 from pocketddpm.data.batches import Loader
 from pocketddpm.diffusion.bound import Bins
 from pocketddpm.diffusion.build import build_objective
@@ -27,6 +27,7 @@ from pocketddpm.runs.data import RunData, load_run_data, origin, run_record
 from pocketddpm.runs.evaluation import Validation, check_evaluation
 from pocketddpm.runs.folder import RunFolder
 from pocketddpm.runs.log import RunLog
+from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.previews import describe, save_first_pictures, save_preview
 from pocketddpm.runs.signals import Stop
 from pocketddpm.training.health import refuse_poisoned
@@ -43,37 +44,26 @@ class Session:
     def __init__(
         self,
         experiment: Experiment,
-        *,
         out: Path,
-        device: str = "auto",
+        options: RunOptions,
+        *,
         checkpoint: Checkpoint | None = None,
         init_from: Checkpoint | None = None,
-        checkpoint_every: int = 500,
-        sample_every: int = 500,
-        sample_at_start: bool = False,
-        sample_each_epoch: bool = False,
-        tensorboard: bool = False,
-        overwrite: bool = False,
     ) -> None:
         """Build and check everything before anything is written.
 
+        options: how the run is kept; its `out`, `resume` and `begin_with` are not read: they have
+        become the three other arguments.
         checkpoint: where to continue; None starts a new run, which needs an unused folder.
         init_from: the model whose weights a new run begins with.
-        checkpoint_every: steps between checkpoints; 0 writes one at the end only.
-        sample_every: steps between previews, of which one is at the end; 0 writes none, unless
-        sample_at_start or sample_each_epoch asks for some.
         """
         check_budget(experiment.training)
         check_evaluation(experiment)
-        if checkpoint is not None:
-            require(checkpoint.meta, ALL_KINDS)
         self.main = rank() == 0
         if checkpoint is None and self.main:
-            refuse_existing(out, overwrite)
-        self.out = out
-        self.checkpoint_every, self.sample_every = checkpoint_every, sample_every
-        self.sample_at_start, self.sample_each_epoch = sample_at_start, sample_each_epoch
-        self.device = pick_device(device)
+            refuse_existing(out, options.overwrite)
+        self.out, self.options = out, options
+        self.device = pick_device(options.device)
         precision = pick_precision(experiment.training.precision, self.device)
         training = replace(experiment.training, precision=precision)
         data = load_run_data(experiment, self.device)
@@ -96,32 +86,32 @@ class Session:
             parts = ("model", "ema", "optimizer", "objective")
             tensors = {part: checkpoint.part(part) for part in parts}
             self.trainer.restore(TrainerState(tensors, checkpoint.meta.get("run", {})))
-            if experiment.training != _training(checkpoint):
+            if experiment.training != stored_experiment(checkpoint).training:
                 self.trainer.plan = None  # another budget was asked for
         agree_on_start(self.trainer.step, out)
         self.folder = RunFolder(out) if self.main else None
         try:
             if self.folder is not None:
-                self._prepare(self.folder, checkpoint, overwrite)
+                self._prepare(self.folder, checkpoint)
                 if data.held_out is not None and experiment.evaluation.every:
                     step = None if checkpoint is None else self.trainer.step
                     self.validation = Validation(
                         self.experiment, data.images, data.held_out, out, resumed_at=step
                     )
             self.log = RunLog(
-                out, until=self.trainer.step, writes=self.main, tensorboard=tensorboard
+                out, until=self.trainer.step, writes=self.main, tensorboard=options.tensorboard
             )
         except BaseException:
             self._release()
             raise
 
-    def _prepare(self, folder: RunFolder, checkpoint: Checkpoint | None, overwrite: bool) -> None:
+    def _prepare(self, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
         """Prepare the folder for a resumed run, or for a new one with pictures of its data."""
         if checkpoint is not None:
             folder.set_aside_damaged()
             return
         # Checked again under the lock: another run may have used the folder in between.
-        refuse_existing(self.out, overwrite)
+        refuse_existing(self.out, self.options.overwrite)
         folder.clear()
         write_json(self.out / "config.json", self.meta)
         save_first_pictures(self.out, self.trainer)
@@ -138,7 +128,7 @@ class Session:
             self._release()
 
     def _run(self) -> None:
-        trainer = self.trainer
+        trainer, options = self.trainer, self.options
         plan = trainer.plan or trainer.make_plan()
         self._say(describe(self.meta, self.network, self.trainer, plan.total, self.out))
         if self.validation is not None:
@@ -156,7 +146,7 @@ class Session:
         with self.stop.listening(), bar, ending_together(hint):
             if not saved:
                 self.save()  # from here on, every instant can be resumed from
-                if self.sample_at_start:
+                if options.sample_at_start:
                     self._sample(0)
             for result in trainer.steps():
                 self.log.add(result)
@@ -171,11 +161,11 @@ class Session:
                 # Before the checkpoint: it then knows of every evaluation up to its step.
                 if self._due(self.experiment.evaluation.every, result.step):
                     self._evaluate()
-                epoch_over = self.sample_each_epoch and result.epoch_loss is not None
-                if epoch_over or self._due(self.sample_every, result.step):
+                epoch_over = options.sample_each_epoch and result.epoch_loss is not None
+                if epoch_over or self._due(options.sample_every, result.step):
                     self._sample(result.step)
                 # Last: a run that resumes from this step has nothing of it left to do.
-                if self._due(self.checkpoint_every, result.step):
+                if self._due(options.checkpoint_every, result.step):
                     self.save()
                     saved = result.step
                 if self.stop.after(result.step, last=trainer.is_done):
@@ -190,7 +180,7 @@ class Session:
                 f"stopped at step {trainer.step}; saved {self.out / 'last.safetensors'}; go on "
                 f"with: {self._resume_command()}"
             )
-            sys.exit(self.stop.status)
+            sys.exit(128 + self.stop.signal)  # as a shell says it
         self._finish()
         self.log.close()
 
@@ -259,7 +249,7 @@ class Session:
 
     def _finish(self) -> None:
         trainer = self.trainer
-        if self.sample_every or self.sample_each_epoch:
+        if self.options.sample_every or self.options.sample_each_epoch:
             self._sample(trainer.step)
         rate = trainer.images_seen / max(trainer.seconds, 1e-9)
         self._say(
@@ -301,5 +291,7 @@ def build_trainer(experiment: Experiment, data: RunData, device: torch.device) -
     return Trainer(experiment, network, objective, loader, data.scaling)
 
 
-def _training(checkpoint: Checkpoint) -> TrainingConfig:
-    return from_dict(Experiment, checkpoint.meta["experiment"], "checkpoint: ").training
+def stored_experiment(checkpoint: Checkpoint) -> Experiment:
+    """Return the experiment of a checkpoint; its plug-ins must have been loaded."""
+    require(checkpoint.meta, ALL_KINDS)
+    return from_dict(Experiment, checkpoint.meta["experiment"], "checkpoint: ")

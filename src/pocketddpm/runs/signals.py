@@ -8,7 +8,7 @@ from types import FrameType
 
 from pocketddpm.distributed import count, gathered
 
-EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ASK_EVERY = 10  # steps between which several processes ask each other
 
 
@@ -22,11 +22,6 @@ class Stop:
         self.say = say
         self.signal: signal.Signals | None = None
         self._received: signal.Signals | None = None
-
-    @property
-    def status(self) -> int:
-        """The exit status that tells of the signal."""
-        return EXIT[self.signal] if self.signal is not None else 0
 
     def after(self, step: int, *, last: bool = False) -> bool:
         """Whether to stop after this step; several processes stop at the same one.
@@ -54,7 +49,7 @@ class Stop:
                 self._received, asked = signal.Signals(number), time.monotonic()
                 self.say("stopping soon; once more to stop at once")
 
-        old = {s: signal.signal(s, handle) for s in EXIT}
+        old = {s: signal.signal(s, handle) for s in SIGNALS}
         try:
             yield
         finally:

@@ -14,10 +14,9 @@ from pocketddpm.models.checkpoint import (
     newest_checkpoint,
 )
 from pocketddpm.output import file_name, refuse_existing
-from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.runs.folder import only_begun
 from pocketddpm.runs.options import DISTILLATION, RunOptions
-from pocketddpm.runs.run import Session
+from pocketddpm.runs.run import Session, stored_experiment
 from pocketddpm.values import from_dict
 
 
@@ -30,7 +29,7 @@ def start(experiment: Experiment, **options: Any) -> Session:
     """
     run, given = _split(options, experiment_options())
     out = run.out or Path("runs") / file_name(experiment.preset)
-    checkpoint, init_from, overwrite = None, None, run.overwrite
+    checkpoint = init_from = None
     if run.begin_with is not None:
         if run.resume not in (None, "auto"):
             raise ConfigError(
@@ -40,13 +39,14 @@ def start(experiment: Experiment, **options: Any) -> Session:
         init_from = load_checkpoint(find_checkpoint(Path(run.begin_with)))
     if run.resume == "auto":
         checkpoint = newest_checkpoint(out)
-        overwrite |= checkpoint is None and only_begun(out)
+        if checkpoint is None and only_begun(out):
+            run = replace(run, overwrite=True)
     elif run.resume is not None:
         path = find_checkpoint(Path(run.resume))
         checkpoint = load_checkpoint(path)
         out = run.out or path.parent
         if out.absolute() != path.parent.absolute():
-            refuse_existing(out, overwrite)  # the run that is there is another one
+            refuse_existing(out, run.overwrite)  # the run that is there is another one
     if checkpoint is None:
         experiment = with_options(experiment, given)
     else:
@@ -54,7 +54,9 @@ def start(experiment: Experiment, **options: Any) -> Session:
         init_from = None
     if not experiment.data.name:
         raise ConfigError(f"preset '{experiment.preset}' needs images: give --data FOLDER")
-    return _session(experiment, run, out, overwrite, checkpoint=checkpoint, init_from=init_from)
+    # Presets and experiments of one's own pass the guard too: what a run stores can be loaded.
+    experiment = from_dict(Experiment, experiment.to_dict())
+    return Session(experiment, out, run, checkpoint=checkpoint, init_from=init_from)
 
 
 def distillation(model: str | Path, **options: Any) -> Session:
@@ -66,13 +68,7 @@ def distillation(model: str | Path, **options: Any) -> Session:
     teacher = load_checkpoint(find_checkpoint(Path(model)))
     experiment = _tuned(teacher, given)
     out = run.out or Path("runs") / file_name(f"{experiment.preset}-distilled")
-    return _session(experiment, run, out, run.overwrite, init_from=teacher)
-
-
-def stored_experiment(checkpoint: Checkpoint) -> Experiment:
-    """Return the experiment of a checkpoint; its plug-ins must have been loaded."""
-    require(checkpoint.meta, ALL_KINDS)
-    return from_dict(Experiment, checkpoint.meta["experiment"], "checkpoint: ")
+    return Session(from_dict(Experiment, experiment.to_dict()), out, run, init_from=teacher)
 
 
 def _split(options: Mapping[str, Any], allowed: Any) -> tuple[RunOptions, dict[str, Any]]:
@@ -84,31 +80,6 @@ def _split(options: Mapping[str, Any], allowed: Any) -> tuple[RunOptions, dict[s
     given = {name: value for name, value in options.items() if value is not None}
     run = from_dict(RunOptions, {name: given.pop(name) for name in own if name in given})
     return run, given
-
-
-def _session(
-    experiment: Experiment,
-    run: RunOptions,
-    out: Path,
-    overwrite: bool,
-    *,
-    checkpoint: Checkpoint | None = None,
-    init_from: Checkpoint | None = None,
-) -> Session:
-    # Presets and experiments of one's own pass the guard too: what a run stores can be loaded.
-    return Session(
-        from_dict(Experiment, experiment.to_dict()),
-        out=out,
-        device=run.device,
-        checkpoint=checkpoint,
-        init_from=init_from,
-        checkpoint_every=run.checkpoint_every,
-        sample_every=run.sample_every,
-        sample_at_start=run.sample_at_start,
-        sample_each_epoch=run.sample_each_epoch,
-        tensorboard=run.tensorboard,
-        overwrite=overwrite,
-    )
 
 
 def _resumed(checkpoint: Checkpoint, preset: str, options: Mapping[str, Any]) -> Experiment:

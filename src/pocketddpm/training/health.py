@@ -6,7 +6,7 @@ exact.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,10 +45,6 @@ class Health:
         if not values:
             return Health.start(precision)
         return Health(**{RENAMED.get(key, key): value for key, value in values.items()})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
 
     def passes(self, loss: Tensor, grad_norm: Tensor) -> bool:
         """Whether a step may be taken: its loss and gradient are finite. Waits for the device."""

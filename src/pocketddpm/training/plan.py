@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil, cos, pi
 from typing import Any
 
-from pocketddpm.config import OptimiserConfig, TrainingConfig
+from pocketddpm.config import BUDGETS, OptimiserConfig, TrainingConfig
 from pocketddpm.errors import ConfigError
 
 
@@ -35,10 +35,6 @@ class Plan:
         """Return the plan that ends at `total` images instead, without a jump in run_fraction."""
         return Plan(max(total, images_seen), (images_seen, self.run_fraction(images_seen)))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"total": self.total, "event": list(self.event) if self.event else None}
-
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "Plan":
         """Return the plan from plain JSON values."""
@@ -58,13 +54,10 @@ def plan_for(config: TrainingConfig, epoch_images: int) -> Plan:
 
 def check_budget(config: TrainingConfig) -> None:
     """Raise ConfigError unless exactly one of steps, epochs, images and minutes is given."""
-    given = {
-        name: value
-        for name in ("steps", "epochs", "images", "minutes")
-        if (value := getattr(config, name)) is not None
-    }
-    told = " ".join(f"--{name} {value:g}" for name, value in given.items()) or "none of them"
+    values = {name: getattr(config, name) for name in BUDGETS}
+    given = [f"--{name} {value:g}" for name, value in values.items() if value is not None]
     if len(given) != 1:
+        told = " ".join(given) or "none of them"
         raise ConfigError(f"give one of --steps, --epochs, --images and --minutes, got {told}")
 
 

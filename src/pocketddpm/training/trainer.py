@@ -8,7 +8,7 @@ rate are functions of these, which is what makes resuming exact.
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -280,8 +280,8 @@ class Trainer:
             "step": self.step,
             "images_seen": self.images_seen,
             "seconds": self.seconds,
-            "plan": self.plan.to_dict() if self.plan else None,
-            "health": self.health.to_dict(),
+            "plan": asdict(self.plan) if self.plan else None,
+            "health": asdict(self.health),
             "best_loss": self.best_loss,
             "epoch_sum": float(self._epoch_sum),
             "epoch_steps": self._epoch_steps,
