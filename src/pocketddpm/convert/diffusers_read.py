@@ -25,7 +25,7 @@ from pocketddpm.config import (
     ScheduleConfig,
     TrainingConfig,
 )
-from pocketddpm.convert.diffusers_write import PREDICTIONS, about
+from pocketddpm.convert.diffusers_write import ABOUT, PREDICTIONS, VARIANCES
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.errors import CheckpointError
 from pocketddpm.models.checkpoint import Checkpoint
@@ -49,14 +49,7 @@ EXPECTED: dict[str, tuple[Any, ...]] = {
 SCHEDULER_EXPECTED: dict[str, tuple[Any, ...]] = {
     "thresholding": (False, None),
     "clip_sample_range": (1, None),
-    "variance_type": (
-        "fixed_small",
-        "fixed_small_log",
-        "fixed_large",
-        "fixed_large_log",
-        "learned_range",
-        None,
-    ),
+    "variance_type": (*VARIANCES.values(), "fixed_small_log", "fixed_large_log", None),
 }
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -88,16 +81,17 @@ def read_diffusers(folder: Path, data: str | None = None) -> Checkpoint:
     height, width = (size, size) if isinstance(size, int) else size
     learned = int(config.get("out_channels", 3)) == 2 * channels
     prediction = {v: k for k, v in PREDICTIONS.items()}[scheduler.get("prediction_type", "epsilon")]
-    ours = about(folder)
+    ours = _read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
     rows = config.get("num_class_embeds") or 0
     classes = tuple(ours.get("classes", ())) if rows else ()
     if len(classes) not in (rows, rows - 1):
         classes = tuple(str(k) for k in range(rows))
     counts = ours.get("class_counts") if classes else None
-    known = _data(ours)
+    known = ours.get("experiment", {}).get("data") or {"name": "unknown"}
+    about_data = from_dict(DataConfig, known, f"{ABOUT}: ")
     experiment = Experiment(
         preset="imported",
-        data=known if data is None else replace(known, name=data),
+        data=about_data if data is None else replace(about_data, name=data),
         network=NetworkConfig("ddpm-unet", asdict(_sizes(config, unet / "config.json"))),
         schedule=_schedule(scheduler, scheduler_file),
         objective=ObjectiveConfig(
@@ -146,15 +140,7 @@ def _checkpoint(
             "fingerprint": "unknown",
         },
         "versions": {"pocketddpm": __version__, "torch": torch.__version__},
-        "run": {
-            "step": 0,
-            "images_seen": 0,
-            "seconds": 0.0,
-            "plan": None,
-            "best_loss": None,
-            "epoch_sum": 0.0,
-            "epoch_steps": 0,
-        },
+        "run": {"step": 0, "images_seen": 0, "seconds": 0.0, "plan": None, "best_loss": None},
     }
     return Checkpoint(meta, {f"model.{k}": v for k, v in network.state_dict().items()})
 
@@ -225,22 +211,15 @@ def _named_schedule(betas: Tensor, path: Path) -> ScheduleConfig:
 
 
 def _sampling(config: dict[str, Any]) -> SamplingConfig:
-    kind, T = (
-        config.get("_class_name", "DDPMScheduler"),
-        int(config.get("num_train_timesteps", 1000)),
-    )
+    kind = config.get("_class_name", "DDPMScheduler")
+    T = int(config.get("num_train_timesteps", 1000))
     spacing = "trailing" if config.get("timestep_spacing", "leading") != "leading" else "leading"
     clip = bool(config.get("clip_sample", True))
     if kind != "DDPMScheduler":
         return SamplingConfig("ddim", min(50, T), spacing, clip=clip)
     variance = str(config.get("variance_type") or "fixed_small").removesuffix("_log")
-    names = {"fixed_small": "beta-tilde", "fixed_large": "beta", "learned_range": "learned"}
+    names = {theirs: ours for ours, theirs in VARIANCES.items()}
     return SamplingConfig("ddpm", T, spacing, {"variance": names[variance]}, clip=clip)
-
-
-def _data(ours: dict[str, Any]) -> DataConfig:
-    known = ours.get("experiment", {}).get("data")
-    return from_dict(DataConfig, known, "pocketddpm.json: ") if known else DataConfig("unknown")
 
 
 def _read_weights(folder: Path, cos_first: bool) -> dict[str, Tensor]:

@@ -4,14 +4,13 @@ Unconditional models become a pipeline (`DDPMPipeline.from_pretrained`), class-c
 `unet/` and `scheduler/`; both get a README.md with the lines that sample them.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
 from pocketddpm.convert.unet_names import as_ddpm_unet
-from pocketddpm.errors import CheckpointError, ConfigError
+from pocketddpm.errors import ConfigError
 from pocketddpm.models.model import Model
 from pocketddpm.networks.ddpm_unet import Config
 from pocketddpm.output import replacing, write_json, write_text
@@ -29,8 +28,8 @@ def write_diffusers(model: Model, out: Path) -> None:
     Raises ConfigError, before anything is written, for what the format cannot hold: another
     network than a plain U-Net, EDM's prediction, images that are not scaled to -1..1.
     """
-    unet, tensors = unet_config(model), as_ddpm_unet(model)[1]
-    scheduler = scheduler_config(model)
+    sizes, tensors = as_ddpm_unet(model)
+    unet, scheduler = unet_config(model, sizes), scheduler_config(model)
     if not model.classes:
         index = {
             "_class_name": "DDPMPipeline",
@@ -47,9 +46,8 @@ def write_diffusers(model: Model, out: Path) -> None:
     write_text(out / "README.md", readme(model))
 
 
-def unet_config(model: Model) -> dict[str, Any]:
+def unet_config(model: Model, sizes: Config) -> dict[str, Any]:
     """Return the keyword arguments of `UNet2DModel`."""
-    sizes, _ = as_ddpm_unet(model)
     if sizes.time_scale != 1:
         raise ConfigError(
             f"diffusers' times count by one, and this network's by {sizes.time_scale:g}; "
@@ -169,18 +167,16 @@ def _conditional(model: Model, ddim: bool, clipped: str) -> str:
     guided = model.null is not None
     first = "output = unet(x, t, labels).sample\n"
     if guided:
+        guided_part, mix = "output", "plain + guidance * (output - plain)"
+        # A learned variance stays as it is: guidance would lead it out of its range.
+        if model.experiment.objective.variance == "learned":
+            guided_part, mix = f"output[:, :{c}]", f"({mix})[:, :{c}]"
         first += (
             f"        plain = unet(x, t, torch.full_like(labels, {classes})).sample"
             "  # no label\n"
-            "        output = plain + guidance * (output - plain)\n"
+            f"        {guided_part} = {mix}\n"
         )
     begin = f"guidance = {plan.guidance:g}\n" if guided else ""
-    # A learned variance stays as it is: guidance would lead it out of its range.
-    if guided and model.experiment.objective.variance == "learned":
-        first = first.replace(
-            "output = plain + guidance * (output - plain)",
-            f"output[:, :{c}] = (plain + guidance * (output - plain))[:, :{c}]",
-        )
     return (
         "import torch\nfrom diffusers import "
         + ", ".join(sorted((name, "UNet2DModel")))
@@ -197,15 +193,3 @@ def _conditional(model: Model, ddim: bool, clipped: str) -> str:
         f"        x = scheduler.step(output, t, x{clipped}).prev_sample\n"
         f'make_image_grid(pt_to_pil(x), rows=1, cols={classes}).save("samples.png")\n'
     )
-
-
-def about(folder: Path) -> dict[str, Any]:
-    """Return what `write_diffusers` left for pocketddpm in the folder; {} for nothing."""
-    path = folder / ABOUT
-    if not path.is_file():
-        return {}
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    return stored if isinstance(stored, dict) else {}
