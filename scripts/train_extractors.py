@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from pocketddpm.build import pick_device
 from pocketddpm.data.load import fingerprint, load_images
+from pocketddpm.metrics.classifier_scores import agreement
 from pocketddpm.metrics.extractor import Extractor, save_extractor, save_tensors
 from pocketddpm.metrics.extractors import ASSETS, HASHES, PIXELS_PCA
 from pocketddpm.metrics.reference_data import FeatureSpace
@@ -28,7 +29,6 @@ from pocketddpm.metrics.train_extractor import (
     JUDGE,
     METRIC,
     Recipe,
-    accuracy,
     pixels_extractor,
     run_length,
     train_extractor,
@@ -78,7 +78,8 @@ def classifier(
     ) as bar:
         extractor = train_extractor(name, images, recipe, half, device=device, advance=bar.update)
     seconds = time.monotonic() - started
-    extractor.facts["test_accuracy"] = reached = accuracy(extractor, load_images(data, "test"))
+    test = load_images(data, "test")
+    extractor.facts["test_accuracy"] = reached = agreement(extractor(test.images), test).value
     path = ASSETS / f"{name}.safetensors"
     sha256 = save_extractor(path, extractor, torch.float16)
     print(f"{name}: test accuracy {reached:.2%}, {seconds:.0f} s, {kilobytes(path)}, {sha256}")

@@ -33,9 +33,23 @@ from pocketddpm.diffusion.likelihood import (
 )
 from pocketddpm.diffusion.prediction import PREDICTIONS, get_prediction
 from pocketddpm.errors import ConfigError
-from pocketddpm.metrics.likelihood import LikelihoodImages, likelihood_images, measure
+from pocketddpm.metrics import likelihood
+from pocketddpm.metrics.likelihood import LikelihoodImages
+from pocketddpm.metrics.options import LikelihoodOptions
 from pocketddpm.noise import Role, normal
 from test_cli import TINY_NET, refused, run
+
+
+def measure(model, images, flow_steps=None, **options):
+    """Return the report of the bound, and of the flow where it is given steps."""
+    which = "bound" if flow_steps is None else "both"
+    options = LikelihoodOptions(which, flow_steps=flow_steps or 64, **options)
+    return likelihood.measure(model, images, options)
+
+
+def likelihood_images(model, n, **options):
+    return likelihood.likelihood_images(model, LikelihoodOptions(n=n, **options))
+
 
 DOUBLE = torch.float64
 

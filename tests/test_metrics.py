@@ -5,8 +5,10 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
+from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import DataError
 from pocketddpm.metrics.classifier_scores import agreement, class_score
+from pocketddpm.metrics.extractor import Features
 from pocketddpm.metrics.frechet import Moments, frechet_distance, predicted_bias
 from pocketddpm.metrics.intervals import (
     Interval,
@@ -290,7 +292,9 @@ def test_class_score_is_torchmetrics_and_has_its_limits():
 
 def test_agreement_is_accuracy():
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [0.0, 3.0, 1.0], [1.0, 0.0, 0.5]])
-    assert agreement(logits, torch.tensor([0, 2, 1, 2])).value == 0.75
+    labels, pixels = np.array([0, 2, 1, 2]), np.zeros((4, 1, 1, 1), np.uint8)
+    images = ImageSet(pixels, labels, ("a", "b", "c"), "four")
+    assert agreement(Features(logits, logits), images).value == 0.75
 
 
 # Intervals ---------------------------------------------------------------------------------------

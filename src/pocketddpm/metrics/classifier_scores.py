@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from pocketddpm.data.image_set import ImageSet
+from pocketddpm.metrics.extractor import Features
 from pocketddpm.metrics.intervals import Interval, bootstrap, mean_interval
 
 
-def class_score(logits: Tensor, *, seed: int = 0) -> Interval:
+def class_score(logits: Tensor) -> Interval:
     """Return exp(mean_i KL(p(y|x_i) || p(y))) (arXiv 1606.03498), with a bootstrap interval.
 
     p(y) is the mean over all images, not over splits of them. logits: [N,K]. It lies in 1..K, and
@@ -23,9 +25,10 @@ def class_score(logits: Tensor, *, seed: int = 0) -> Interval:
         return float((weights @ negative_entropy - marginal_term).exp())
 
     ones = torch.ones(len(p), dtype=torch.int64)
-    return bootstrap(len(p), score(ones), score, seed=seed)
+    return bootstrap(len(p), score(ones), score)
 
 
-def agreement(logits: Tensor, labels: Tensor) -> Interval:
-    """Return the share of images that are classified as labelled; logits [N,K], labels [N]."""
-    return mean_interval(logits.argmax(1) == labels)
+def agreement(features: Features, images: ImageSet) -> Interval:
+    """Return the share of labelled images whose label a classifier's features agree with."""
+    assert features.logits is not None and images.labels is not None
+    return mean_interval(features.logits.argmax(1) == torch.from_numpy(images.labels))

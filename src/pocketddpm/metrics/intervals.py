@@ -43,20 +43,18 @@ def normal_interval(value: float, error: float) -> Interval:
     return Interval(value, value - Z95 * error, value + Z95 * error)
 
 
-def resample_counts(n: int, replicate: int, seed: int = 0) -> Tensor:
+def resample_counts(n: int, replicate: int) -> Tensor:
     """Return how often each of n images is drawn in one bootstrap sample, int64 [n], sum n."""
-    u = uniform(seed, Role.EVALUATE, torch.arange(n), step=replicate + 1)
+    u = uniform(0, Role.EVALUATE, torch.arange(n), step=replicate + 1)
     return torch.bincount((u * n).long(), minlength=n)
 
 
-def bootstrap(
-    n: int, value: float, statistic: Callable[[Tensor], float], *, seed: int = 0
-) -> Interval:
+def bootstrap(n: int, value: float, statistic: Callable[[Tensor], float]) -> Interval:
     """Return `value` with a bootstrap interval centred on it.
 
     statistic(counts): the number with image k taken counts[k] times, counts int64 [n].
     """
-    draws = [statistic(resample_counts(n, r, seed)) for r in range(REPLICATES)]
+    draws = [statistic(resample_counts(n, r)) for r in range(REPLICATES)]
     replicates = torch.tensor(draws, dtype=torch.float64)
     spread = replicates - replicates.mean()
     low, high = spread.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()

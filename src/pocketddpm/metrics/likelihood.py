@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import inf, log2, prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pocketddpm.catalog import DATASETS
-from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import fingerprint, hold_out, load_images
 from pocketddpm.diffusion.bound import Bins, pixel_decoder
 from pocketddpm.diffusion.likelihood import Bound, Flow, cut, draw_bound, flow, flow_nfe, per_image
@@ -28,7 +27,7 @@ from pocketddpm.metrics.report import (
     markdown_table,
     number,
 )
-from pocketddpm.metrics.samples import load_subject
+from pocketddpm.metrics.samples import load_subject, renumbered
 from pocketddpm.metrics.split import random_indices
 from pocketddpm.models.model import Model
 from pocketddpm.models.provenance import versions
@@ -38,7 +37,6 @@ from pocketddpm.progress import counter
 
 FEW_IMAGES = 500
 FEW_DRAWS = 10
-Split = Literal["test", "train", "held-out"]
 
 
 @dataclass(frozen=True)
@@ -129,58 +127,39 @@ def likelihood(subject: str | Path | Model, options: LikelihoodOptions) -> Likel
     if options.out is not None:
         refuse_existing(options.out, options.overwrite)
     model, facts = load_subject(subject, options.device, options.weights)
-    images = likelihood_images(
-        model, options.n, data=options.data, split=options.split, labels=options.labels
-    )
-    report = measure(
-        model,
-        images,
-        draws=None if options.which == "flow" else options.draws,
-        flow_steps=None if options.which == "bound" else options.flow_steps,
-        variance=options.variance,
-        seed=options.seed,
-        batch_size=options.batch_size,
-    )
+    report = measure(model, likelihood_images(model, options), options)
     report.facts |= {**facts, "device": str(model.device), **versions()}
     if options.out is not None:
         report.save(options.out)
     return report
 
 
-def measure(
-    model: Model,
-    images: LikelihoodImages,
-    *,
-    draws: int | None = 20,
-    flow_steps: int | None = None,
-    variance: str | None = None,
-    seed: int = 0,
-    batch_size: int = 100,
-) -> LikelihoodReport:
-    """Return the bound with `draws` steps per image, and the flow with `flow_steps` steps.
+def measure(model: Model, images: LikelihoodImages, options: LikelihoodOptions) -> LikelihoodReport:
+    """Return the bound, the flow or both of images.
 
-    None leaves one of them out. variance: of the bound's steps; None is the model's own. Intervals
-    cover all that is random: the images, the steps drawn, the noise, the probe.
+    Intervals cover all that is random: the images, the steps drawn, the noise, the probe.
     """
     quantity = "p(x)" if images.labels is None else "p(x given y)"
-    facts = {**images.facts, "of what": quantity, "dimensions": images.dims, "seed": seed}
+    facts = {**images.facts, "of what": quantity, "dimensions": images.dims, "seed": options.seed}
     report = LikelihoodReport({}, notes=_notes(images), facts=facts)
-    if draws is not None:
-        variance = variance or model.experiment.objective.variance
-        _add_bound(report, model, images, _bound(model, images, draws, variance, seed, batch_size))
-        facts |= {"variance": variance, "draws of t": f"{draws} of {model.schedule.T}"}
-    if flow_steps is not None:
-        _add_flow(report, model, images, _flow(model, images, flow_steps, seed, batch_size))
-        nfe, backward = flow_nfe(flow_steps)
-        facts |= {"flow steps": flow_steps, "flow nfe": f"{nfe}, {backward} with gradient"}
+    if options.which != "flow":
+        variance = options.variance or model.experiment.objective.variance
+        _add_bound(report, model, images, _bound(model, images, variance, options))
+        facts |= {"variance": variance, "draws of t": f"{options.draws} of {model.schedule.T}"}
+    if options.which != "bound":
+        _add_flow(report, model, images, _flow(model, images, options))
+        nfe, backward = flow_nfe(options.flow_steps)
+        facts |= {"flow steps": options.flow_steps, "flow nfe": f"{nfe}, {backward} with gradient"}
     return report
 
 
 def add_bits(report: Report, model: Model, n: int, data: str | None, seed: int) -> None:
     """Add a row to `evaluate`'s report, of few images and few draws; or why it is missing."""
+    draws = min(FEW_DRAWS, model.schedule.T)
+    options = LikelihoodOptions(n=min(n, FEW_IMAGES), draws=draws, data=data, seed=seed)
     try:
-        images = likelihood_images(model, min(n, FEW_IMAGES), data=data)
-        bits = measure(model, images, draws=min(FEW_DRAWS, model.schedule.T), seed=seed)
+        images = likelihood_images(model, options)
+        bits = measure(model, images, options)
     except DDPMError as error:
         report.skipped["bits/dim"] = str(error)
         return
@@ -190,29 +169,20 @@ def add_bits(report: Report, model: Model, n: int, data: str | None, seed: int) 
     report.notes += [f"bits/dim: {what}, {bits.facts['draws of t']} steps each", *bits.notes]
 
 
-def likelihood_images(
-    model: Model,
-    n: int,
-    *,
-    data: str | None = None,
-    split: Split = "test",
-    labels: Literal["data", "none"] = "data",
-) -> LikelihoodImages:
-    """Return n images of a split, drawn at random with a fixed seed, in the form the model takes.
+def likelihood_images(model: Model, options: LikelihoodOptions) -> LikelihoodImages:
+    """Return images of a split, drawn at random with a fixed seed, in the form the model takes.
 
-    data: None means what the model was trained on. split: 'train' is what the run trained on,
-    'held-out' what it held out. labels: 'data' conditions on the true labels where the model has
-    any, 'none' asks for p(x).
+    Split 'train' is what the run trained on, 'held-out' what it held out.
     Raises ConfigError for a split or labels that do not exist, and what `load_images` raises.
     """
-    if labels == "none" and model.classes and model.null is None:
+    if options.labels == "none" and model.classes and model.null is None:
         raise ConfigError(
             "this model never saw an image without its label (label_dropout 0), and so knows "
             "p(x given y) alone; use --labels data"
         )
     config = model.experiment.data
-    is_own = data is None or data == config.name
-    name = config.name if data is None else data
+    name, split = options.data or config.name, options.split
+    is_own = name == config.name
     fit = config.fit or DATASETS.load(name if name in DATASETS.names() else "folder").FIT
     if split == "held-out" and not (is_own and config.held_out):
         raise ConfigError("this model's run held no images out; use --split test")
@@ -240,7 +210,7 @@ def likelihood_images(
         # Folders resize while they decode, and do not say which of their files needed it.
         decoded = name not in DATASETS.names() and not (is_own and config.image_size is None)
         resized = bool(images.source) or decoded
-    index = np.sort(random_indices(len(images), n))
+    index = np.sort(random_indices(len(images), options.n))
     facts = {
         "data": name,
         "split": split,
@@ -249,20 +219,16 @@ def likelihood_images(
         "size": images.source or _size(images.shape),
         "fingerprint": fingerprint(images),
     }
-    numbers = _labels(model, images) if labels == "data" else None
-    numbers = None if numbers is None else numbers[index]
-    return LikelihoodImages(images.images[index], numbers, index, dims, resized, facts)
-
-
-def _labels(model: Model, images: ImageSet) -> NDArray[np.int64] | None:
-    if not model.classes:
-        return None
-    if images.labels is None or not set(images.classes) <= set(model.classes):
-        raise ConfigError(
-            f"{images.name} does not have this model's classes ({', '.join(model.classes)}); "
-            "use --labels none"
-        )
-    return np.array([model.classes.index(c) for c in images.classes], np.int64)[images.labels]
+    labels = None
+    if model.classes and options.labels == "data":
+        labels = renumbered(images.labels, images.classes, model.classes)
+        if labels is None:
+            raise ConfigError(
+                f"{images.name} does not have this model's classes ({', '.join(model.classes)}); "
+                "use --labels none"
+            )
+        labels = labels[index]
+    return LikelihoodImages(images.images[index], labels, index, dims, resized, facts)
 
 
 def _size(shape: tuple[int, int, int]) -> str:
@@ -283,28 +249,29 @@ def _batches(
 
 
 def _bound(
-    model: Model, images: LikelihoodImages, draws: int, variance: str, seed: int, size: int
+    model: Model, images: LikelihoodImages, variance: str, options: LikelihoodOptions
 ) -> Bound:
-    scaling, strata = model.scaling, cut(model.schedule.T, draws)
+    scaling, strata = model.scaling, cut(model.schedule.T, options.draws)
     low, high = scaling.bounds
     mean = 0.0 if scaling.mean is None else scaling.mean.to(model.device)
     decoder = pixel_decoder(Bins(low - mean, high - mean, scaling.bin_width))
-    done = counter("bound (images x draws)", len(images.images) * draws)
-    draw = partial(draw_bound, seed=seed, variance=variance, decoder=decoder, done=done)
+    done = counter("bound (images x draws)", len(images.images) * options.draws)
+    draw = partial(draw_bound, seed=options.seed, variance=variance, decoder=decoder, done=done)
     parts = [
         draw(denoise, model.schedule, x0, index, strata)
-        for denoise, x0, index in _batches(model, images, size, clip=True)
+        for denoise, x0, index in _batches(model, images, options.batch_size, clip=True)
     ]
     joined = (torch.cat([getattr(p, k) for p in parts]) for k in ("t", "prior", "bits", "error"))
     return Bound(strata, *joined)
 
 
-def _flow(model: Model, images: LikelihoodImages, steps: int, seed: int, size: int) -> Flow:
+def _flow(model: Model, images: LikelihoodImages, options: LikelihoodOptions) -> Flow:
+    steps, seed = options.flow_steps, options.seed
     done = counter("flow (images x steps)", len(images.images) * (steps + steps // 2))
     solve = partial(flow, bin_width=model.scaling.bin_width, steps=steps, seed=seed, done=done)
     parts = [
         solve(denoise, model.schedule, x0, index)
-        for denoise, x0, index in _batches(model, images, size, clip=False)
+        for denoise, x0, index in _batches(model, images, options.batch_size, clip=False)
     ]
     return Flow(*(torch.cat([getattr(p, k) for p in parts]) for k in ("coarse", "fine")))
 

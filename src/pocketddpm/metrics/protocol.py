@@ -27,7 +27,13 @@ from pocketddpm.metrics.options import FEWEST, EvaluateOptions
 from pocketddpm.metrics.precision_recall import neighbourhoods
 from pocketddpm.metrics.reference_data import FeatureSpace, ReferenceData, load_reference_data
 from pocketddpm.metrics.report import PAIRS, Report, Row
-from pocketddpm.metrics.samples import draw_samples, load_subject, read_samples, to_data_size
+from pocketddpm.metrics.samples import (
+    draw_samples,
+    load_subject,
+    read_samples,
+    renumbered,
+    to_data_size,
+)
 from pocketddpm.metrics.split import random_indices, split_halves
 from pocketddpm.metrics.train_extractor import Recipe, run_length, train_classifier
 from pocketddpm.models.model import Model
@@ -68,9 +74,8 @@ def evaluate(subject: str | Path | Model, options: EvaluateOptions) -> Report:
         fit = options.fit or data.fit or reference.fit
         n = min(options.n, reference.max_samples)
         drawn, drawing = draw_samples(model, options, n, together)
-        samples = ImageSet(
-            drawn.images, reference.labels_of(drawn.labels, model.classes), reference.classes, ""
-        )
+        labels = renumbered(drawn.labels, model.classes, reference.classes)
+        samples = ImageSet(drawn.images, labels, reference.classes, "")
         facts |= drawing
     if len(samples) < FEWEST:
         raise DataError(f"{subject}: {len(samples)} images; at least {FEWEST} are needed")
@@ -176,10 +181,10 @@ def score(
     elif samples.labels is None:
         report.skipped["label agreement"] = "the samples have no labels"
     else:
-        value = _agreement(samples, features(judge, samples.images, "samples"))
+        value = agreement(features(judge, samples.images, "samples"), samples)
         real = Interval(float(judge.facts["test_accuracy"]))
         if floor is not None and floor.labels is not None:
-            real = _agreement(floor, features(judge, floor.images, "test images"))
+            real = agreement(features(judge, floor.images, "test images"), floor)
         name = f"label agreement ({judge.name})"
         report.rows.append(Row("agreement", name, value, real, "difference", percent=True))
     value = Interval(distinct_share(samples.images))
@@ -278,12 +283,6 @@ def _class_score(space: FeatureSpace, samples: Features, floor: Features | None)
     return [Row("class score", name, class_score(samples.logits), real, "difference")]
 
 
-def _agreement(images: ImageSet, features: Features) -> Interval:
-    """Return the share of labelled images whose label a classifier's features agree with."""
-    assert images.labels is not None and features.logits is not None
-    return agreement(features.logits, torch.from_numpy(images.labels))
-
-
 def _train_on_samples(
     report: Report, samples: ImageSet, reference: ReferenceData, recipe: Recipe
 ) -> None:
@@ -301,6 +300,6 @@ def _train_on_samples(
         classes = len(train.classes)
         network = train_classifier(images.images, images.labels, classes, recipe, advance=advance)
         classifier = Extractor("tstr", "", network, test.shape, train.classes, {})
-        accuracies.append(_agreement(test, classifier(test.images)))
+        accuracies.append(agreement(classifier(test.images), test))
     value, real = accuracies
     report.rows.append(Row("tstr", name, value, real, "difference", percent=True))

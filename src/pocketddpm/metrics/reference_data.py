@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pocketddpm.catalog import DATASETS
 from pocketddpm.data.image_set import ImageSet
@@ -110,14 +109,6 @@ class ReferenceData:
     def resized_like(self, size: tuple[int, int], fit: Fit) -> "ReferenceData":
         """Return the same with test images that went to the samples' (height, width) and back."""
         return self if self.test is None else replace(self, test=round_trip(self.test, size, fit))
-
-    def labels_of(
-        self, labels: NDArray[np.int64] | None, classes: tuple[str, ...]
-    ) -> NDArray[np.int64] | None:
-        """Return labels of a model's classes in the order of these; None where one is missing."""
-        if labels is None or not set(classes) <= set(self.classes):
-            return None
-        return np.array([self.classes.index(name) for name in classes], np.int64)[labels]
 
     def facts(self) -> dict[str, Any]:
         """Return what is needed to repeat a measurement against these data, as plain JSON."""

@@ -62,15 +62,23 @@ def _read_folder(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
     folder = load_folder(path)
     images = np.asarray(folder.images)
-    if folder.labels is not None and set(folder.classes) <= set(classes):
-        number = np.array([classes.index(name) for name in folder.classes], np.int64)
-        return images, number[folder.labels]
+    if (labels := renumbered(folder.labels, folder.classes, classes)) is not None:
+        return images, labels
     # `pocketddpm sample --out FOLDER` writes number-label.png.
     matches = [re.fullmatch(r"\d+-(\d+)", p.stem) for p in list_images(path)]
     numbers = [int(match[1]) for match in matches if match]
     if len(numbers) == len(images) and max(numbers) < len(classes):
         return images, np.array(numbers, np.int64)
     return images, None
+
+
+def renumbered(
+    labels: NDArray[np.int64] | None, classes: tuple[str, ...], others: tuple[str, ...]
+) -> NDArray[np.int64] | None:
+    """Return labels of `classes` in the order of `others`; None where one is missing there."""
+    if labels is None or not set(classes) <= set(others):
+        return None
+    return np.array([others.index(name) for name in classes], np.int64)[labels]
 
 
 def to_data_size(

@@ -21,6 +21,7 @@ from pocketddpm.build import pick_device, pick_precision
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import fingerprint, load_images
 from pocketddpm.errors import ConfigError, DataError
+from pocketddpm.metrics.classifier_scores import agreement
 from pocketddpm.metrics.classifiers import ARCHITECTURES, fold
 from pocketddpm.metrics.extractor import SUFFIX, Extractor, save_extractor
 from pocketddpm.metrics.options import ExtractorOptions
@@ -86,7 +87,8 @@ def make_extractor(data: str, out: Path, options: ExtractorOptions) -> tuple[Ext
         told = f"{len(images.classes)} classes"
         try:
             test = load_images(data, "test", image_size=options.image_size)
-            extractor.facts["test_accuracy"] = reached = accuracy(extractor, test)
+            reached = agreement(extractor(test.images), test).value
+            extractor.facts["test_accuracy"] = reached
             told += f", test accuracy {reached:.2%}"
         except DataError as error:
             told += f", not tested: {error}"
@@ -143,13 +145,6 @@ def _half(images: ImageSet, half: Literal["A", "B"]) -> NDArray[np.int64]:
             f"it needs {2 * FEWEST}"
         )
     return part
-
-
-def accuracy(extractor: Extractor, images: ImageSet) -> float:
-    """Return the share of images that the extractor classifies as labelled."""
-    logits = extractor(images.images).logits
-    assert logits is not None and images.labels is not None
-    return float(np.mean(logits.argmax(1).numpy() == images.labels))
 
 
 def train_classifier(
