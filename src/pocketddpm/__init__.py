@@ -7,17 +7,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pocketddpm import diffusion
-    from pocketddpm.api import distill, evaluate, likelihood, train
-    from pocketddpm.config import Experiment
-    from pocketddpm.data.image_set import ImageSet
-    from pocketddpm.data.load import load_images
-    from pocketddpm.errors import DDPMError
-    from pocketddpm.models.model import Model
-    from pocketddpm.models.model import load_model as load
-    from pocketddpm.models.samples import Samples
-    from pocketddpm.models.verbs import edit, sample
-    from pocketddpm.plugins import load_plugin
+    from pocketddpm import diffusion as diffusion
+    from pocketddpm.api import distill as distill
+    from pocketddpm.api import evaluate as evaluate
+    from pocketddpm.api import likelihood as likelihood
+    from pocketddpm.api import train as train
+    from pocketddpm.config import Experiment as Experiment
+    from pocketddpm.data.image_set import ImageSet as ImageSet
+    from pocketddpm.data.load import load_images as load_images
+    from pocketddpm.errors import DDPMError as DDPMError
+    from pocketddpm.models.model import Model as Model
+    from pocketddpm.models.model import load_model
+    from pocketddpm.models.samples import Samples as Samples
+    from pocketddpm.models.verbs import edit as edit
+    from pocketddpm.models.verbs import sample as sample
+    from pocketddpm.plugins import load_plugin as load_plugin
+
+    load = load_model
 
 __version__ = "0.1.0"
 
@@ -40,23 +46,7 @@ _PUBLIC = {
     "diffusion": ("pocketddpm.diffusion", None),
 }
 
-__all__ = [
-    "DDPMError",
-    "Experiment",
-    "ImageSet",
-    "Model",
-    "Samples",
-    "diffusion",
-    "distill",
-    "edit",
-    "evaluate",
-    "likelihood",
-    "load",
-    "load_images",
-    "load_plugin",
-    "sample",
-    "train",
-]
+__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

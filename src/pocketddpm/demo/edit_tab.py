@@ -99,9 +99,7 @@ def _sketch(page: Page) -> None:
                 sources=("upload", "clipboard"), value=painting.blank(CANVAS),
             )  # fmt: skip
             info = "The time t as a share of T."
-            strength = gr.Slider(
-                0.05, 1, value=0.6, step=0.05, label="Strength", info=info, buttons=[]
-            )
+            strength = slider(0.05, 1, value=0.6, step=0.05, label="Strength", info=info)
             fields = widgets.wish_fields(page, 8, "Variants")
         view = FilmView(page, "sketch", "Finish it")
 

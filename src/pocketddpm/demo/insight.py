@@ -13,7 +13,7 @@ from pocketddpm.demo.streaming import stream
 from pocketddpm.models.model import Model
 from pocketddpm.noise import Role
 
-POINTS = 16
+POINTS = 16  # at most; the first and the last time are among them
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,6 @@ class Errors:
     total: int
 
 
-def times_to_ask(T: int, points: int = POINTS) -> list[int]:
-    """Return up to `points` times in 1..T, evenly spaced, both ends among them."""
-    return sorted({round(t) for t in np.linspace(1, T, points)})
-
-
 def errors_by_time(
     model: Model, images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None
 ) -> Iterator[Errors]:
@@ -44,7 +39,7 @@ def errors_by_time(
 
     def work(report: Callable[[Errors], None]) -> None:
         denoise = model.denoiser(None if labels is None else torch.from_numpy(labels), clip=False)
-        times = times_to_ask(model.schedule.T)
+        times = sorted({round(t) for t in np.linspace(1, model.schedule.T, POINTS)})
         of_eps, of_x0 = [], []
         for step, t in enumerate(times):
             x0, eps, x_t = noise_images(model, images, t, Role.EVALUATE, step)

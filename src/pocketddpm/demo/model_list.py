@@ -83,14 +83,11 @@ def _names(paths: list[Path]) -> list[str]:
     """Return a name for each path: its own, with as much of its parents as makes it unique."""
     places = [path.resolve() for path in paths]
     names = []
-    for k, place in enumerate(places):
-        others = [p for i, p in enumerate(places) if i != k]
-        for depth in range(1, len(place.parts)):
-            tail = place.parts[-depth:]
-            if all(other.parts[-depth:] != tail for other in others):
-                break
-        else:
+    for place in places:
+        if places.count(place) > 1:
             raise CheckpointError(f"{place} is given twice; leave one out")
+        tails = (place.parts[-depth:] for depth in range(1, len(place.parts) + 1))
+        tail = next(t for t in tails if sum(p.parts[-len(t) :] == t for p in places) == 1)
         names.append("/".join(tail).removesuffix(".safetensors"))
     return names
 

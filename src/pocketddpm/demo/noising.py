@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pocketddpm.diffusion.process import add_noise
 from pocketddpm.models.model import Model
+from pocketddpm.models.samples import Images
 from pocketddpm.noise import Role, normal
 
 
@@ -22,8 +23,8 @@ class Noised:
 
     t: int
     alpha_bar: float
-    x_t: NDArray[np.uint8]
-    guess: NDArray[np.uint8]
+    x_t: Images
+    guess: Images
     error: float
 
     @property
@@ -45,7 +46,7 @@ class Noised:
 
 
 def noise_images(
-    model: Model, images: NDArray[np.uint8], t: int, role: Role, step: int = 0
+    model: Model, images: Images, t: int, role: Role, step: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (x0, eps, x_t) of images, uint8 [N,C,H,W], in model units.
 
@@ -57,9 +58,7 @@ def noise_images(
 
 
 @torch.no_grad()
-def noised(
-    model: Model, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, t: int
-) -> Noised:
+def noised(model: Model, images: Images, labels: NDArray[np.int64] | None, t: int) -> Noised:
     """Return images, uint8 [N,C,H,W], at time t in 0..T under a noise that is always the same.
 
     labels: what the network is told, int64 [N] or None. At t = 0 it is not asked.

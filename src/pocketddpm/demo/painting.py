@@ -26,6 +26,7 @@ from pocketddpm.models.editing import (
 )
 from pocketddpm.models.model import Model
 from pocketddpm.models.samples import Images, Watch
+from pocketddpm.pictures import to_image
 
 Shape = tuple[int, int, int]
 BRUSH = "what I brushed over"
@@ -52,10 +53,14 @@ def mask_of(value: dict[str, Any] | None, shape: Shape) -> NDArray[np.bool_]:
 
     value: an editor's {'layers': [RGBA arrays [h,w,4], ...]}. Raises ConfigError for no stroke.
     """
+    from PIL import Image
+
     height, width = shape[1:]
     covered = np.zeros((height, width), np.float64)
     for layer in (value or {}).get("layers") or []:
-        covered = np.maximum(covered, _resized(layer[..., 3], (height, width)) / 255)
+        brushed = Image.fromarray(layer[..., 3])
+        small = brushed.resize((width, height), Image.Resampling.BOX)  # averages over areas
+        covered = np.maximum(covered, np.asarray(small, np.float64) / 255)
     mask = covered >= COVERED
     if not mask.any():
         raise ConfigError("Nothing is marked: brush over a part of the image, or choose a half.")
@@ -83,10 +88,9 @@ def enlarged(image: Images, size: int) -> Images:
     """Return an image [C,H,W] for an editor's canvas: RGBA [h,w,4], its pixels as plain squares."""
     from PIL import Image
 
-    pixels = np.moveaxis(image if image.shape[0] == 3 else image[:1].repeat(3, 0), 0, -1)
-    scale = size / max(pixels.shape[:2])
-    wide, high = round(pixels.shape[1] * scale), round(pixels.shape[0] * scale)
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    picture = to_image(image.transpose(1, 2, 0))
+    scale = size / max(picture.size)
+    wide, high = (round(side * scale) for side in picture.size)
     return np.asarray(picture.resize((wide, high), Image.Resampling.NEAREST).convert("RGBA"))
 
 
@@ -95,14 +99,6 @@ def blank(size: int) -> Any:
     sheet = np.zeros((size, size, 4), np.uint8)
     sheet[..., 3] = 255
     return {"background": sheet, "layers": [], "composite": sheet}
-
-
-def _resized(plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Return a plane [h,w] at another size, averaged over areas."""
-    from PIL import Image
-
-    small = Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BOX)
-    return np.asarray(small, np.float64)
 
 
 def inpainted(

@@ -13,6 +13,7 @@ from pocketddpm.demo.streaming import stream
 from pocketddpm.errors import ConfigError
 from pocketddpm.metrics.extractor import Extractor
 from pocketddpm.models.model import Model
+from pocketddpm.models.samples import Images
 
 MOST = 6
 
@@ -29,7 +30,7 @@ class Lane:
     steps: int
     nfe: int
     seconds: float = 0.0
-    images: NDArray[np.uint8] | None = None
+    images: Images | None = None
     read: float | None = None
     sure: float | None = None
 
@@ -96,7 +97,7 @@ def race(
 
 
 def _judged(
-    images: NDArray[np.uint8], labels: NDArray[np.int64] | None, judge: Extractor | None
+    images: Images, labels: NDArray[np.int64] | None, judge: Extractor | None
 ) -> tuple[float | None, float | None]:
     """Return (share read as asked, mean probability of what was asked), if there is a judge."""
     if judge is None or labels is None:

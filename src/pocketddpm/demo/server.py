@@ -2,16 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pocketddpm.demo.model_list import ModelList
 from pocketddpm.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 HOST = "127.0.0.1"
 # The browser itself refuses what is not from here, whatever a library would like to load.
@@ -46,7 +43,7 @@ class Policy:
 
 
 @contextmanager
-def serving(models: ModelList, port: int | None = None) -> "Iterator[str]":
+def serving(models: ModelList, port: int | None = None) -> Iterator[str]:
     """Serve the page in the background; yields its address, and ends with the block.
 
     port: None takes the first free one from 7860. Raises ConfigError when Gradio is missing or the
@@ -55,56 +52,41 @@ def serving(models: ModelList, port: int | None = None) -> "Iterator[str]":
     os.environ.update(QUIET)  # before Gradio is imported: it reads them then
     with tempfile.TemporaryDirectory(prefix="pocketddpm-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        build = _import_page()
-        blocks = build(models, Path(folder))
         try:
-            _, address, _ = blocks.queue().launch(**_settings(port))
+            import gradio  # noqa: F401
+        except ImportError:
+            raise ConfigError(
+                "the demo needs the extra 'demo': pip install 'pocketddpm[demo]'"
+            ) from None
+        from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+        from pocketddpm.demo import page, theme
+
+        # A foreign page that points its own name at this machine is refused.
+        hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+        blocks = page.build(models, Path(folder))
+        try:
+            _, address, _ = blocks.queue().launch(
+                server_name=HOST,
+                server_port=port,
+                prevent_thread_lock=True,
+                quiet=True,
+                share=False,
+                show_error=True,
+                ssr_mode=False,
+                pwa=False,
+                mcp_server=False,
+                run_history=False,
+                enable_monitoring=False,
+                footer_links=[],
+                theme=theme.theme(),
+                css_paths=Path(__file__).with_name("style.css"),
+                app_kwargs={"middleware": [hosts, Middleware(Policy)]},
+            )
         except OSError as error:
             raise ConfigError(f"the page cannot be served: {error}; try another --port") from None
         try:
             yield address
         finally:
             blocks.close(verbose=False)
-
-
-def _import_page() -> "Callable[..., Any]":
-    try:
-        import gradio  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            "the demo needs the extra 'demo': pip install 'pocketddpm[demo]'"
-        ) from None
-    from pocketddpm.demo.page import build
-
-    return build
-
-
-def _settings(port: int | None) -> dict[str, Any]:
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    from pocketddpm.demo import theme
-
-    return {
-        "server_name": HOST,
-        "server_port": port,
-        "prevent_thread_lock": True,
-        "quiet": True,
-        "share": False,
-        "show_error": True,
-        "ssr_mode": False,
-        "pwa": False,
-        "mcp_server": False,
-        "run_history": False,
-        "enable_monitoring": False,
-        "footer_links": [],
-        "theme": theme.theme(),
-        "css_paths": Path(__file__).with_name("style.css"),
-        # A foreign page that points its own name at this machine is refused.
-        "app_kwargs": {
-            "middleware": [
-                Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
-                Middleware(Policy),
-            ]
-        },
-    }

@@ -1,9 +1,9 @@
 """What the tabs share of Gradio: the page, errors as messages, the fields of a wish."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial, wraps
-from inspect import isgeneratorfunction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +29,13 @@ LATEST: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_las
 slider = partial(gr.Slider, step=1, buttons=[])
 
 
-def explained(handler: Callable[..., Any]) -> Callable[..., Any]:
+@contextmanager
+def explained() -> Iterator[None]:
     """Let a DDPMError reach the person as a message instead of a traceback."""
-
-    def message(error: DDPMError) -> gr.Error:
-        return gr.Error(str(error), title="Invalid value", print_exception=False)
-
-    @wraps(handler)
-    def generator(*args: Any) -> Iterator[Any]:
-        try:
-            yield from handler(*args)
-        except DDPMError as error:
-            raise message(error) from None
-
-    @wraps(handler)
-    def function(*args: Any) -> Any:
-        try:
-            return handler(*args)
-        except DDPMError as error:
-            raise message(error) from None
-
-    return generator if isgeneratorfunction(handler) else function
+    try:
+        yield
+    except DDPMError as error:
+        raise gr.Error(str(error), title="Invalid value", print_exception=False) from None
 
 
 @dataclass(frozen=True)
@@ -69,22 +55,18 @@ class Page:
     def follow(self, kind: Any, values: Callable[[Model], dict[str, Any]], **fixed: Any) -> Any:
         """Return a component some of whose values depend on the model that is picked."""
         field = kind(**fixed, **values(self.first))
-        self.on_model(field, lambda model: gr.update(**values(model)))
-        return field
 
-    def on_model(self, output: Any, change: Callable[[Model], Any]) -> None:
-        """Update a component when another model is picked."""
-
-        @explained
+        @explained()
         def update(name: str) -> Any:
-            return change(self.models.model(name))
+            return gr.update(**values(self.models.model(name)))
 
-        self.picker.change(update, self.picker, output, show_progress="hidden")
+        self.picker.change(update, self.picker, field, show_progress="hidden")
+        return field
 
     def show(self, events: list[Any], handler: Any, inputs: list[Any], outputs: Any) -> None:
         """Let handler(model, *inputs) fill the outputs at these events, and when the page loads."""
 
-        @explained
+        @explained()
         def answer(*values: Any) -> Any:
             return handler(self.models.model(values[-1]), *values[:-1])
 
@@ -94,9 +76,9 @@ class Page:
     def run(self, start: gr.Button, handler: Any, inputs: list[Any], outputs: Any) -> Any:
         """Let `start` yield from handler(model, *inputs) into the outputs; return the event."""
 
-        @explained
         def answer(*values: Any) -> Iterator[Any]:
-            yield from handler(self.models.model(values[-1]), *values[:-1])
+            with explained():
+                yield from handler(self.models.model(values[-1]), *values[:-1])
 
         return start.click(answer, [*inputs, self.picker], outputs, **QUEUED)
 
@@ -181,8 +163,7 @@ def guidance_field(page: Page) -> Any:
         return {"value": 1.0, "info": info, "interactive": model.null is not None}
 
     low, high = GUIDANCE
-    field = partial(gr.Slider, step=0.1, buttons=[])
-    return page.follow(field, values, minimum=low, maximum=high, label="Guidance")
+    return page.follow(slider, values, minimum=low, maximum=high, step=0.1, label="Guidance")
 
 
 def count_field(value: int, label: str = "Images", least: int = 1) -> Any:
@@ -197,7 +178,7 @@ def seed_field(value: int = 0, label: str = "Seed") -> gr.Number:
     )
 
 
-def wish_fields(page: Page, n: int, label: str, least: int = 1) -> list[Any]:
+def wish_fields(page: Page, n: int, label: str) -> list[Any]:
     """Return the fields of a wish for one class, in the order of `drawing.wish`."""
-    kind, count = class_field(page), count_field(n, label, least)
+    kind, count = class_field(page), count_field(n, label)
     return [kind, count, steps_field(page), guidance_field(page), seed_field()]

@@ -8,17 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pocketddpm.config import ObjectiveConfig
-    from pocketddpm.diffusion.build import build_objective
-    from pocketddpm.diffusion.denoiser import Denoiser, DenoiserOutput
-    from pocketddpm.diffusion.foreign import sample
-    from pocketddpm.diffusion.grid import Grid, make_grid
-    from pocketddpm.diffusion.guidance import Guidance
-    from pocketddpm.diffusion.objective import Objective
-    from pocketddpm.diffusion.prediction import get_prediction
-    from pocketddpm.diffusion.process import add_noise, posterior
-    from pocketddpm.diffusion.sampling import State, sample_states
-    from pocketddpm.diffusion.schedule import Schedule
+    from pocketddpm.config import ObjectiveConfig as ObjectiveConfig
+    from pocketddpm.diffusion.build import build_objective as build_objective
+    from pocketddpm.diffusion.denoiser import Denoiser as Denoiser
+    from pocketddpm.diffusion.denoiser import DenoiserOutput as DenoiserOutput
+    from pocketddpm.diffusion.foreign import sample as sample
+    from pocketddpm.diffusion.grid import Grid as Grid
+    from pocketddpm.diffusion.grid import make_grid as make_grid
+    from pocketddpm.diffusion.guidance import Guidance as Guidance
+    from pocketddpm.diffusion.objective import Objective as Objective
+    from pocketddpm.diffusion.prediction import get_prediction as get_prediction
+    from pocketddpm.diffusion.process import add_noise as add_noise
+    from pocketddpm.diffusion.process import posterior as posterior
+    from pocketddpm.diffusion.sampling import State as State
+    from pocketddpm.diffusion.sampling import sample_states as sample_states
+    from pocketddpm.diffusion.schedule import Schedule as Schedule
 
 _MODULES = {
     "Denoiser": "pocketddpm.diffusion.denoiser",
@@ -38,23 +42,7 @@ _MODULES = {
     "sample_states": "pocketddpm.diffusion.sampling",
 }
 
-__all__ = [
-    "Denoiser",
-    "DenoiserOutput",
-    "Grid",
-    "Guidance",
-    "Objective",
-    "ObjectiveConfig",
-    "Schedule",
-    "State",
-    "add_noise",
-    "build_objective",
-    "get_prediction",
-    "make_grid",
-    "posterior",
-    "sample",
-    "sample_states",
-]
+__all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
