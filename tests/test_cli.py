@@ -313,7 +313,7 @@ def test_bad_input_is_one_line(args, values, capsys, tmp_path, monkeypatch):
         (["--sampler", "dimm"], "did you mean ddim"),
         (["--spacing", "training"], "did you mean trailing"),
         (["--labels", "0,10"], "unknown label '10'"),
-        (["--eta", "2"], "eta must lie in 0..1"),
+        (["--eta", "2"], ">= 0, <= 1, got 2"),
         (["--sampler", "ddpm", "--eta", "1"], "unknown option of sampler ddpm"),
         (["--n", "0"], "at least 1"),
         (["--weights", "best"], "ema, model"),

@@ -149,8 +149,8 @@ class Recorded(Exception):
 def asked(monkeypatch, tmp_path):
     """Return a function that runs a door and returns the experiment and options of its session."""
 
-    def stop(experiment, **options):
-        raise Recorded(experiment, options)
+    def stop(experiment, out, options, **_):
+        raise Recorded(experiment, vars(options) | {"out": out})
 
     monkeypatch.setattr("pocketddpm.runs.start.Session", stop)
     monkeypatch.chdir(tmp_path)
@@ -312,7 +312,7 @@ def test_options_of_the_run_reach_it(asked):
     _, options = asked(pd.train, "digits")
     assert options["out"] == Path("runs/digits")
     defaults = {f.name: f.default for f in fields(RunOptions)}
-    for name in options.keys() & defaults.keys() - {"out", "begin_with"}:
+    for name in options.keys() & defaults.keys() - {"out", "begin_with", "resume"}:
         assert options[name] == defaults[name]
         value = not defaults[name] if isinstance(defaults[name], bool) else 7
         value = "cpu" if name == "device" else value

@@ -56,7 +56,7 @@ def main(args: list[str] | None = None) -> None:
             config=MARKERS,
         )
         if isinstance(command, Completion):  # tyro knows all verbs and options, prints and exits
-            main(["--tyro-print-completion", command.shell])
+            return main(["--tyro-print-completion", command.shell])
         if plugins := getattr(command, "plugin", ()):
             from pocketddpm.plugins import load_plugin
 
