@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import sys
 
 import numpy as np
@@ -81,9 +82,10 @@ def test_an_unlabelled_folder_gets_principal_directions(photos, tmp_path, capsys
     plain.mkdir()
     for k, path in enumerate(sorted(photos.glob("train/*/*.png"))):
         Image.open(path).resize((8, 8)).save(plain / f"{k}.png")
-    out = tmp_path / "plain.safetensors"
+    out = tmp_path / "of plain.safetensors"
     run("extractor", plain, "--out", out)
-    assert "principal directions" in capsys.readouterr().out
+    command = shlex.split(capsys.readouterr().out.split("use it with: ")[1])
+    assert command[3:] == ["--data", str(plain), "--extractor", str(out)]
     extractor = load_extractor("plain", out)
     images = load_images(str(plain))
     assert (extractor.shape, extractor.classes) == ((1, 8, 8), ())

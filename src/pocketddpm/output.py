@@ -12,21 +12,33 @@ from typing import Any
 
 from pocketddpm.errors import OutputError
 
+MOST_BYTES = 220  # of a file's name: 255 in most systems, less what temporary names add
+
 # Reading the mask means setting it, for the whole process: done once, before there are threads.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
+def refuse_existing(path: Path, overwrite: bool, *, folder: bool | None = None) -> None:
     """Raise OutputError if `path` cannot be written, or exists (and is not an empty folder).
 
-    Asked before the work, so that hours of it do not end in a folder that is read-only.
+    folder: whether a folder is to be written, or a file; None leaves open which.
+    Called before the work, so that hours of it do not end in a folder that is read-only.
     """
-    parent = next(p for p in path.absolute().parents if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise OutputError(f"cannot write {path}: {parent} is not a folder that you may write to")
-    hidden = (p.name.startswith(".") for p in path.iterdir()) if path.is_dir() else ()
-    taken = not all(hidden) if path.is_dir() else path.exists()
+    try:
+        here = path if path.is_dir() else next(p for p in path.absolute().parents if p.exists())
+        taken = path.exists()
+        if path.is_dir():
+            taken = not all(p.name.startswith(".") for p in path.iterdir())
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write {str(path)!r:.300}: {error}") from error
+    if not here.is_dir() or not os.access(here, os.W_OK):
+        raise OutputError(f"cannot write {path}: {here} is not a folder that you may write to")
+    if path.exists() and folder is not None and folder != path.is_dir():
+        found, wanted = ("a file", "a folder") if folder else ("a folder", "a file")
+        raise OutputError(f"cannot write {path}: it is {found}, and {wanted} is to be written")
+    if len(os.fsencode(path.name)) > MOST_BYTES:
+        raise OutputError(f"cannot write {path}: its name has more than {MOST_BYTES} bytes")
     if taken and not overwrite:
         raise OutputError(f"{path} exists; give --overwrite to replace it, or another --out")
 

@@ -1,5 +1,6 @@
 """`pocketddpm extractor DATA --out FILE`: a feature extractor of your own, for `evaluate`."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,8 @@ class Extractor(options_of(ExtractorOptions)):
         options = from_dict(ExtractorOptions, given(self), "extractor: ")
         extractor, told = make_extractor(self.data, self.out, options)
         size = self.out.stat().st_size / 1000
+        use = ["pocketddpm", "evaluate", "MODEL", "--data", self.data, "--extractor", str(self.out)]
         print(
             f"wrote {self.out}: {told}; {size:.0f} kB, sha256 {extractor.sha256}; "
-            f"use it with: pocketddpm evaluate MODEL --data {self.data} --extractor {self.out}"
+            f"use it with: {shlex.join(use)}"
         )

@@ -119,6 +119,7 @@ class Sample:
             "seed": self.seed,
             "guidance": plan.guidance.scale,
             "images": self.n,
+            "labels": samples.label_counts(),
             "seconds": round(samples.seconds, 3),
             "wrote": written,
         }

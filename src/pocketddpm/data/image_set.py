@@ -1,5 +1,6 @@
 """`ImageSet`: the one form in which images travel from files to the trainer and the metrics."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,6 +53,18 @@ class ImageSet:
         """Return the images at these positions, int64 [n], in this order, with their labels."""
         labels = None if self.labels is None else self.labels[index]
         return replace(self, images=self.images[index], labels=labels)
+
+    def labels_in(self, classes: Sequence[str]) -> NDArray[np.int64] | None:
+        """Return the labels as positions, int64 [N], of the same names in other classes.
+
+        None when the images have no labels, or one of their classes is missing there.
+        """
+        if self.labels is None:
+            return None
+        number = {name: k for k, name in enumerate(classes)}
+        positions = np.array([number.get(name, -1) for name in self.classes], np.int64)
+        labels = positions[self.labels]
+        return None if (labels < 0).any() else labels
 
     @property
     def shape(self) -> tuple[int, int, int]:

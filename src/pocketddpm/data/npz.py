@@ -63,8 +63,8 @@ def _array(file: IO[bytes], size: int, what: str) -> NDArray[Any]:
     if version not in HEADERS:
         raise DataError(f"{what}: .npy version {version}; versions 1.0 and 2.0 can be read")
     shape, fortran, dtype = HEADERS[version](file)
-    if dtype.kind not in "biuf":
-        raise DataError(f"{what}: holds {dtype}, but only numbers can be read")
+    if dtype.kind not in "biufU":
+        raise DataError(f"{what}: holds {dtype}, but only numbers and text can be read")
     stated, there = prod(shape) * dtype.itemsize, size - file.tell()
     if stated != there:
         raise DataError(f"{what} is damaged: {there} bytes, but its header states {stated}")

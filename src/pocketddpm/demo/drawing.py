@@ -112,6 +112,7 @@ class Film:
     name: str
     steps: int
     labels: NDArray[np.int64] | None
+    classes: tuple[str, ...]
     columns: int
     frames: list[Frame] = field(default_factory=list)
     seconds: float = 0.0
@@ -124,7 +125,7 @@ class Film:
     def samples(self) -> Samples:
         """Return the last images, with all that came before as frames."""
         last, frames = self.frames[-1], np.stack([frame.x for frame in self.frames])
-        return Samples(last.x, self.labels, last.nfe, columns=self.columns, frames=frames)
+        return Samples(last.x, self.labels, last.nfe, self.classes, self.columns, frames)
 
 
 Run = Callable[[Watch], Any]
@@ -158,7 +159,7 @@ def draw(model: Model, wanted: Wish) -> Iterator[Film]:
     """Yield the film of drawing from noise as it grows. Raises ConfigError like `Model.sample`."""
     labels = wanted.numbers(model)
     name = f"{wanted.sampler}-{wanted.steps}-seed{wanted.seed}"
-    film = Film(name, wanted.steps, labels, wanted.columns(model))
+    film = Film(name, wanted.steps, labels, model.classes, wanted.columns(model))
     run = partial(model.sample, wanted.n, labels=labels, **wanted.settings())
     return record(model, film, lambda watch: run(watch=watch), wanted.branches(labels))
 

@@ -153,7 +153,7 @@ def between(model: Model, other_seed: float | None, wanted: Wish) -> Iterator[Fi
 
 def _film(model: Model, name: str, steps: int, wanted: Wish) -> Film:
     labels = wanted.numbers(model) if wanted.labels else None
-    return Film(name, steps, labels, min(wanted.n, ROW))
+    return Film(name, steps, labels, model.classes, min(wanted.n, ROW))
 
 
 def _settings(film: Film, wanted: Wish) -> dict[str, Any]:

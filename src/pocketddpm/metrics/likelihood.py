@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pocketddpm.catalog import DATASETS
+from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import fingerprint, hold_out, load_images
 from pocketddpm.diffusion.bound import Bins, pixel_decoder
 from pocketddpm.diffusion.likelihood import Bound, Flow, cut, draw_bound, flow, flow_nfe, per_image
@@ -27,7 +28,7 @@ from pocketddpm.metrics.report import (
     markdown_table,
     number,
 )
-from pocketddpm.metrics.samples import load_subject, renumbered
+from pocketddpm.metrics.samples import load_subject
 from pocketddpm.metrics.split import random_indices
 from pocketddpm.models.model import Model
 from pocketddpm.models.provenance import versions
@@ -125,7 +126,7 @@ def likelihood(subject: str | Path | Model, options: LikelihoodOptions) -> Likel
     the model or the images.
     """
     if options.out is not None:
-        refuse_existing(options.out, options.overwrite)
+        refuse_existing(options.out, options.overwrite, folder=True)
     model, facts = load_subject(subject, options.device, options.weights)
     report = measure(model, likelihood_images(model, options), options)
     report.facts |= {**facts, "device": str(model.device), **versions()}
@@ -219,16 +220,21 @@ def likelihood_images(model: Model, options: LikelihoodOptions) -> LikelihoodIma
         "size": images.source or _size(images.shape),
         "fingerprint": fingerprint(images),
     }
-    labels = None
-    if model.classes and options.labels == "data":
-        labels = renumbered(images.labels, images.classes, model.classes)
-        if labels is None:
-            raise ConfigError(
-                f"{images.name} does not have this model's classes ({', '.join(model.classes)}); "
-                "use --labels none"
-            )
-        labels = labels[index]
-    return LikelihoodImages(images.images[index], labels, index, dims, resized, facts)
+    numbers = _labels(model, images) if options.labels == "data" else None
+    numbers = None if numbers is None else numbers[index]
+    return LikelihoodImages(images.images[index], numbers, index, dims, resized, facts)
+
+
+def _labels(model: Model, images: ImageSet) -> NDArray[np.int64] | None:
+    if not model.classes:
+        return None
+    labels = images.labels_in(model.classes)
+    if labels is None:
+        raise ConfigError(
+            f"{images.name} does not have this model's classes ({', '.join(model.classes)}); "
+            "use --labels none"
+        )
+    return labels
 
 
 def _size(shape: tuple[int, int, int]) -> str:

@@ -4,6 +4,7 @@ Reference: half B of the training set (moments of all of it; n of its images, dr
 pairs are compared). Floor: n test images, drawn at random. docs/evaluation.md argues each choice.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,10 @@ from pocketddpm.metrics.precision_recall import neighbourhoods
 from pocketddpm.metrics.reference_data import FeatureSpace, ReferenceData, load_reference_data
 from pocketddpm.metrics.report import PAIRS, Report, Row
 from pocketddpm.metrics.samples import (
+    NO_LABEL,
     draw_samples,
     load_subject,
     read_samples,
-    renumbered,
     to_data_size,
 )
 from pocketddpm.metrics.split import random_indices, split_halves
@@ -62,7 +63,7 @@ def evaluate(subject: str | Path | Model, options: EvaluateOptions) -> Report:
             option = name.replace("_", "-")
             raise ConfigError(f"--{option} is for models, and {subject} holds samples already")
     if options.out is not None:
-        refuse_existing(options.out, options.overwrite)
+        refuse_existing(options.out, options.overwrite, folder=True)
     model = None
     if is_files:
         samples, reference, facts = _read(Path(str(subject)), options)
@@ -74,8 +75,7 @@ def evaluate(subject: str | Path | Model, options: EvaluateOptions) -> Report:
         fit = options.fit or data.fit or reference.fit
         n = min(options.n, reference.max_samples)
         drawn, drawing = draw_samples(model, options, n, together)
-        labels = renumbered(drawn.labels, model.classes, reference.classes)
-        samples = ImageSet(drawn.images, labels, reference.classes, "")
+        samples = ImageSet(drawn.images, drawn.labels, (*model.classes, NO_LABEL), "")
         facts |= drawing
     if len(samples) < FEWEST:
         raise DataError(f"{subject}: {len(samples)} images; at least {FEWEST} are needed")
@@ -88,7 +88,7 @@ def evaluate(subject: str | Path | Model, options: EvaluateOptions) -> Report:
     samples = replace(samples, images=images)
     if options.out is not None and model is not None and rank() == 0:
         # Drawing may have taken hours: the samples are kept, whatever comes next.
-        Samples(images, samples.labels, 0).save(options.out / "samples.npz")
+        Samples(images, samples.labels, 0, model.classes).save(options.out / "samples.npz")
     recipe = Recipe(epochs=12) if options.tstr else None
     report = score(samples, reference.resized_like(size, fit), tstr=recipe, together=together)
     if model is not None:
@@ -140,9 +140,10 @@ def score(
 ) -> Report:
     """Return the report on samples.
 
-    samples: at the reference's image size, with its classes; at most as many as it has test images.
-    tstr: the recipe of the classifier that is trained on them; None leaves that out. together:
-    whether all processes of torchrun compute the features.
+    samples: at the reference's image size; at most as many as it has test images. Labels match
+    by the names of their classes. tstr: the recipe of the classifier that is
+    trained on them; None leaves that out. together: whether all processes of torchrun compute the
+    features.
     """
     n = len(samples)
     report = Report(n, reference.name)
@@ -178,13 +179,13 @@ def score(
     judge = reference.judge
     if judge is None:
         report.skipped["label agreement"] = f"there is no judge for {reference.name}"
-    elif samples.labels is None:
-        report.skipped["label agreement"] = "the samples have no labels"
+    elif (unlike := _unlike(samples, judge.classes)) is not None:
+        report.skipped["label agreement"] = unlike
     else:
-        value = agreement(features(judge, samples.images, "samples"), samples)
+        value = _agreement(judge, samples, features(judge, samples.images, "samples"))
         real = Interval(float(judge.facts["test_accuracy"]))
-        if floor is not None and floor.labels is not None:
-            real = agreement(features(judge, floor.images, "test images"), floor)
+        if floor is not None and _unlike(floor, judge.classes) is None:
+            real = _agreement(judge, floor, features(judge, floor.images, "test images"))
         name = f"label agreement ({judge.name})"
         report.rows.append(Row("agreement", name, value, real, "difference", percent=True))
     value = Interval(distinct_share(samples.images))
@@ -283,23 +284,49 @@ def _class_score(space: FeatureSpace, samples: Features, floor: Features | None)
     return [Row("class score", name, class_score(samples.logits), real, "difference")]
 
 
+def _unlike(samples: ImageSet, classes: tuple[str, ...]) -> str | None:
+    """Return why the samples' labels are of no use with these classes; None where they are."""
+    if samples.labels is None:
+        return "the samples have no labels"
+    names = [samples.classes[k] for k in np.unique(samples.labels)]
+    if missing := [name for name in names if name not in classes]:
+        return f"the samples' classes {_few(missing)} are none of {_few(classes)}"
+    return None
+
+
+def _few(names: Sequence[str]) -> str:
+    """Return at most ten names, each as one short line."""
+    shown = [" ".join(name.split())[:30] for name in names[:10]]
+    return ", ".join(shown + ["..."] * (len(names) > 10))
+
+
+def _agreement(classifier: Extractor, images: ImageSet, features: Features) -> Interval:
+    """Return the share of labelled images whose label a classifier's features agree with."""
+    labels = images.labels_in(classifier.classes)
+    return agreement(features, replace(images, labels=labels, classes=classifier.classes))
+
+
 def _train_on_samples(
     report: Report, samples: ImageSet, reference: ReferenceData, recipe: Recipe
 ) -> None:
     """Train a classifier on the samples, and one on as many training images; test both on real."""
     train, test = reference.train, reference.test
     name = "train on samples, test on real"
-    if train is None or test is None or train.labels is None or samples.labels is None:
-        report.skipped[name] = "needs labelled samples, training images and test images"
+    if train is None or test is None or train.labels is None or test.labels is None:
+        report.skipped[name] = f"needs labelled training and test images of {reference.name}"
+        return
+    if (unlike := _unlike(samples, train.classes)) is not None:
+        report.skipped[name] = unlike
         return
     accuracies = []
     as_many = train.select(np.sort(random_indices(len(train), len(samples))))
     for whose, images in (("samples", samples), ("training images", as_many)):
-        assert images.labels is not None
+        labels = images.labels_in(train.classes)
+        assert labels is not None
         advance = counter(f"training on {whose}", run_length(len(images), recipe))
         classes = len(train.classes)
-        network = train_classifier(images.images, images.labels, classes, recipe, advance=advance)
+        network = train_classifier(images.images, labels, classes, recipe, advance=advance)
         classifier = Extractor("tstr", "", network, test.shape, train.classes, {})
-        accuracies.append(agreement(classifier(test.images), test))
+        accuracies.append(_agreement(classifier, test, classifier(test.images)))
     value, real = accuracies
     report.rows.append(Row("tstr", name, value, real, "difference", percent=True))

@@ -16,28 +16,26 @@ from pocketddpm.data.npz import MissingArray, read_npz
 from pocketddpm.errors import DataError
 from pocketddpm.metrics.options import EvaluateOptions
 from pocketddpm.models.model import Model, load_hashed
-from pocketddpm.models.samples import Samples
+from pocketddpm.models.samples import NO_LABEL, Samples
+from pocketddpm.output import file_name
 from pocketddpm.plugins import ALL_KINDS, require
 
 Fit = Literal["pad", "resize"]
 
 
 def read_samples(path: Path, classes: tuple[str, ...]) -> ImageSet:
-    """Return the samples in an .npz file or a folder of images, named after the path.
+    """Return the samples in an .npz file or a folder of images, with the classes that it names.
 
-    classes: the data set's, in whose order the labels are numbered.
+    In an .npz file `classes` names the labels; files are called NUMBER-CLASS.png, or lie in a
+    folder for each class. classes: the data set's, whose positions numbers without names are.
     Raises DataError when it is missing, damaged or holds something else.
     """
-    images, labels = _read_folder(path, classes) if path.is_dir() else _read_npz(path, len(classes))
-    return ImageSet(images, labels, classes, str(path))
+    return (_read_folder if path.is_dir() else _read_npz)(path, classes)
 
 
-def _read_npz(path: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+def _read_npz(path: Path, classes: tuple[str, ...]) -> ImageSet:
     images = next(iter(read_npz(path, ("images", "arr_0")).values()))
-    try:
-        stored = next(iter(read_npz(path, ("labels", "arr_1")).values()))
-    except MissingArray:
-        stored = None
+    labels, names = (_optional(path, *keys) for keys in (("labels", "arr_1"), ("classes",)))
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
         raise DataError(
             f"{path}: images must be uint8 [N,H,W] or [N,H,W,C], got {images.dtype} "
@@ -47,38 +45,47 @@ def _read_npz(path: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.i
         images = images[..., None]
     if images.shape[3] not in (1, 3):
         raise DataError(f"{path}: the last axis is the colour (1 or 3), got {list(images.shape)}")
-    if stored is not None and stored.dtype.kind not in "iu":
-        raise DataError(f"{path}: labels must be whole numbers, got {stored.dtype}")
-    labels = None if stored is None else stored.astype(np.int64)
-    if labels is not None and labels.shape != (len(images),):
-        raise DataError(f"{path}: {len(images)} images but labels of shape {list(labels.shape)}")
-    if labels is not None and not ((labels >= 0) & (labels < classes)).all():
-        raise DataError(f"{path}: labels must lie in 0..{classes - 1}")
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels
+    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    if labels is None:
+        return ImageSet(channels_first, None, (), str(path))
+    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+        raise DataError(
+            f"{path}: labels must be {len(images)} whole numbers, one for each image, got "
+            f"{labels.dtype} {list(labels.shape)}"
+        )
+    if names is not None:
+        if names.dtype.kind != "U" or names.ndim != 1:
+            raise DataError(f"{path}: classes must be a list of names, got {names.dtype}")
+        classes = (*(str(name) for name in names), NO_LABEL)  # numbered after the last class
+    if not ((labels >= 0) & (labels < len(classes))).all():
+        raise DataError(f"{path}: labels must lie in 0..{len(classes) - 1}")
+    return ImageSet(channels_first, labels.astype(np.int64), classes, str(path))
 
 
-def _read_folder(
-    path: Path, classes: tuple[str, ...]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
-    folder = load_folder(path)
-    images = np.asarray(folder.images)
-    if (labels := renumbered(folder.labels, folder.classes, classes)) is not None:
-        return images, labels
-    # `pocketddpm sample --out FOLDER` writes number-label.png.
-    matches = [re.fullmatch(r"\d+-(\d+)", p.stem) for p in list_images(path)]
-    numbers = [int(match[1]) for match in matches if match]
-    if len(numbers) == len(images) and max(numbers) < len(classes):
-        return images, np.array(numbers, np.int64)
-    return images, None
-
-
-def renumbered(
-    labels: NDArray[np.int64] | None, classes: tuple[str, ...], others: tuple[str, ...]
-) -> NDArray[np.int64] | None:
-    """Return labels of `classes` in the order of `others`; None where one is missing there."""
-    if labels is None or not set(classes) <= set(others):
+def _optional(path: Path, *names: str) -> NDArray[Any] | None:
+    try:
+        return next(iter(read_npz(path, names).values()))
+    except MissingArray:
         return None
-    return np.array([others.index(name) for name in classes], np.int64)[labels]
+
+
+def _read_folder(path: Path, classes: tuple[str, ...]) -> ImageSet:
+    images = replace(load_folder(path), name=str(path))
+    if images.labels is not None:
+        return images
+    # What `Samples.save` writes: NUMBER-CLASS.png.
+    matches = [re.fullmatch(r"\d+-(.+)", file.stem) for file in list_images(path)]
+    written = [match[1] for match in matches if match]
+    if len(written) < len(images):
+        return images
+    if all(name.isdecimal() for name in written) and not any(c.isdecimal() for c in classes):
+        # Of a program that wrote numbers, which are positions.
+        named = {str(k): name for k, name in enumerate(classes)}
+    else:
+        named = {file_name(name): name for name in classes}
+    names = tuple(dict.fromkeys(named.get(name, name) for name in written))
+    labels = np.array([names.index(named.get(name, name)) for name in written], np.int64)
+    return replace(images, labels=labels, classes=names)
 
 
 def to_data_size(
@@ -144,10 +151,10 @@ def draw_samples(
         "options": options.sampler_options,
         "guidance": options.guidance,
     }
-    plan, labels = model.plan(**settings), ",".join(options.labels)
+    plan = model.plan(**settings)
     samples = model.sample(
         n,
-        labels=labels,
+        labels="all" if options.labels == ("all",) else list(options.labels),
         seed=options.seed,
         batch_size=options.batch_size,
         together=together,
@@ -156,7 +163,7 @@ def draw_samples(
     )
     data = model.experiment.data
     return samples, {
-        "images seen": model.meta["run"]["images_seen"],
+        "images seen": model.meta.get("run", {}).get("images_seen"),
         "trained on": {"data": data.name, "classes": data.classes},
         "sampler": plan.sampler.name,
         "options": plan.options,
@@ -165,7 +172,7 @@ def draw_samples(
         "nfe": samples.nfe,
         "guidance": plan.guidance.scale,
         "learned guidance": model.learned_guidance,
-        "labels": labels,
+        "labels": ",".join(options.labels),
         "seed": options.seed,
         "device": str(model.device),
     }

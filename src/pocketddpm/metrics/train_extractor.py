@@ -72,7 +72,7 @@ def make_extractor(data: str, out: Path, options: ExtractorOptions) -> tuple[Ext
     """
     if out.suffix != SUFFIX:
         raise ConfigError(f"--out must end in {SUFFIX}, got {out}")
-    refuse_existing(out, options.overwrite)
+    refuse_existing(out, options.overwrite, folder=False)
     images = load_images(data, image_size=options.image_size)
     if images.labels is None:
         extractor, dtype = pixels_extractor(images), torch.float32

@@ -17,6 +17,7 @@ Images = NDArray[np.uint8]
 Watch = Callable[[slice, State], None]
 """watch(which, state): called with the state of the images `which` after every step."""
 
+NO_LABEL = "no-label"
 MOST_RECORDED = 100  # images, and about as many frames
 
 
@@ -41,7 +42,9 @@ class Samples:
     def save(self, path: str | Path, columns: int | None = None) -> None:
         """Write a grid (.png), an array file (.npz), or single PNGs into a folder (no suffix).
 
-        The array file holds images, uint8 [N,H,W] or [N,H,W,C], and labels where there are any.
+        The array file holds images, uint8 [N,H,W] or [N,H,W,C]; where there are labels, these and
+        `classes`, the names that they stand for, in order (a label after the last of them: none).
+        Single files are called NUMBER-CLASS.png, or NUMBER.png without a label.
         Raises ConfigError for another suffix, OutputError when it cannot be written.
         """
         path = Path(path)
@@ -51,14 +54,23 @@ class Samples:
         elif path.suffix == ".npz":
             images = self.images.transpose(0, 2, 3, 1)
             arrays = {"images": images[..., 0] if images.shape[3] == 1 else images}
-            arrays |= {} if self.labels is None else {"labels": self.labels}
+            if self.labels is not None:
+                arrays["labels"] = self.labels
+                arrays |= {"classes": np.array(self.classes)} if self.classes else {}
             with replacing(path) as temporary:
                 np.savez_compressed(temporary, **arrays)
         else:
             digits = len(str(len(self.images) - 1))
             for k, image in enumerate(self.images):
-                label = "" if self.labels is None else f"-{self.labels[k]}"
+                label = "" if self.labels is None else f"-{self._class_of(self.labels[k])}"
                 save_png(path / f"{k:0{digits}d}{label}.png", image)
+
+    def label_counts(self) -> dict[str, int] | None:
+        """Return how many images there are of each class that was drawn; None without labels."""
+        if self.labels is None:
+            return None
+        names = (*self.classes, NO_LABEL)
+        return {names[k]: int((self.labels == k).sum()) for k in np.unique(self.labels)}
 
     def save_gif(self, path: str | Path) -> None:
         """Write the frames as an animation (.gif), or one for each class into a folder (no suffix).
@@ -74,8 +86,7 @@ class Samples:
         else:
             shown = self.labels[: frames.shape[1]]
             for label in np.unique(shown):
-                name = file_name(self.classes[label]) if label < len(self.classes) else "no-label"
-                save_gif(path / f"{name}.gif", frames[:, shown == label])
+                save_gif(path / f"{self._class_of(label)}.gif", frames[:, shown == label])
 
     def save_strip(self, path: str | Path, panels: int = 10, rows: int = 8) -> None:
         """Write a PNG with a row for each of the first images: so many panels from noise to image.
@@ -94,6 +105,12 @@ class Samples:
         """Return the same with each image stretched from its own darkest to its brightest pixel."""
         frames = None if self.frames is None else stretched(self.frames)
         return replace(self, images=stretched(self.images), frames=frames)
+
+    def _class_of(self, label: int) -> str:
+        """Return the name of a label's class, as a part of a file's name."""
+        if not self.classes:  # of somebody who made these samples without
+            return str(label)
+        return file_name(self.classes[label]) if label < len(self.classes) else NO_LABEL
 
     def _frames(self, most: int) -> Images:
         """Return at most so many frames, evenly spaced, the first and the last among them."""

@@ -130,7 +130,7 @@ def compare(models: Sequence[Path], options: CompareOptions) -> Comparison:
         raise ConfigError("compare needs models: give one or more run folders or checkpoints")
     for path in models:
         load_checkpoint(find_checkpoint(path))
-    refuse_existing(options.out, options.overwrite)
+    refuse_existing(options.out, options.overwrite, folder=True)
     device = str(pick_device(options.device))
     # A fresh process for each: peak memory never falls within one.
     context = multiprocessing.get_context("spawn")
