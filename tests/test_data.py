@@ -566,11 +566,12 @@ def test_no_classes_to_choose_from(tmp_path: Path) -> None:
         load_images("digits", classes=())
 
 
-def test_the_subset_is_the_first_images_of_the_chosen_classes() -> None:
+def test_the_subset_is_one_of_the_chosen_classes() -> None:
     ones = load_images("digits", classes=("1",))
-    some = load_images("digits", classes=("1",), subset=5)
+    some = load_images("digits", classes=("1",), subset=5, selection="first")
     np.testing.assert_array_equal(some.images, ones.images[:5])
     assert class_counts(some) == [5]
+    assert class_counts(load_images("digits", classes=("1", "7"), subset=6)) == [3, 3]
 
 
 @pytest.mark.parametrize("count", [0, -1, 1501])

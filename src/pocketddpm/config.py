@@ -39,7 +39,10 @@ class DataConfig:
     fit: Literal["pad", "resize"] | None = None
     """How another image size is reached."""
     subset: int | None = option(None, ">= 1")
-    """Train on the first N images."""
+    """Train on N images only."""
+    selection: Literal["random", "first"] = "random"
+    """Which images --subset keeps and evaluations hold out: random, from every class in proportion;
+    or the first ones, and the last."""
     classes: tuple[str, ...] | None = option(None, read=parse_names)
     """Train on these classes only, such as 0,1,7."""
     # None: the data set's own habit.
@@ -162,7 +165,7 @@ class EvaluationConfig:
     """How a run is measured while it trains, against training images held out from it."""
 
     every: int = option(0, ">= 0", name="evaluate_every")
-    """Steps between evaluations on held-out training images (the last 5000, at most a tenth)."""
+    """Steps between evaluations on held-out training images (5000, at most a tenth)."""
     n: int = option(1000, ">= 20", name="evaluate_n")
     """Samples of each evaluation; 1000 by default."""
     best_by: Literal["loss", "evaluation"] = "loss"

@@ -33,6 +33,7 @@ class Role(IntEnum):
     FLIP = 8
     BOUND = 9  # times and noise of the variational bound
     FLOW = 10  # dequantisation and probe of the probability flow's likelihood
+    SELECT = 11  # which images are kept in a subset, or held out
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from pocketddpm.config import ObjectiveConfig, SamplingConfig
 from pocketddpm.convert.unet_names import as_ddpm_unet
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.model import Model
@@ -28,13 +29,14 @@ def write_diffusers(model: Model, out: Path) -> None:
     Raises ConfigError, before anything is written, for what the format cannot hold: another
     network than a plain U-Net, EDM's prediction, images that are not scaled to -1..1.
     """
-    sizes, tensors = as_ddpm_unet(model)
-    unet, scheduler = unet_config(model, sizes), scheduler_config(model)
+    unet, tensors = unet_config(model), as_ddpm_unet(model)[1]
+    scheduler = scheduler_config(model)
     if not model.classes:
+        kind = scheduler["_class_name"]
         index = {
-            "_class_name": "DDPMPipeline",
+            "_class_name": kind.replace("Scheduler", "Pipeline"),
             "_diffusers_version": VERSION,
-            "scheduler": ["diffusers", "DDPMScheduler"],
+            "scheduler": ["diffusers", kind],
             "unet": ["diffusers", "UNet2DModel"],
         }
         write_json(out / "model_index.json", index)
@@ -46,8 +48,9 @@ def write_diffusers(model: Model, out: Path) -> None:
     write_text(out / "README.md", readme(model))
 
 
-def unet_config(model: Model, sizes: Config) -> dict[str, Any]:
+def unet_config(model: Model) -> dict[str, Any]:
     """Return the keyword arguments of `UNet2DModel`."""
+    sizes, _ = as_ddpm_unet(model)
     if sizes.time_scale != 1:
         raise ConfigError(
             f"diffusers' times count by one, and this network's by {sizes.time_scale:g}; "
@@ -99,8 +102,21 @@ def _head_width(sizes: Config) -> int | None:
     return widths.pop() // sizes.heads if widths else None
 
 
+def plan_entries(plan: SamplingConfig, objective: ObjectiveConfig) -> dict[str, Any]:
+    """Return what a scheduler's file says of a plan: DDIM stands for all samplers but DDPM.
+
+    A network with a learned variance has outputs for it that only DDPM's scheduler knows.
+    """
+    ddpm = plan.sampler == "ddpm" or objective.variance == "learned"
+    return {
+        "_class_name": "DDPMScheduler" if ddpm else "DDIMScheduler",
+        "clip_sample": plan.clip,
+        "timestep_spacing": plan.spacing if plan.spacing in ("leading", "linspace") else "trailing",
+    }
+
+
 def scheduler_config(model: Model) -> dict[str, Any]:
-    """Return the configuration of a `DDPMScheduler`, which diffusers' other schedulers read too."""
+    """Return the configuration of the scheduler, which diffusers' other schedulers read too."""
     objective, plan = model.experiment.objective, model.experiment.sampling
     if objective.prediction not in PREDICTIONS:
         raise ConfigError(
@@ -113,20 +129,19 @@ def scheduler_config(model: Model) -> dict[str, Any]:
             f"diffusers' pipelines show images of -1..1, and this model's are of {low:g}..{high:g}"
             f"{mean}; it cannot be exported there"
         )
-    variance = plan.options.get("variance", "beta-tilde") if plan.sampler == "ddpm" else None
-    if objective.variance == "learned":
-        variance = "learned"  # its network has the outputs for it, which a pipeline must know
-    return {
-        "_class_name": "DDPMScheduler",
+    config = {
+        **plan_entries(plan, objective),
         "_diffusers_version": VERSION,
         "num_train_timesteps": model.schedule.T,
         "trained_betas": model.schedule.beta.tolist(),
         "prediction_type": PREDICTIONS[objective.prediction],
-        "variance_type": VARIANCES[variance or "beta-tilde"],
-        "clip_sample": plan.clip,
         "clip_sample_range": 1.0,
-        "timestep_spacing": plan.spacing if plan.spacing == "leading" else "trailing",
     }
+    if config["_class_name"] == "DDPMScheduler":
+        learned = objective.variance == "learned"
+        variance = "learned" if learned else plan.options.get("variance", "beta-tilde")
+        config["variance_type"] = VARIANCES[variance]
+    return config
 
 
 def readme(model: Model) -> str:
@@ -167,16 +182,18 @@ def _conditional(model: Model, ddim: bool, clipped: str) -> str:
     guided = model.null is not None
     first = "output = unet(x, t, labels).sample\n"
     if guided:
-        guided_part, mix = "output", "plain + guidance * (output - plain)"
-        # A learned variance stays as it is: guidance would lead it out of its range.
-        if model.experiment.objective.variance == "learned":
-            guided_part, mix = f"output[:, :{c}]", f"({mix})[:, :{c}]"
         first += (
             f"        plain = unet(x, t, torch.full_like(labels, {classes})).sample"
             "  # no label\n"
-            f"        {guided_part} = {mix}\n"
+            "        output = plain + guidance * (output - plain)\n"
         )
     begin = f"guidance = {plan.guidance:g}\n" if guided else ""
+    # A learned variance stays as it is: guidance would lead it out of its range.
+    if guided and model.experiment.objective.variance == "learned":
+        first = first.replace(
+            "output = plain + guidance * (output - plain)",
+            f"output[:, :{c}] = (plain + guidance * (output - plain))[:, :{c}]",
+        )
     return (
         "import torch\nfrom diffusers import "
         + ", ".join(sorted((name, "UNet2DModel")))

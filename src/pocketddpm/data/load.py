@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketddpm.catalog import DATASETS
+from pocketddpm.data import split as data_split
 from pocketddpm.data.decode import crop_resize, times
 from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.split import Selection
 from pocketddpm.errors import ConfigError, unknown
 
 CHUNK = 1024
@@ -25,9 +27,10 @@ def load_images(
     image_size: tuple[int, int] | None = None,
     fit: Literal["pad", "resize"] | None = None,
     subset: int | None = None,
+    selection: Selection = "random",
     classes: Sequence[str] | None = None,
 ) -> ImageSet:
-    """Return a data set, reduced to some classes, then to its first images, then fitted to a size.
+    """Return a data set, reduced to some classes, then to a subset, then fitted to a size.
 
     Args:
         name_or_path: a name in the catalogue of data sets, or the path of a folder of images (with
@@ -36,7 +39,9 @@ def load_images(
         image_size: (height, width) of the result; None keeps the set's own.
         fit: how that size is reached: 'pad' adds zeros on all sides, 'resize' takes the largest
             centred part of that aspect ratio and resizes it; None is the set's default.
-        subset: how many images to keep, the first ones; None keeps all.
+        subset: how many images to keep; None keeps all.
+        selection: which these are: 'random' draws from every class in proportion, with a fixed
+            seed, 'first' takes the first ones.
         classes: the classes to keep, by name, or by number where no class is named by a number;
             labels are numbered anew, in the original order of the classes. None keeps all.
 
@@ -63,7 +68,7 @@ def load_images(
     if classes is not None:
         images = keep_classes(images, classes)
     if subset is not None:
-        images = keep_first(images, subset)
+        images = data_split.subset(images, subset, selection)
     if image_size is not None:
         images = fit_size(images, image_size, way)
     return images
@@ -93,30 +98,6 @@ def keep_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
     kept = labels >= 0
     names = tuple(images.classes[label] for label in chosen)
     return replace(images, images=images.images[kept], labels=labels[kept], classes=names)
-
-
-def keep_first(images: ImageSet, count: int) -> ImageSet:
-    """Return the first `count` images.
-
-    Raises ConfigError when count is below 1 or above the number of images.
-    """
-    if not 1 <= count <= len(images):
-        raise ConfigError(
-            f"a subset of {count} images of {images.name}: choose from 1 to {len(images)}, "
-            "which is how many there are"
-        )
-    labels = None if images.labels is None else images.labels[:count]
-    return replace(images, images=images.images[:count], labels=labels)
-
-
-def hold_out(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
-    """Return all images but the last `count`, and these.
-
-    Raises ConfigError when nothing would be left.
-    """
-    first = keep_first(images, len(images) - count)
-    labels = None if images.labels is None else images.labels[-count:]
-    return first, replace(images, images=images.images[-count:], labels=labels)
 
 
 def fit_size(images: ImageSet, size: tuple[int, int], fit: Literal["pad", "resize"]) -> ImageSet:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pocketddpm.catalog import DATASETS
 from pocketddpm.data.image_set import ImageSet
-from pocketddpm.data.load import fingerprint, hold_out, load_images
+from pocketddpm.data.load import fingerprint, load_images
+from pocketddpm.data.split import hold_out
 from pocketddpm.diffusion.bound import Bins, pixel_decoder
 from pocketddpm.diffusion.likelihood import Bound, Flow, cut, draw_bound, flow, flow_nfe, per_image
 from pocketddpm.errors import ConfigError, DDPMError
@@ -195,10 +196,11 @@ def likelihood_images(model: Model, options: LikelihoodOptions) -> LikelihoodIma
         image_size=model.shape[1:],
         fit=fit,
         subset=config.subset if of_run else None,
+        selection=config.selection,
         classes=config.classes if is_own else None,
     )
     if of_run and config.held_out:
-        images = hold_out(images, config.held_out)[split == "held-out"]
+        images = hold_out(images, config.held_out, config.selection)[split == "held-out"]
     if images.shape != model.shape:
         raise ConfigError(
             f"{name} has images {_size(images.shape)}, and the model is of {_size(model.shape)}; "

@@ -97,7 +97,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     if meta.pop("sha256", None) != _digest(meta, tensors):
         raise CheckpointError(f"{path} is damaged: its checksum is wrong; use an older checkpoint")
+    _complete(meta)
     return Checkpoint(meta, tensors)
+
+
+def _complete(meta: dict[str, Any]) -> None:
+    """Give what an older version wrote the rules of then, where the defaults are others now."""
+    experiment = meta.get("experiment")
+    data = experiment.get("data") if isinstance(experiment, dict) else None
+    if isinstance(data, dict):
+        data.setdefault("selection", "first")
 
 
 def shipped() -> tuple[str, ...]:

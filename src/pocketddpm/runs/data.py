@@ -9,8 +9,9 @@ from pocketddpm.build import plugin_records, takes_labels
 from pocketddpm.catalog import DATASETS
 from pocketddpm.config import DataConfig, Experiment
 from pocketddpm.data.image_set import ImageSet
-from pocketddpm.data.load import class_counts, fingerprint, hold_out, load_images
+from pocketddpm.data.load import class_counts, fingerprint, load_images
 from pocketddpm.data.scaling import Scaling
+from pocketddpm.data.split import hold_out
 from pocketddpm.errors import DataError
 from pocketddpm.models.checkpoint import Checkpoint, init_record
 from pocketddpm.models.provenance import machine, versions
@@ -56,13 +57,14 @@ def load_run_data(experiment: Experiment, device: torch.device) -> RunData:
         image_size=data.image_size,
         fit=data.fit,
         subset=data.subset,
+        selection=data.selection,
         classes=data.classes,
     )
     print_of_all, held_out = fingerprint(images), None
     if experiment.evaluation.every and not data.held_out:
         data = replace(data, held_out=held_out_images(len(images)))
     if data.held_out:
-        images, held_out = hold_out(images, data.held_out)
+        images, held_out = hold_out(images, data.held_out, data.selection)
     if data.flip is None:
         name = data.name if data.name in DATASETS.names() else "folder"
         data = replace(data, flip=bool(DATASETS.load(name).FLIP))

@@ -1,7 +1,7 @@
 """Evaluation during training: samples against training images that the run never trains on.
 
-The last images of the training set are held out (`DataConfig.held_out`) and are the reference; the
-test set is not touched. The floor is the distance of as many training images. These numbers choose
+Some images of the training set are held out (`data.split`) and are the reference; the test set is
+not touched. The floor is the distance of as many training images. These numbers choose
 within a run: n is small, the sampler is short, the reference is not that of `evaluate`.
 """
 
@@ -86,7 +86,7 @@ class Validation:
     def describe(self) -> str:
         """Return what is measured against what, in one line."""
         return (
-            f"held out: the last {self.held_out} training images; evaluated against them: "
+            f"held out: {self.held_out} training images; evaluated against them: "
             f"{self.n} samples of {self.steps} steps, in {self.extractor.name} (as many training "
             f"images score {self.floor:.4g}); the test set is not touched"
         )
