@@ -2,20 +2,25 @@
 
 import os
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL.features
 import PIL.Image
 import pytest
 
 from pocketddpm import progress
 from pocketddpm.data import files
-from pocketddpm.data.decode import decode
+from pocketddpm.data.decode import FORMATS, decode, formats, suffixes
 from pocketddpm.data.folder import list_images, load_folder
 from pocketddpm.data.load import load_images
-from pocketddpm.errors import DataError
+from pocketddpm.errors import ConfigError, DataError
+
+AVIF = PIL.features.check("avif")
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +41,11 @@ def save(path: Path, mode: str = "L", size: tuple[int, int] = (4, 3)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     PIL.Image.new(mode, size).save(path)
     return path
+
+
+def stored_in(cache: Path) -> list[Path]:
+    """Return what lies in the cache, whole or half written, but for the locks."""
+    return [path for path in cache.rglob("*") if path.is_file() and path.name != "lock"]
 
 
 def shade(path: Path, value: int) -> Path:
@@ -70,15 +80,20 @@ def test_files_come_in_natural_order_from_all_depths(pictures: Path) -> None:
 
 
 def test_every_suffix_is_read(pictures: Path) -> None:
-    suffixes = ["png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "ppm"]
-    for suffix in suffixes:
-        PIL.Image.new("RGB", (8, 8), (200, 100, 50)).save(pictures / f"x.{suffix}")
-    PIL.Image.new("L", (8, 8), 100).save(pictures / "x.pgm")
+    wanted = "avif bmp gif jfif jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp"
+    assert sorted(suffixes()) == [f".{s}" for s in wanted.split() if s != "avif" or AVIF]
+    grey = {"pgm": 100, "pbm": 255}
+    for suffix in suffixes():
+        kind = next(name for name in formats() if suffix in FORMATS[name].split())
+        image = PIL.Image.new("RGB", (8, 8), (200, 100, 50))
+        if suffix[1:] in grey:
+            image = PIL.Image.new("1" if suffix == ".pbm" else "L", (8, 8), grey[suffix[1:]])
+        image.save(pictures / f"x{suffix.upper()}", kind)
     found = load_folder(pictures)
-    assert found.images.shape == (10, 3, 8, 8)
-    order = [path.suffix[1:] for path in list_images(pictures)]
+    assert found.images.shape == (len(suffixes()), 3, 8, 8)
+    order = [path.suffix[1:].lower() for path in list_images(pictures)]
     for suffix, image in zip(order, found.images, strict=True):
-        expected = (100, 100, 100) if suffix == "pgm" else (200, 100, 50)
+        expected = (grey[suffix],) * 3 if suffix in grey else (200, 100, 50)
         # GIF has a palette of 256 colours, JPEG and WebP lose a little.
         np.testing.assert_allclose(image[:, 4, 4], expected, atol=6, err_msg=suffix)
 
@@ -104,14 +119,52 @@ def test_class_names_are_in_natural_order(pictures: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [["x.png", "y.png"], ["a/x.png", "b/x.png", "y.png"], ["a/x.png"]]
+    ("names", "said"),
+    [
+        (["x.png", "y.png"], ""),
+        (["a/x.png", "b/x.png", "y.png"], "1 images lie beside the 2 sub-folders"),
+        (["a/x.png"], "a/"),
+        (["a/x.png", "y.png"], "a/"),
+    ],
 )
-def test_no_labels_unless_all_are_in_two_sub_folders(pictures: Path, names: list[str]) -> None:
+def test_no_labels_unless_they_are_in_two_sub_folders(
+    pictures: Path, names: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in names:
         save(pictures / name)
     found = load_folder(pictures)
-    assert found.labels is None
-    assert found.classes == ()
+    assert (found.labels, found.classes, len(found)) == (None, (), len(names))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(said)
+    assert not said or (said in lines[0] and lines[0].startswith(f"{pictures}: no labels"))
+
+
+def test_what_is_left_out_or_merged_is_said_in_one_line(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("cat/1", "cat/2", "cat/more/3", "dog/1", "dog/2", "stray"):
+        shade(pictures / f"{name}.png", 7)
+    for name in ("notes.txt", "dog/x.heic", "dog/y.HEIC", "cat/raw", ".hidden.txt"):
+        (pictures / name).write_text("no image")
+    (pictures / "nothing").mkdir()
+    found = load_folder(pictures)
+    assert found.classes == ("cat", "dog")
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 0, 0, 1, 1]
+    (line,) = capsys.readouterr().err.splitlines()
+    for value in ("2 .heic", "1 .txt", "1 no suffix", "1 images", "stray.png", "(nothing)"):
+        assert value in line
+    assert "1 images in folders below" in line
+    assert ".hidden" not in line
+
+
+def test_nothing_is_said_of_a_folder_that_is_taken_as_it_is(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("cat/1", "dog/1", "dog/2"):
+        shade(pictures / f"{name}.png", 7)
+    load_folder(pictures)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path, pictures: Path) -> None:
@@ -354,7 +407,7 @@ def test_damage_that_only_decoding_shows(pictures: Path, cache: Path) -> None:
     with pytest.raises(DataError, match=r" 7 of 9 .*: 2\.png .*6\.png .* 2 more"):
         load_folder(pictures)
     # No half-written cache is left.
-    assert not [path for path in cache.rglob("*") if path.is_file()]
+    assert stored_in(cache) == []
 
 
 @pytest.mark.parametrize("width", [8001, 9500, 20000])
@@ -394,7 +447,7 @@ def test_the_second_load_comes_from_the_cache(
     for i in range(3):
         shade(pictures / f"{i}.png", i)
     first = load_folder(pictures).images
-    (stored,) = (path for path in cache.rglob("*") if path.is_file())
+    (stored,) = stored_in(cache)
     assert stored.name == "images.npy"
     monkeypatch.setattr(files, "decode", lambda *_, **__: pytest.fail("decoded again"))
     second = load_folder(pictures).images
@@ -423,7 +476,7 @@ def test_every_change_is_decoded_anew(pictures: Path) -> None:
 def test_a_damaged_cache_is_replaced(pictures: Path, cache: Path) -> None:
     shade(pictures / "a.png", 9)
     load_folder(pictures)
-    (stored,) = (path for path in cache.rglob("*") if path.is_file())
+    (stored,) = stored_in(cache)
     for damage in (b"", stored.read_bytes()[:-1], b"\x80\x04pickle"):
         stored.write_bytes(damage)
         np.testing.assert_array_equal(load_folder(pictures).images, np.full((1, 1, 4, 4), 9))
@@ -440,6 +493,87 @@ def test_without_a_cache_the_images_are_decoded_into_memory(
     np.testing.assert_array_equal(found, np.full((1, 1, 4, 4), 9))
 
 
+def test_why_the_cache_is_not_used_is_said(
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("POCKETDDPM_CACHE", str(tmp_path / "file"))
+    shade(pictures / "a.png", 9)
+    load_folder(pictures)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(pictures) in line and str(tmp_path / "file") in line and "Not a directory" in line
+
+
+def test_the_cache_keeps_to_its_limit(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files of 144 bytes and a cache of 300: what was not used for longest goes first."""
+    monkeypatch.setenv("POCKETDDPM_CACHE_GB", "300e-9")
+
+    def load(name: str) -> bytes:
+        if not (tmp_path / name).exists():
+            shade(tmp_path / name / "x.png", int(name))
+        images = load_folder(tmp_path / name).images
+        for k, path in enumerate(sorted(stored_in(cache), key=lambda p: p.stat().st_mtime)):
+            os.utime(path, (k, k))  # the clock of a disk may be too coarse to tell them apart
+        return images.tobytes()
+
+    def kept() -> set[int]:
+        return {int(np.load(path)[0, 0, 0, 0]) for path in stored_in(cache)}
+
+    assert [load(name)[0] for name in ("1", "2")] == [1, 2]
+    load("1")
+    load("3")
+    assert kept() == {1, 3}
+    assert [load(name) for name in ("1", "2", "3")] == [bytes([k]) * 16 for k in (1, 2, 3)]
+    assert kept() == {2, 3}
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("POCKETDDPM_CACHE_GB", "100e-9")
+    assert load("4") == bytes([4]) * 16
+    assert "POCKETDDPM_CACHE_GB=100e-9" in capsys.readouterr().err
+    assert kept() == {2, 3}
+    for wrong in ("much", "nan", "-1"):
+        monkeypatch.setenv("POCKETDDPM_CACHE_GB", wrong)
+        with pytest.raises(ConfigError, match=f"POCKETDDPM_CACHE_GB.*'{wrong}'"):
+            load("5")
+
+
+def test_what_a_crash_left_half_written_is_removed(pictures: Path, cache: Path) -> None:
+    shade(pictures / "a.png", 9)
+    load_folder(pictures)
+    (stored,) = stored_in(cache)
+    stored.rename(stored.parent / ".images-half")
+    load_folder(pictures)
+    assert stored_in(cache) == [stored]
+
+
+def test_of_several_processes_one_decodes(pictures: Path, cache: Path, tmp_path: Path) -> None:
+    """Three that start together read every file once between them."""
+    for i in range(40):
+        shade(pictures / f"{i}.png", i)
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from pocketddpm.data import files\n"
+        "from pocketddpm.data.folder import load_folder\n"
+        "decode = files.decode\n"
+        "def counted(source, **options):\n"
+        "    time.sleep(0.01)\n"
+        "    open(sys.argv[2], 'a').write('x')\n"
+        "    return decode(source, **options)\n"
+        "files.decode = counted\n"
+        "print(load_folder(Path(sys.argv[1])).images.sum())\n"
+    )
+    words = [sys.executable, "-c", code, str(pictures), str(tmp_path / "decoded")]
+    three = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    sums = {process.communicate(timeout=120)[0] for process in three}
+    assert sums == {f"{16 * sum(range(40))}\n"}
+    assert len((tmp_path / "decoded").read_text()) == 40
+
+
 def test_a_full_disk_leaves_no_half_written_cache(
     pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,7 +583,7 @@ def test_a_full_disk_leaves_no_half_written_cache(
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     shade(pictures / "a.png", 9)
     np.testing.assert_array_equal(load_folder(pictures).images, np.full((1, 1, 4, 4), 9))
-    assert not [path for path in cache.rglob("*") if path.is_file()]
+    assert stored_in(cache) == []
 
 
 def test_progress_shows_only_for_many_files(
@@ -486,10 +620,58 @@ def test_train_and_test_folders_are_splits(pictures: Path) -> None:
         load_images(str(pictures), "test")
 
 
+@pytest.mark.parametrize("train", ["train", "Training", "TRAIN"])
+@pytest.mark.parametrize("test", ["val", "Testing", "valid", "validation", "TEST"])
+def test_the_usual_names_of_splits_in_any_case(
+    pictures: Path, train: str, test: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in ((f"{train}/a/1", 1), (f"{train}/b/1", 2), (f"{test}/b/1", 3)):
+        shade(pictures / f"{name}.png", value)
+    shade(pictures / "more" / "x.png", 9)
+    images = load_images(str(pictures))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{train}/" in line and f"{test}/" in line and line.endswith(": more")
+    assert (images.classes, images.name) == (("a", "b"), "pictures")
+    assert images.images[:, 0, 0, 0].tolist() == [1, 2]
+    tests = load_images(str(pictures), "test")
+    assert tests.labels is not None
+    # One class is enough where the training images say which classes there are.
+    assert (tests.labels.tolist(), tests.images.max()) == ([1], 3)
+
+
+def test_the_test_folder_comes_before_the_validation_folder(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("train/a", 1), ("validation/a", 2), ("test/a", 3)):
+        shade(pictures / f"{name}.png", value)
+    assert load_images(str(pictures), "test").images.max() == 3
+    assert capsys.readouterr().err.strip().endswith(": validation")
+
+
+def test_a_folder_for_training_alone_is_no_class(pictures: Path) -> None:
+    for name in ("train/a/1", "train/b/1"):
+        shade(pictures / f"{name}.png", 1)
+    found = load_images(str(pictures))
+    assert (found.classes, found.name) == (("a", "b"), "pictures")
+    # Beside others it is one of them: trains, buses and cars.
+    shade(pictures / "bus" / "1.png", 1)
+    assert load_images(str(pictures)).classes == ("bus", "train")
+
+
+def test_unlabelled_test_images_of_labelled_training_images(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train/a/1", "train/b/1", "test/1", "test/2"):
+        shade(pictures / f"{name}.png", 1)
+    found = load_images(str(pictures), "test")
+    assert (len(found), found.labels) == (2, None)
+    assert "no labels" in capsys.readouterr().err
+
+
 def test_a_folder_without_splits_is_all_for_training(pictures: Path) -> None:
     shade(pictures / "train" / "x.png", 1)
     assert len(load_images(str(pictures))) == 1
-    with pytest.raises(DataError, match=r"train/ and test/"):
+    with pytest.raises(DataError, match=r"train/.* test/"):
         load_images(str(pictures), "test")
 
 

@@ -33,10 +33,14 @@ def picture(value, size=(8, 6), mode="L") -> bytes:
     return buffer.getvalue()
 
 
-def parquet(folder, name, pictures, labels=None, names=("cat", "dog")):
-    """Write one split as the hub stores it."""
-    values = {"image": [{"bytes": p, "path": None} for p in pictures]}
+def parquet(folder, name, pictures, labels=None, names=("cat", "dog"), **columns):
+    """Write one split as the hub stores it; columns: of plain values, besides the images."""
+    values = {"image": [p if p is None else {"bytes": p, "path": None} for p in pictures]}
     features = {"image": datasets.Image()}
+    for key, column in columns.items():
+        values[key] = column
+        kinds = {bool: "bool", int: "int64", float: "float64"}
+        features[key] = datasets.Value(kinds.get(type(column[0]), "string"))
     if labels is not None:
         values["label"] = labels
         features["label"] = datasets.ClassLabel(names=list(names))
@@ -73,6 +77,64 @@ def test_colour_mixed_sizes_and_no_labels(tmp_path):
     assert images.shape == (3, 4, 4)
     assert images.labels is None
     assert images.images[1, :, 0, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "classes", "numbers"),
+    [
+        ([7, 3, 12, 3], [12, 3], ("3", "7", "12"), [1, 0, 2, 0]),
+        (["b10", "b9", "a", "b9"], ["a"], ("a", "b9", "b10"), [2, 1, 0, 1]),
+        ([True, False, False, True], [True], ("False", "True"), [1, 0, 0, 1]),
+        ([-5, 0, 2, 0], [2], ("-5", "0", "2"), [0, 1, 2, 1]),
+    ],
+    ids=["int", "text", "bool", "negative"],
+)
+@pytest.mark.parametrize("column", ["label", "Class"])
+def test_labels_that_are_no_class_labels_are_kept(
+    tmp_path, capsys, column, train, test, classes, numbers
+):
+    for split, values in (("train", train), ("test", test)):
+        columns = {column: values, "caption": ["x"] * len(values)}
+        parquet(tmp_path / "a", split, [picture(9)] * len(values), **columns)
+    images, tests = (load_images(f"hf:{tmp_path / 'a'}", split) for split in ("train", "test"))
+    assert images.classes == tests.classes == classes
+    assert images.labels.tolist() == numbers
+    # Numbered alike, though the test split has some of the classes only.
+    assert [classes[k] for k in tests.labels] == [str(v) for v in test]
+    assert capsys.readouterr().err.splitlines()[0].endswith("not used: caption")
+
+
+def test_a_column_of_another_name_or_kind_is_no_label(tmp_path, capsys):
+    parquet(tmp_path / "a", "train", [picture(9)] * 2, id=[1, 2], target=[0.5, 1.5])
+    assert load_images(f"hf:{tmp_path / 'a'}").labels is None
+    assert "id, target" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("labels", [[0, None, 1, None], ["a", None, "b", None]])
+def test_a_missing_label_is_one_line(tmp_path, labels):
+    names = ("cat", "dog")
+    if isinstance(labels[0], str):
+        parquet(tmp_path / "a", "train", [picture(9)] * 4, label=labels)
+    else:
+        parquet(tmp_path / "a", "train", [picture(9)] * 4, labels, names=names)
+    with pytest.raises(DataError, match=r"label: 2 of 4 .*number 1 ") as caught:
+        load_images(f"hf:{tmp_path / 'a'}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_image_is_one_line(tmp_path):
+    parquet(tmp_path / "a", "train", [picture(9), None, picture(9)], [0, 1, 0])
+    with pytest.raises(DataError, match="row 1 "):
+        load_images(f"hf:{tmp_path / 'a'}")
+
+
+def test_labels_that_nobody_knows_are_said(tmp_path, capsys):
+    parquet(tmp_path / "a", "train", [picture(9)] * 2, label=[None, None])
+    assert load_images(f"hf:{tmp_path / 'a'}").labels is None
+    parquet(tmp_path / "b", "train", [picture(9)] * 3, [-1, -1, -1])
+    assert load_images(f"hf:{tmp_path / 'b'}").labels is None
+    lines = capsys.readouterr().err.splitlines()
+    assert "no labels" in lines[-1]
 
 
 def test_unknown_labels_are_none(tmp_path):

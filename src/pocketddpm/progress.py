@@ -17,8 +17,9 @@ Advance = Callable[[int], object]  # called with how many more items are done
 
 
 def quiet() -> bool:
-    """Return whether bars and notes are unwanted."""
-    return os.environ.get("POCKETDDPM_QUIET", "0") not in ("", "0")
+    """Return whether bars and notes are unwanted; of several processes only the first has any."""
+    wanted = os.environ.get("POCKETDDPM_QUIET", "0") in ("", "0")
+    return not wanted or os.environ.get("RANK", "0") != "0"
 
 
 def bar(**options: Any) -> "tqdm[Any]":

@@ -9,6 +9,7 @@ that aspect ratio is resized to it with antialiasing, so that nothing is ever sq
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +21,32 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # Only these decoders are ever run, whatever a file claims to be (no EPS, hence no Ghostscript).
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = {
+    "PNG": ".png",
+    "JPEG": ".jpg .jpeg .jpe .jfif",
+    "BMP": ".bmp",
+    "GIF": ".gif",
+    "WEBP": ".webp",
+    "TIFF": ".tif .tiff",
+    "PPM": ".ppm .pgm .pbm .pnm",
+    "AVIF": ".avif",
+}
 GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"))
 MAX_PIXELS = 64_000_000
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that the installed Pillow reads; AVIF needs 11.3 or newer."""
+    import PIL.features
+
+    return tuple(f for f in FORMATS if f != "AVIF" or "avif" in PIL.features.get_supported())
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """Return the suffixes, in lower case, of the files that are read as images."""
+    return frozenset(suffix for name in formats() for suffix in FORMATS[name].split())
 
 
 @contextmanager
@@ -37,7 +61,7 @@ def opened(source: Path | bytes) -> Iterator["Image"]:
         too_large = ValueError(f"more than {MAX_PIXELS:,} pixels")
         with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             try:
-                image = PIL.Image.open(file, formats=FORMATS)
+                image = PIL.Image.open(file, formats=formats())
             except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
                 raise too_large from None
             if image.width * image.height > MAX_PIXELS:

@@ -1,50 +1,56 @@
-"""Any folder of images: listed in natural order, decoded once into a memory-mapped cache."""
+"""Any folder of images: listed in natural order, labelled by its sub-folders, decoded once."""
 
 import hashlib
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketddpm.data.download import cache_root
+from pocketddpm.data.cache import decode_once
+from pocketddpm.data.decode import suffixes
 from pocketddpm.data.files import ImageFiles, how_sized
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import DataError
+from pocketddpm.progress import say
 
-SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-)
 # Part of the cache's key; raise it whenever files come to be decoded differently.
 DECODER_VERSION = 1
 
 
 def load_folder(
-    folder: Path, image_size: tuple[int, int] | None = None, name: str | None = None
+    folder: Path,
+    image_size: tuple[int, int] | None = None,
+    name: str | None = None,
+    classes: tuple[str, ...] | None = None,
 ) -> ImageSet:
-    """Return all images under a folder, labelled by its immediate sub-folders where that fits.
+    """Return the images under a folder, labelled by its immediate sub-folders where that fits.
 
-    Files and folders whose names begin with a dot are passed over.
+    What is left out, and why there are no labels, is said in one line. Files and folders whose
+    names begin with a dot are hidden, and left out without a word.
 
     Args:
         folder: searched recursively, links included.
         image_size: (height, width) to reach by centre crop and resize; None keeps the common size.
         name: the set's name; the folder's own when None.
+        classes: the names that sub-folders may have, in label order; None takes those there are.
 
     Returns: images uint8 [N,C,H,W] in natural order of the paths, C = 1 when every file is grey and
-        3 otherwise; labels int64 [N], or None unless every image lies in one of at least two
-        sub-folders.
+        3 otherwise; labels int64 [N], or None when images lie in fewer than two sub-folders, or
+        so many beside them that they would be a class of their own.
 
-    Raises DataError when the folder is missing or holds no images, when files are broken, or when
-    their sizes differ and image_size is None.
+    Raises DataError when the folder is missing or holds no images, when files are broken, when
+    their sizes differ and image_size is None, and for a sub-folder that is not among `classes`.
     """
-    paths = list_images(folder)
-    classes, labels = label_by_folder(folder, paths)
+    paths, notes = _walk(folder)
+    paths, names, labels, more = label_by_folder(folder, paths, classes)
+    if notes or more:
+        say(f"{folder}: {'; '.join([*notes, *more])}")
     images = decode_files(folder, paths, image_size)
-    return ImageSet(images, labels, classes, name or folder.resolve().name, how_sized(image_size))
+    return ImageSet(images, labels, names, name or folder.resolve().name, how_sized(image_size))
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -52,6 +58,11 @@ def list_images(folder: Path) -> list[Path]:
 
     Raises DataError when the folder is missing, is a file, is unreadable or holds no images.
     """
+    return _walk(folder)[0]
+
+
+def _walk(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the image files, and in words what else is there."""
     if not folder.exists():
         raise DataError(f"{folder}: no such folder")
     if not folder.is_dir():
@@ -61,6 +72,7 @@ def list_images(folder: Path) -> list[Path]:
         raise DataError(f"{error.filename}: cannot be listed ({error.strerror})")
 
     paths: list[Path] = []
+    others: Counter[str] = Counter()
     seen: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         # A link to a folder above would otherwise be followed for ever.
@@ -70,19 +82,22 @@ def list_images(folder: Path) -> list[Path]:
             for sub in folders
             if not sub.startswith(".") and os.path.realpath(os.path.join(here, sub)) not in seen
         ]
-        paths += [
-            Path(here, name)
-            for name in names
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
-        ]
+        for name in (name for name in names if not name.startswith(".")):
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in suffixes():
+                paths.append(Path(here, name))
+            else:
+                others[suffix or "no suffix"] += 1
     if not paths:
-        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        kinds = ", ".join(sorted(suffix[1:] for suffix in suffixes()))
         raise DataError(f"{folder}: holds no images ({kinds})")
-    return sorted(paths, key=lambda path: _natural(path.relative_to(folder).parts))
+    paths.sort(key=lambda path: natural(*path.relative_to(folder).parts))
+    counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+    return paths, [f"files that are not images are left out ({counts})"] if others else []
 
 
-def _natural(parts: Sequence[str]) -> list[tuple[list[str | int], str]]:
-    """Return a sort key that compares runs of digits as numbers, folder by folder."""
+def natural(*parts: str) -> list[tuple[list[str | int], str]]:
+    """Return a sort key that compares runs of digits as numbers, part by part."""
 
     def key(part: str) -> list[str | int]:
         # Splitting on a group alternates text and digits, so only like is compared with like.
@@ -93,19 +108,43 @@ def _natural(parts: Sequence[str]) -> list[tuple[list[str | int], str]]:
 
 
 def label_by_folder(
-    folder: Path, paths: Sequence[Path]
-) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
-    """Return the class names and labels that the immediate sub-folders give to `paths`.
+    folder: Path, paths: Sequence[Path], classes: tuple[str, ...] | None = None
+) -> tuple[list[Path], tuple[str, ...], NDArray[np.int64] | None, list[str]]:
+    """Return the images that are kept, class names, labels, and in words what was decided.
 
-    Returns: names in natural order and int64 [N]; or () and None, when an image lies in the folder
-        itself or when all lie in one sub-folder.
+    A sub-folder is a class, with all that lies below it. Images in the folder itself are left out
+    when they are fewer than a class has on average; else there are no labels.
+
+    classes: as for `load_folder`. Raises DataError for a sub-folder that is not among them.
     """
-    inner = [path.relative_to(folder).parts for path in paths]
-    classes = sorted({parts[0] for parts in inner}, key=lambda part: _natural((part,)))
-    if len(classes) < 2 or any(len(parts) == 1 for parts in inner):
-        return (), None
-    number = {name: label for label, name in enumerate(classes)}
-    return tuple(classes), np.array([number[parts[0]] for parts in inner], dtype=np.int64)
+    tops = [parts[0] if len(parts := path.relative_to(folder).parts) > 1 else "" for path in paths]
+    names = sorted({top for top in tops if top}, key=natural)
+    beside = tops.count("")
+    unlabelled = list(paths), (), None
+    if not names or classes == ():
+        return *unlabelled, ["no labels: no sub-folders"] if classes else []
+    if classes is None and len(names) < 2:
+        return *unlabelled, [f"no labels: {names[0]}/ is the only sub-folder with images"]
+    if beside >= (len(paths) - beside) / len(names):
+        return *unlabelled, [f"no labels: {beside} images lie beside the {len(names)} sub-folders"]
+    if unknown := [name for name in names if classes and name not in classes]:
+        raise DataError(
+            f"{folder.name}/{unknown[0]} is not a class of the training images "
+            f"({', '.join(classes or ())})"
+        )
+    kept = [path for path, top in zip(paths, tops, strict=True) if top]
+    numbers = {name: label for label, name in enumerate(classes or names)}
+    labels = np.array([numbers[top] for top in tops if top], np.int64)
+    notes = []
+    if beside:
+        stray = next(path.name for path, top in zip(paths, tops, strict=True) if not top)
+        notes.append(f"{beside} images beside the class folders are left out ({stray})")
+    if deep := sum(len(path.relative_to(folder).parts) > 2 for path in kept):
+        notes.append(f"{deep} images in folders below a class folder belong to that class")
+    empty = [sub.name for sub in folder.iterdir() if sub.is_dir() and sub.name[0] != "."]
+    if empty := sorted(set(empty) - set(names), key=natural):
+        notes.append(f"sub-folders without images are no classes ({', '.join(empty)})")
+    return kept, classes or tuple(names), labels, notes
 
 
 def decode_files(
@@ -113,8 +152,7 @@ def decode_files(
 ) -> NDArray[np.uint8]:
     """Return the decoded images, from the cache when the files have not changed since.
 
-    The key is made of the folder, and of the names, sizes and times of the files. When the cache
-    cannot be written, the images are decoded into memory.
+    The key is made of the folder, and of the names, sizes and times of the files.
 
     Args:
         folder: what the paths are relative to.
@@ -125,56 +163,13 @@ def decode_files(
 
     Raises DataError when files are broken, or differ in size while image_size is None.
     """
-    cached = cache_root() / "folders" / _key(folder, paths, image_size) / "images.npy"
-    if (images := _open_cache(cached, len(paths))) is not None:
-        return images
     names = [str(path.relative_to(folder)) for path in paths]
-    files = ImageFiles(str(folder), names, paths, image_size)
-    shape = files.shape()
-    try:
-        _write_cache(cached, shape, files.decoded(shape[1], shape[2:]))
-    except OSError:
-        # No room or no permission: broken image files never get here, they are DataErrors.
-        return files.array(shape)
-    images = _open_cache(cached, len(paths))
-    if images is None:
-        raise DataError(f"{cached}: was just written, but cannot be read; set POCKETDDPM_CACHE")
-    return images
-
-
-def _key(folder: Path, paths: Sequence[Path], image_size: tuple[int, int] | None) -> str:
     digest = hashlib.sha256()
     digest.update(repr((DECODER_VERSION, str(folder.resolve()), image_size)).encode())
-    for path in paths:
+    for path, name in zip(paths, names, strict=True):
         try:
             stat = path.stat()
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        facts = (str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns)
-        digest.update(repr(facts).encode())
-    return digest.hexdigest()
-
-
-def _open_cache(cached: Path, count: int) -> NDArray[np.uint8] | None:
-    try:
-        images = np.load(cached, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        # Missing, or cut short by a crash: decode again.
-        return None
-    fits = images.dtype == np.uint8 and images.ndim == 4 and len(images) == count
-    return images if fits else None
-
-
-def _write_cache(cached: Path, shape: tuple[int, ...], images: Iterator[NDArray[np.uint8]]) -> None:
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=cached.parent, prefix=".images-")
-    try:
-        # Plain writes: a full disk is then an OSError, where writing to a map would be a crash.
-        with os.fdopen(handle, "wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for image in images:
-                file.write(image.tobytes())
-        Path(name).replace(cached)
-    finally:
-        Path(name).unlink(missing_ok=True)
+        digest.update(repr((name, stat.st_size, stat.st_mtime_ns)).encode())
+    return decode_once(ImageFiles(str(folder), names, paths, image_size), digest.hexdigest())

@@ -3,18 +3,22 @@
 Given by its path wherever the name of a data set is allowed.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from pocketddpm.data.folder import label_by_folder, list_images, load_folder
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import ConfigError, DataError
+from pocketddpm.progress import say
 
 FLIP = False
 FIT: Literal["pad", "resize"] = "resize"
+
+# The names of the splits, in any case; the first one that is there counts.
+SPLITS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "val", "valid", "validation"),
+}
 
 
 def load(
@@ -25,7 +29,9 @@ def load(
 ) -> ImageSet:
     """Return one split of a folder: images uint8 [N,C,H,W], labels int64 [N] or None.
 
-    path: the folder; when it holds train/ and test/, these are the splits, else all is training.
+    path: the folder. When it holds a folder for training and one for testing (`SPLITS`), these are
+        the splits; a folder for training that is all it holds is searched in its place; in every
+        other folder, all images are for training.
     image_size: (height, width) to reach by centre crop and resize; None keeps the common size.
 
     Raises ConfigError without a path; DataError for a test split that is not there, and for
@@ -35,23 +41,27 @@ def load(
         raise ConfigError(
             "the data set 'folder' needs a path: give the path of a folder of images instead"
         )
-    train, test = path / "train", path / "test"
-    if not (train.is_dir() and test.is_dir()):
+    name = path.resolve().name
+    visible = {}
+    if path.is_dir():
+        visible = {p.name: p for p in sorted(path.iterdir()) if not p.name.startswith(".")}
+    folders = {n.lower(): p for n, p in visible.items() if p.is_dir()}
+    train, test = (
+        next((folders[n] for n in SPLITS[s] if n in folders), None) for s in ("train", "test")
+    )
+    if test is None and train is not None and list(visible.values()) == [train]:
+        path = train
+    if train is None or test is None:
         if split == "test":
-            raise DataError(f"{path}: has no test split; a folder needs train/ and test/ for that")
-        return load_folder(path, image_size)
-    images = load_folder(train if split == "train" else test, image_size, name=path.resolve().name)
-    return images if split == "train" else _numbered_like(images, train)
-
-
-def _numbered_like(images: ImageSet, train: Path) -> ImageSet:
-    """Return the test images with the label numbers of the training folder."""
-    classes, _ = label_by_folder(train, list_images(train))
-    if images.labels is None or images.classes == classes:
-        return images
-    if unknown := [name for name in images.classes if name not in classes]:
-        raise DataError(
-            f"{images.name}: test/{unknown[0]} is not a class of train/ ({', '.join(classes)})"
-        )
-    number = np.array([classes.index(name) for name in images.classes], dtype=np.int64)
-    return replace(images, labels=number[images.labels], classes=classes)
+            raise DataError(
+                f"{path}: has no test split; a folder has one when it holds train/ "
+                f"and one of {'/, '.join(SPLITS['test'])}/"
+            )
+        return load_folder(path, image_size, name)
+    unused = [n for n, p in visible.items() if p not in (train, test)]
+    more = f"; not used: {', '.join(unused)}" if unused else ""
+    say(f"{path}: {train.name}/ is for training, {test.name}/ for testing{more}")
+    if split == "train":
+        return load_folder(train, image_size, name)
+    classes = label_by_folder(train, list_images(train))[1]
+    return load_folder(test, image_size, name, classes)

@@ -1,24 +1,29 @@
 """A data set of the Hugging Face hub, or a folder of its files: `--data hf:NAME` (extra 'hub').
 
-The first column of images counts, and the first of class labels, if there is one. Files are decoded
-as those of a folder are (`data.decode`). No code of a data set is run.
+The first column of images counts. Labels are the first column of class labels, or else a column of
+whole numbers, text or booleans that is called label, labels, class, category or target. Files are
+decoded as those of a folder are (`data.decode`). No code of a data set is run.
 """
 
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketddpm.data.download import offline
 from pocketddpm.data.files import ImageFiles, how_sized
+from pocketddpm.data.folder import natural
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import ConfigError, DataError
-from pocketddpm.progress import over
+from pocketddpm.progress import over, say
 
 FLIP = False
 FIT: Literal["pad", "resize"] = "resize"
 
-SPLITS = {"train": ("train",), "test": ("test", "validation")}
+# The names of the splits; the first one that is there counts.
+SPLITS = {"train": ("train", "training"), "test": ("test", "validation", "valid", "val")}
+LABELS = ("label", "labels", "class", "category", "target")
 
 
 def load(
@@ -29,33 +34,42 @@ def load(
 ) -> ImageSet:
     """Return one split: images uint8 [N,C,H,W], labels int64 [N] or None.
 
+    What is not used, and why there are no labels, is said in one line.
+
     path: the name on the hub ('ylecun/mnist'), or a folder of parquet or image files.
     image_size: (height, width) to reach by centre crop and resize; None keeps the common size.
 
     Raises ConfigError without a name or the extra; DataError for a set that is not found, holds no
-    images or no such split, and for images that differ in size or cannot be read.
+    images or no such split, has rows without an image or without a label, and for images that
+    differ in size or cannot be read.
     """
     if path is None:
         raise ConfigError("the data set 'hf' needs a name, such as hf:ylecun/mnist")
-    name = path.as_posix()
-    rows, column, label = _open(name, split)
-    cells = rows[column]
-    sources = [_source(cells[k]) for k in over(range(len(cells)), "reading files")]
-    if not sources:
-        raise DataError(f"hf:{name} holds no images")
-    files = ImageFiles(
-        f"hf:{name}", [f"number {k}" for k in range(len(sources))], sources, image_size
-    )
-    images = files.array(files.shape())
-    labels = None if label is None else np.array(rows[label], np.int64)
-    classes = () if label is None else tuple(rows.features[label].names)
-    if labels is not None and labels.min() < 0:  # the convention for "not known"
-        labels, classes = None, ()
-    return ImageSet(images, labels, classes, f"hf:{name}", how_sized(image_size))
+    name = f"hf:{path.as_posix()}"
+    splits = _open(path.as_posix())
+    found = next((s for s in SPLITS[split] if s in splits), None)
+    if found is None:
+        raise DataError(f"{name} has no {split} split; it has {', '.join(map(str, splits))}")
+    rows = splits[found]
+    if not len(rows):
+        raise DataError(f"{name} holds no images in the split {found}")
+    column, label = _columns(rows.features, name)
+    classes, labels, notes = (), None, []
+    if label is not None:
+        stored = {key: list(each[label]) for key, each in splits.items() if label in each.features}
+        classes, labels, notes = _labels(stored, found, rows.features[label], f"{name}: {label}")
+    unused = [key for key in rows.features if key not in (column, label)]
+    notes += [f"columns not used: {', '.join(unused)}"] if unused else []
+    if notes:
+        say(f"{name}: {'; '.join(notes)}")
+    cells = _undecoded(rows, column)
+    sources = [_source(cells[k], k, name) for k in over(range(len(cells)), "reading files")]
+    files = ImageFiles(name, [f"number {k}" for k in range(len(sources))], sources, image_size)
+    return ImageSet(files.array(files.shape()), labels, classes, name, how_sized(image_size))
 
 
-def _open(name: str, split: str) -> tuple[Any, str, str | None]:
-    """Return the rows of a split, and the names of their columns of images and labels."""
+def _open(name: str) -> Any:
+    """Return the splits of a data set, by their names."""
     try:
         import datasets
     except ImportError as error:
@@ -65,23 +79,62 @@ def _open(name: str, split: str) -> tuple[Any, str, str | None]:
     if offline() and not Path(name).is_dir():
         raise DataError(f"hf:{name}: no such folder, and POCKETDDPM_OFFLINE forbids downloads")
     try:
-        found = datasets.load_dataset(name)
+        return datasets.load_dataset(name)
     # The library raises many kinds of errors.
     except Exception as error:
         said = " ".join(str(error).split())[:300]
         raise DataError(f"hf:{name} cannot be loaded: {said}") from error
-    splits = [s for s in SPLITS[split] if s in found]
-    if not splits:
-        raise DataError(f"hf:{name} has no {split} split; it has {', '.join(map(str, found))}")
-    rows = found[splits[0]]
-    kinds = rows.features.items()
-    columns = [k for k, kind in kinds if isinstance(kind, datasets.Image)]
-    if not columns:
-        raise DataError(f"hf:{name} has no column of images; it has {', '.join(rows.features)}")
-    labels = [k for k, kind in kinds if isinstance(kind, datasets.ClassLabel)]
-    rows = rows.cast_column(columns[0], datasets.Image(decode=False))
-    return rows, columns[0], labels[0] if labels else None
 
 
-def _source(value: dict[str, Any]) -> Path | bytes:
+def _columns(features: Any, name: str) -> tuple[str, str | None]:
+    """Return the names of the columns of images and of labels."""
+    import datasets
+
+    images = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
+    if not images:
+        raise DataError(f"{name} has no column of images; it has {', '.join(features)}")
+    labels = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    lower = {key.lower(): key for key in features}
+    for key in (lower[label] for label in LABELS if label in lower):
+        dtype = str(getattr(features[key], "dtype", ""))
+        if dtype in ("string", "large_string", "bool") or dtype.lstrip("u").startswith("int"):
+            labels.append(key)
+    return images[0], labels[0] if labels else None
+
+
+def _labels(
+    stored: dict[str, list[Any]], split: str, kind: Any, where: str
+) -> tuple[tuple[str, ...], NDArray[np.int64] | None, list[str]]:
+    """Return class names, the labels of one split, and a note where the set knows none.
+
+    stored: the values of every split, so that a class has the same number in all of them.
+    """
+    names = getattr(kind, "names", None)
+    # -1 is the convention for "not known" of columns of class labels.
+    missing = [k for k, v in enumerate(stored[split]) if v is None or (names and v == -1)]
+    if len(missing) == len(stored[split]):
+        return (), None, [f"no labels: those of the split {split} are not known"]
+    if missing:
+        raise DataError(
+            f"{where}: {len(missing)} of {len(stored[split])} images have no label (number "
+            f"{missing[0]} is the first); remove these rows, or the column"
+        )
+    if names:
+        return tuple(names), np.array(stored[split], np.int64), []
+    values = {str(v): v for each in stored.values() for v in each if v is not None}
+    numeric = all(isinstance(v, int) for v in values.values())
+    classes = sorted(values, key=values.__getitem__ if numeric else natural)
+    number = {text: label for label, text in enumerate(classes)}
+    return tuple(classes), np.array([number[str(v)] for v in stored[split]], np.int64), []
+
+
+def _undecoded(rows: Any, column: str) -> Any:
+    import datasets
+
+    return rows.cast_column(column, datasets.Image(decode=False))[column]
+
+
+def _source(value: dict[str, Any] | None, number: int, name: str) -> Path | bytes:
+    if value is None or (value["bytes"] is None and value["path"] is None):
+        raise DataError(f"{name}: row {number} has no image; remove it")
     return value["bytes"] if value["bytes"] is not None else Path(value["path"])
