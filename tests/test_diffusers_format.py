@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from pocketddpm.build import build_network, build_schedule
+from pocketddpm.catalog import SAMPLERS
 from pocketddpm.commands.main import main
 from pocketddpm.config import (
     DataConfig,
@@ -17,13 +20,21 @@ from pocketddpm.config import (
     ObjectiveConfig,
     SamplingConfig,
     ScheduleConfig,
+    from_dict,
 )
-from pocketddpm.convert.diffusers_read import read_diffusers
+from pocketddpm.convert.diffusers_read import (
+    SCHEDULERS,
+    SchedulerFile,
+    UNetFile,
+    _schedule,
+    _typed,
+    read_diffusers,
+)
 from pocketddpm.convert.diffusers_write import write_diffusers
 from pocketddpm.convert.unet_names import as_ddpm_unet
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.sampling import start_noise
-from pocketddpm.errors import CheckpointError, ConfigError
+from pocketddpm.errors import CheckpointError, ConfigError, DDPMError
 from pocketddpm.models.checkpoint import save_checkpoint
 from pocketddpm.models.model import Model, load_model
 from pocketddpm.networks import ddpm_unet
@@ -309,10 +320,8 @@ def test_labels_of_strangers_get_a_row_for_no_label(tmp_path):
     ids=["linear", "linear-50", "scaled", "cosine", "sigmoid", "zero-snr"],
 )
 def test_schedules_are_recognised(tmp_path, theirs, ours):
-    from pocketddpm.convert.diffusers_read import _schedule
-
     scheduler = diffusers.DDPMScheduler(**theirs)
-    config = _schedule(dict(scheduler.config), Path("x"))
+    config = _schedule(_typed(SchedulerFile, dict(scheduler.config), Path("x")), Path("x"))
     assert config.name == ours
     mine = build_schedule(config).alpha_bar[1:].float()
     assert_close(mine, scheduler.alphas_cumprod, rtol=2e-4, atol=1e-6)
@@ -330,7 +339,7 @@ def test_schedules_are_recognised(tmp_path, theirs, ours):
         ),
         ("unet", {"attn_norm_num_groups": None}, "no groups.*attn_norm_num_groups"),
         ("unet", {"sample_size": None}, "sample_size"),
-        ("unet", {"block_out_channels": [8, 16, 32]}, "size mismatch|Missing key"),
+        ("unet", {"block_out_channels": [8, 16, 32]}, "parameters than .* weights"),
         ("scheduler", {"variance_type": "learned"}, "variance_type.*'learned'.*learned_range"),
         (
             "scheduler",
@@ -365,6 +374,220 @@ def test_damaged_weights_are_refused(tmp_path):
         read_diffusers(tmp_path)
     with pytest.raises(CheckpointError, match="nothing"):
         read_diffusers(tmp_path / "nothing")
+
+
+def changed(folder, file, **values):
+    """Change entries of one of the files of an export."""
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """An export of a small model, which no test changes."""
+    folder = tmp_path_factory.mktemp("exported")
+    write_diffusers(a_model(sampler="ddim", steps=5), folder)
+    return folder
+
+
+REFUSED_SCHEDULERS = [
+    name
+    for name in dir(diffusers)
+    if name.endswith("Scheduler") and name not in SCHEDULERS and "Flax" not in name
+]
+
+
+@pytest.mark.parametrize("name", [*REFUSED_SCHEDULERS, "NobodysScheduler"])
+def test_other_processes_are_refused_by_name(tmp_path, exported, name):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    changed(folder, "scheduler/scheduler_config.json", _class_name=name)
+    with pytest.raises(CheckpointError, match=rf"{name}.*DDPMScheduler.*evaluate") as caught:
+        read_diffusers(folder)
+    assert "scheduler_config.json" in str(caught.value)
+
+
+def test_the_refused_schedulers_are_those_of_other_processes():
+    others = {"FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler", "ScoreSdeVeScheduler",
+              "CMStochasticIterativeScheduler", "KarrasVeScheduler", "LCMScheduler"}  # fmt: skip
+    assert others <= set(REFUSED_SCHEDULERS)
+    assert all(hasattr(diffusers, name) for name in SCHEDULERS)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+def test_every_scheduler_of_the_process_is_read_with_its_own_defaults(tmp_path, exported, name):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    (folder / "pocketddpm.json").unlink()
+    theirs = getattr(diffusers, name)(beta_schedule="linear")
+    theirs.save_pretrained(folder / "scheduler")
+    plan = from_dict(Experiment, read_diffusers(folder).meta["experiment"]).sampling
+    assert plan.spacing == theirs.config.get("timestep_spacing", "linspace")
+    assert plan.clip == theirs.config.get("clip_sample", False)
+    assert plan.sampler == SCHEDULERS[name][0]
+    assert plan.sampler in SAMPLERS.names()
+    for spacing in ("linspace", "trailing", "leading"):
+        changed(folder, "scheduler/scheduler_config.json", timestep_spacing=spacing)
+        assert read_diffusers(folder).meta["experiment"]["sampling"]["spacing"] == spacing
+    changed(folder, "scheduler/scheduler_config.json", use_karras_sigmas=True)
+    assert read_diffusers(folder).meta["experiment"]["sampling"]["spacing"] == "karras"
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]},
+        {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]},
+        {"_class_name": "DDPMPipeline", "vae": ["diffusers", "AutoencoderKL"]},
+        {"_class_name": "ScoreSdeVePipeline"},
+        {"_class_name": "ConsistencyModelPipeline"},
+        {"_class_name": "KarrasVePipeline"},
+    ],
+    ids=lambda index: index["_class_name"],
+)
+def test_other_pipelines_are_refused_by_name(tmp_path, exported, index):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    changed(folder, "model_index.json", **index)
+    names = [index["_class_name"], *(k for k in index if k[0] != "_"), "DDPMPipeline", "evaluate"]
+    with pytest.raises(CheckpointError, match="model_index.*" + ".*".join(names)):
+        read_diffusers(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"sampler": "ddim", "steps": 7}, "DDIM"),
+        ({"sampler": "ddim", "spacing": "leading", "clip": False}, "DDIM"),
+        ({"sampler": "ddpm", "steps": 20, "options": {"variance": "beta"}}, "DDPM"),
+        ({"sampler": "dpmpp", "steps": 9, "spacing": "karras"}, "DDIM"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("classes", [0, 2])
+def test_our_own_plan_comes_back(tmp_path, settings, kind, classes):
+    model = a_model(classes=classes, **settings)
+    write_diffusers(model, tmp_path)
+    stored = json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text())
+    assert stored["_class_name"] == f"{kind}Scheduler"
+    if not classes:
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(tmp_path)
+        assert type(pipeline).__name__ == f"{kind}Pipeline"
+    back = from_dict(Experiment, read_diffusers(tmp_path).meta["experiment"])
+    assert back.sampling == model.experiment.sampling
+    # Another scheduler that somebody gave the folder counts.
+    diffusers.EulerDiscreteScheduler(beta_schedule="linear").save_pretrained(tmp_path / "scheduler")
+    assert read_diffusers(tmp_path).meta["experiment"]["sampling"]["sampler"] == "euler"
+
+
+def test_class_names_of_a_stranger(tmp_path):
+    model = a_model(classes=2)
+    write_diffusers(model, tmp_path)
+    (tmp_path / "pocketddpm.json").unlink()
+    index = {"_class_name": "DDPMPipeline", "id2label": {"0": "cat", "1": "dog"}}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert read_diffusers(tmp_path).meta["classes"] == ["cat", "dog"]
+    (tmp_path / "model_index.json").unlink()
+    assert read_diffusers(tmp_path).meta["classes"] == ["0", "1", "2"]
+
+
+# A walk over every kind of broken file -----------------------------------------------------------
+
+FILES = (
+    "model_index.json",
+    "unet/config.json",
+    "scheduler/scheduler_config.json",
+    "pocketddpm.json",
+    "unet/diffusion_pytorch_model.safetensors",
+)
+BROKEN = {
+    "empty": b"",
+    "text": b"this is a text file\n",
+    "list": b"[1, 2, 3]",
+    "number": b"7",
+    "not utf-8": b"\xff\xfe{}",
+    "deep": b"[" * 100_000,
+    "half": b'{"_class_name": "UNet2DM',
+    "zip": b"PK\x03\x04" + bytes(100),
+    "pickle": b"cos\nsystem\n(S'true'\ntR.",
+    "html": b"<html>sign in</html>",
+}
+
+
+def one_line(folder):
+    """Read the folder; it is refused in one line, or it is read."""
+    try:
+        return read_diffusers(folder)
+    except DDPMError as error:
+        assert "\n" not in str(error) and str(folder) in str(error), error
+        return None
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("file", FILES)
+def test_every_kind_of_broken_file_is_one_line(tmp_path, exported, file, kind):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    (folder / file).write_bytes(BROKEN[kind])
+    with pytest.raises(CheckpointError, match=re.escape(str(folder / file))) as caught:
+        read_diffusers(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_weights_under_the_older_name_are_one_line(tmp_path, exported):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    (folder / FILES[-1]).unlink()
+    path = folder / "unet" / "diffusion_pytorch_model.bin"
+    good = tmp_path / "good.bin"
+    torch.save({"a": torch.ones(3)}, good)
+    whole = good.read_bytes()
+    torch.save({"state_dict": {"a": torch.ones(3)}}, tmp_path / "nested.bin")
+    torch.save({"a": torch.ones(3, dtype=torch.int64)}, tmp_path / "whole.bin")
+    torch.save([torch.ones(3)], tmp_path / "list.bin")
+    contents = [*BROKEN.values(), *(whole[:n] for n in range(0, len(whole), 97)), whole]
+    contents += [(tmp_path / f"{name}.bin").read_bytes() for name in ("nested", "whole", "list")]
+    for content in contents:
+        path.write_bytes(content)
+        assert one_line(folder) is None
+
+
+def test_cut_weights_are_one_line(tmp_path, exported):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    whole = (folder / FILES[-1]).read_bytes()
+    for length in range(0, len(whole), len(whole) // 40):
+        (folder / FILES[-1]).write_bytes(whole[:length])
+        assert one_line(folder) is None
+
+
+VALUES = [None, True, "x", "", -1, 0, 1, 7, 3.5, 1e300, 10**12, [], [3], ["x"], {}, {"a": 1}, "NaN"]
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [("unet/config.json", UNetFile), ("scheduler/scheduler_config.json", SchedulerFile)],
+)
+def test_every_entry_with_every_kind_of_value(tmp_path, exported, file, kind):
+    """Each entry that is read, each with values of all kinds: read, or refused in one line."""
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    whole, refused = (folder / file).read_text(), 0
+    for name in ["_class_name", *(f.name for f in fields(kind))]:
+        for value in VALUES:
+            (folder / file).write_text(json.dumps({**json.loads(whole), name: value}))
+            refused += one_line(folder) is None
+    assert refused > 8 * len(fields(kind))
+
+
+def test_every_entry_of_our_own_file_with_every_kind_of_value(tmp_path, exported):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    path = folder / "pocketddpm.json"
+    whole = json.loads(path.read_text())
+    for name in ("experiment", "classes", "class_counts", "scaling", "shape"):
+        for value in VALUES:
+            path.write_text(json.dumps({**whole, name: value}))
+            one_line(folder)
+    for part in ("data", "sampling"):
+        for value in VALUES:
+            changed_part = {**whole["experiment"], part: value}
+            path.write_text(json.dumps({**whole, "experiment": changed_part}))
+            one_line(folder)
 
 
 # The network -------------------------------------------------------------------------------------

@@ -42,10 +42,11 @@ class Import:
         refuse_existing(out, self.overwrite)
         checkpoint = read_diffusers(self.path, self.data)
         save_checkpoint(out / "last.safetensors", checkpoint)
+        plan = checkpoint.meta["experiment"]["sampling"]
         count = sum(t.numel() for t in checkpoint.tensors.values())
         print(
             f"{len(checkpoint.tensors)} tensors, {count} parameters, "
             f"{'x'.join(map(str, checkpoint.meta['shape']))}, "
-            f"{len(checkpoint.meta['classes'])} classes -> {out}; "
-            f"draw with: pocketddpm sample {out}"
+            f"{len(checkpoint.meta['classes'])} classes, sampled by {plan['sampler']} in "
+            f"{plan['steps']} steps -> {out}; draw with: pocketddpm sample {out}"
         )

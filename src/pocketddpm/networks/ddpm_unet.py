@@ -43,7 +43,7 @@ class Config:
     """
 
     widths: tuple[int, ...] = option((128, 256, 256, 256), ">= 4")
-    blocks: int = option(2, ">= 1")
+    blocks: int = option(2, ">= 1, <= 1000")  # more would fill the memory with lists
     attention: tuple[int, ...] = option((1,), ">= 0")
     middle: bool = True
     heads: int = option(1, ">= 1")
@@ -63,8 +63,8 @@ def build(
     """Return the network, untrained.
 
     Its forward takes (x_t [B,C,H,W], t [B] in 1..T, y int64 [B] in 0..classes or None). Raises
-    ConfigError for widths below 4 or an odd first one, blocks below 1, an image that cannot be
-    halved once a level, levels of attention that there are not, padding or frequency_shift other
+    ConfigError for widths below 4 or an odd first one, blocks not in 1..1000, an image that cannot
+    be halved once a level, levels of attention that there are not, padding or frequency_shift other
     than 0 and 1, and widths that do not divide by groups, heads or head_width.
     """
     levels = len(config.widths)
