@@ -203,6 +203,20 @@ def test_noise_depends_on_its_arguments_alone():
     assert_close(wide.float(), one, rtol=1e-4, atol=1e-5)
 
 
+def test_no_seed_repeats_another():
+    """Seeds of 64 bits differ; those beyond, which would repeat seed 0, are refused."""
+    index = torch.arange(4)
+    seeds = [0, 1, 2**31, 2**32, 2**32 + 1, 2**63, 2**64 - 1, -(2**63) + 1, -2]
+    assert len({tuple(uniform(s, Role.START, index).tolist()) for s in seeds}) == len(seeds)
+    for seed in (2**64, 2**64 + 1, 2**70, -(2**63) - 1):
+        for draw in (
+            lambda s: uniform(s, Role.START, index),
+            lambda s: normal(s, Role.STEP, index, (2,)),
+        ):
+            with pytest.raises(ConfigError, match=str(seed)):
+                draw(seed)
+
+
 def test_noise_is_standard_normal_and_independent():
     z = normal(3, Role.START, torch.arange(20_000), (8,), dtype=torch.float64)
     n = z.numel()

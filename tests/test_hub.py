@@ -10,7 +10,8 @@ from PIL import Image
 
 import pocketddpm as pd
 from pocketddpm.commands.main import main
-from pocketddpm.data.load import load_images
+from pocketddpm.data.load import class_counts, load_images
+from pocketddpm.data.split import hold_out
 from pocketddpm.errors import CheckpointError, ConfigError, DataError, OutputError
 from pocketddpm.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pocketddpm.models.publishing import public_meta, public_name, push
@@ -77,6 +78,14 @@ def test_colour_mixed_sizes_and_no_labels(tmp_path):
     assert images.shape == (3, 4, 4)
     assert images.labels is None
     assert images.images[1, :, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_a_set_that_is_sorted_by_label_keeps_every_class(tmp_path):
+    parquet(tmp_path / "a", "train", [picture(k) for k in range(100)], [0] * 50 + [1] * 50)
+    found = load_images(f"hf:{tmp_path / 'a'}", subset=20)
+    assert class_counts(found) == [10, 10]
+    training, held_out = hold_out(found, 4, "random")
+    assert (class_counts(training), class_counts(held_out)) == ([8, 8], [2, 2])
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
 
 def _bits(seed: int, role: Role, index: Tensor, step: int, count: int) -> Tensor:
     """Return int64 [B, count] of 32-bit words; `count` is rounded up to a multiple of 4."""
+    if not -(2**63) <= seed < 2**64:
+        raise ConfigError(f"a seed has 64 bits, from -2^63 to 2^64 - 1; got {seed}")
     blocks = -(-count // 4)
     block = torch.arange(blocks, device=index.device)[None, :].expand(len(index), blocks)
     low = (index & _MASK)[:, None].expand_as(block)
@@ -76,7 +78,7 @@ def uniform(
     """Return one number per index, int64 [B], uniform in (0, 1), as [B] on its device.
 
     In float64 0 and 1 are never reached; float32 rounds the largest 2^7 of 2^32 numbers up to 1.
-    ConfigError for another dtype.
+    ConfigError for another dtype, and for a seed of more than 64 bits.
     """
     bits = _bits(seed, role, index, step, 1)[:, 0]
     return (bits.to(_wide(dtype)) + 0.5) * 2.0**-32
@@ -94,7 +96,8 @@ def normal(
     """Return standard normal noise [B, *shape] on the device of index, int64 [B].
 
     Row k depends on (seed, role, index[k], step) alone. Box-Muller on 32-bit uniforms: the tail
-    ends at 6.7 standard deviations. dtype: float32 or float64; ConfigError for another.
+    ends at 6.7 standard deviations. dtype: float32 or float64; ConfigError for another, and
+    for a seed of more than 64 bits.
     """
     count = prod(shape)
     bits = _bits(seed, role, index, step, count).to(_wide(dtype))
