@@ -44,8 +44,8 @@ def save(path: Path, mode: str = "L", size: tuple[int, int] = (4, 3)) -> Path:
 
 
 def stored_in(cache: Path) -> list[Path]:
-    """Return what lies in the cache, whole or half written, but for the locks."""
-    return [path for path in cache.rglob("*") if path.is_file() and path.name != "lock"]
+    """Return the decoded images in the cache, whole or half written."""
+    return [path for path in cache.rglob("*images*") if path.is_file()]
 
 
 def shade(path: Path, value: int) -> Path:
@@ -156,6 +156,18 @@ def test_what_is_left_out_or_merged_is_said_in_one_line(
         assert value in line
     assert "1 images in folders below" in line
     assert ".hidden" not in line
+
+
+def test_what_decoding_changes_is_said_each_time(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k, mode in enumerate(("L", "RGB", "RGBA", "LA")):
+        save(pictures / f"{k}.png", mode)
+    for _ in range(2):  # decoded, and from the cache
+        load_folder(pictures)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "2 of 4 images" in line and "3 channels" in line
+        assert "2 images have transparency" in line and "black" in line
 
 
 def test_nothing_is_said_of_a_folder_that_is_taken_as_it_is(

@@ -22,39 +22,47 @@ from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.progress import say
 
 LIMIT_GB = 20.0
-FILE, HEADER = "images.npy", 128
+FILE, NOTES, HEADER = "images.npy", "notes.txt", 128
 
 
-def decode_once(files: ImageFiles, key: str) -> NDArray[np.uint8]:
+def decode_once(files: ImageFiles, key: str) -> tuple[NDArray[np.uint8], list[str]]:
     """Return the decoded images, from the cache where it has them under this key.
 
     Of several processes that ask at a time, one decodes and the others wait for it. Where the cache
     cannot be written or has too little room, they are decoded into memory, and a line says so.
 
-    Returns: uint8 [N,C,H,W], a read-only memory map or an array.
+    Returns: uint8 [N,C,H,W], a read-only memory map or an array; and what decoding changed.
 
     Raises DataError when files are broken, or differ in size while no size is given.
     """
     count = len(files.sources)
     path = cache_root() / "folders" / key / FILE
     if (images := _open(path, count)) is not None:
-        return images
+        return images, _notes(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.parent / "lock"):
             if (images := _open(path, count)) is None:
-                shape = files.shape()
+                shape, notes = files.survey()
                 _make_room(path, HEADER + prod(shape))
+                path.with_name(NOTES).write_text("\n".join(notes), encoding="utf-8")
                 _write(path, shape, files.decoded(shape[1], shape[2:]))
                 images = _open(path, count)
     # No room or no permission: broken image files never get here, they are DataErrors.
     except (OSError, NotImplementedError) as error:
         said = getattr(error, "strerror", None) or error
         say(f"{files.where}: decoded into memory, as the cache cannot be used ({path}: {said})")
-        return files.array(files.shape())
+        shape, notes = files.survey()
+        return files.array(shape), notes
     if images is None:
         raise DataError(f"{path}: was just written, but cannot be read; set POCKETDDPM_CACHE")
-    return images
+    return images, _notes(path)
+
+
+def _notes(path: Path) -> list[str]:
+    with suppress(OSError, ValueError):
+        return path.with_name(NOTES).read_text(encoding="utf-8").splitlines()
+    return []
 
 
 def _open(path: Path, count: int) -> NDArray[np.uint8] | None:

@@ -140,12 +140,17 @@ def _flatten(image: "Image") -> "Image":
             raise ValueError(f"values beyond 0..{full:g} in mode {image.mode}")
         return PIL.Image.fromarray(np.rint(values * (255 / full)).astype(np.uint8))
     grey = image.mode in GREY_MODES
-    if image.mode.endswith(("A", "a")) or "transparency" in image.info:
+    if has_alpha(image):
         image = image.convert("LA" if grey else "RGBA")
         alpha = image.getchannel("A")
         image = image.convert("L" if grey else "RGB")
         return PIL.Image.composite(image, PIL.Image.new(image.mode, image.size), alpha)
     return image.convert("L" if grey else "RGB")
+
+
+def has_alpha(image: "Image") -> bool:
+    """Return whether the image may be transparent somewhere, going by its header."""
+    return image.mode.endswith(("A", "a")) or "transparency" in image.info
 
 
 def crop_resize(image: "Image", size: tuple[int, int]) -> "Image":

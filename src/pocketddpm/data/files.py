@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketddpm.data.decode import GREY_MODES, decode, opened, times, turned_size
+from pocketddpm.data.decode import GREY_MODES, decode, has_alpha, opened, times, turned_size
 from pocketddpm.errors import DataError
 from pocketddpm.progress import over
 
@@ -26,16 +26,20 @@ class ImageFiles:
     sources: Sequence[Path | bytes]
     image_size: tuple[int, int] | None = None
 
-    def shape(self) -> tuple[int, int, int, int]:
-        """Return (N, channels, height, width) of the result; grey unless any file has colour.
+    def survey(self) -> tuple[tuple[int, int, int, int], list[str]]:
+        """Return (N, channels, height, width) of the result, and in words what decoding changes.
+
+        The result is grey unless any file has colour.
 
         Raises DataError for broken files, and for sizes that differ while image_size is None.
         """
-        channels, sizes = 1, dict[tuple[int, int], str]()
+        colour = alpha = 0
+        sizes = dict[tuple[int, int], str]()
         for i, source in enumerate(over(self.sources, "reading headers")):
             try:
                 with opened(source) as image:
-                    channels = max(channels, 1 if image.mode in GREY_MODES else 3)
+                    colour += image.mode not in GREY_MODES
+                    alpha += has_alpha(image)
                     sizes.setdefault(turned_size(image), self.names[i])
             # A damaged file can make a decoder raise almost anything.
             except Exception as error:
@@ -46,8 +50,12 @@ class ImageFiles:
         if self.image_size is None and len(sizes) > 1:
             found = ", ".join(f"{name} is {times(size)}" for size, name in list(sizes.items())[:2])
             raise DataError(f"{self.where}: images differ in size ({found}); give --image-size")
-        height, width = self.image_size or next(iter(sizes))
-        return len(self.sources), channels, height, width
+        total, notes = len(self.sources), []
+        if 0 < colour < total:
+            notes.append(f"{colour} of {total} images have colour, so all get 3 channels")
+        if alpha:
+            notes.append(f"{alpha} images have transparency, which is laid over black")
+        return (total, 3 if colour else 1, *(self.image_size or next(iter(sizes)))), notes
 
     def decoded(
         self, channels: int, size: tuple[int, int] | None = None
@@ -74,7 +82,7 @@ class ImageFiles:
             raise self._broken(broken)
 
     def array(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-        """Return all images in memory, uint8 of the shape that `shape` returned."""
+        """Return all images in memory, uint8 of the shape that `survey` returned."""
         images = np.empty(shape, np.uint8)
         for i, image in enumerate(self.decoded(shape[1], shape[2:])):
             images[i] = image

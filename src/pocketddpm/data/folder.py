@@ -47,9 +47,9 @@ def load_folder(
     """
     paths, notes = _walk(folder)
     paths, names, labels, more = label_by_folder(folder, paths, classes)
-    if notes or more:
-        say(f"{folder}: {'; '.join([*notes, *more])}")
-    images = decode_files(folder, paths, image_size)
+    images, changed = decode_files(folder, paths, image_size)
+    if notes := [*notes, *more, *changed]:
+        say(f"{folder}: {'; '.join(notes)}")
     return ImageSet(images, labels, names, name or folder.resolve().name, how_sized(image_size))
 
 
@@ -149,7 +149,7 @@ def label_by_folder(
 
 def decode_files(
     folder: Path, paths: Sequence[Path], image_size: tuple[int, int] | None = None
-) -> NDArray[np.uint8]:
+) -> tuple[NDArray[np.uint8], list[str]]:
     """Return the decoded images, from the cache when the files have not changed since.
 
     The key is made of the folder, and of the names, sizes and times of the files.
@@ -159,7 +159,7 @@ def decode_files(
         paths: the files, in the order wanted.
         image_size: (height, width) to reach by centre crop and resize; None keeps the common size.
 
-    Returns: uint8 [N,C,H,W], a read-only memory map or an array.
+    Returns: uint8 [N,C,H,W], a read-only memory map or an array; and what decoding changed.
 
     Raises DataError when files are broken, or differ in size while image_size is None.
     """

@@ -44,7 +44,7 @@ def load(
     if folder is None:
         raise not_found((place,), path)
     size = image_size or DEFAULT_SIZE
-    images = decode_files(folder, _select(folder, split), size)
+    images, _ = decode_files(folder, _select(folder, split), size)
     return ImageSet(images, None, (), "celeba", how_sized(size))
 
 

@@ -60,12 +60,13 @@ def load(
         classes, labels, notes = _labels(stored, found, rows.features[label], f"{name}: {label}")
     unused = [key for key in rows.features if key not in (column, label)]
     notes += [f"columns not used: {', '.join(unused)}"] if unused else []
-    if notes:
-        say(f"{name}: {'; '.join(notes)}")
     cells = _undecoded(rows, column)
     sources = [_source(cells[k], k, name) for k in over(range(len(cells)), "reading files")]
     files = ImageFiles(name, [f"number {k}" for k in range(len(sources))], sources, image_size)
-    return ImageSet(files.array(files.shape()), labels, classes, name, how_sized(image_size))
+    shape, changed = files.survey()
+    if notes := [*notes, *changed]:
+        say(f"{name}: {'; '.join(notes)}")
+    return ImageSet(files.array(shape), labels, classes, name, how_sized(image_size))
 
 
 def _open(name: str) -> Any:
