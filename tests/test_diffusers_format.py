@@ -474,7 +474,9 @@ def test_our_own_plan_comes_back(tmp_path, settings, kind, classes):
         assert type(pipeline).__name__ == f"{kind}Pipeline"
     back = from_dict(Experiment, read_diffusers(tmp_path).meta["experiment"])
     assert back.sampling == model.experiment.sampling
-    # Another scheduler that somebody gave the folder counts.
+    # What somebody has changed since counts.
+    changed(tmp_path, "scheduler/scheduler_config.json", timestep_spacing="linspace")
+    assert read_diffusers(tmp_path).meta["experiment"]["sampling"]["spacing"] == "linspace"
     diffusers.EulerDiscreteScheduler(beta_schedule="linear").save_pretrained(tmp_path / "scheduler")
     assert read_diffusers(tmp_path).meta["experiment"]["sampling"]["sampler"] == "euler"
 
