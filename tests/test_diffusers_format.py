@@ -20,7 +20,6 @@ from pocketddpm.config import (
     ObjectiveConfig,
     SamplingConfig,
     ScheduleConfig,
-    from_dict,
 )
 from pocketddpm.convert.diffusers_read import (
     SCHEDULERS,

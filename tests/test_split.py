@@ -9,13 +9,14 @@ import pytest
 
 from conftest import with_training
 from pocketddpm.commands.main import main
-from pocketddpm.config import DataConfig, EvaluationConfig, Experiment, from_dict
+from pocketddpm.config import DataConfig, EvaluationConfig, Experiment
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import class_counts, load_images
 from pocketddpm.data.split import drawn, hold_out, subset
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.checkpoint import load_checkpoint, save_checkpoint
 from pocketddpm.runs.run import Session
+from pocketddpm.values import from_dict
 
 
 def sorted_set(sizes, labelled=True):
