@@ -1,6 +1,7 @@
 """Numerical health: steps that are skipped, runs that give up, averages that are never poisoned."""
 
 import math
+import random
 from dataclasses import asdict, replace
 
 import pytest
@@ -18,8 +19,10 @@ from pocketddpm.training.health import (
     COST,
     FIRST_SCALE,
     GROW_AFTER,
+    LAST_SCALE,
     LIMIT,
     Health,
+    LossScale,
     refuse_poisoned,
 )
 
@@ -31,7 +34,7 @@ def session(experiment, out, broken=(), checkpoint=None, **options):
     whole = run.trainer.objective
 
     class Broken:
-        observe, state, load = whole.observe, whole.state, whole.load
+        observe, state, load, times = whole.observe, whole.state, whole.load, whole.times
 
         def __call__(self, network, x0, y, stream_index, seed, run_fraction):
             losses = whole(network, x0, y, stream_index, seed, run_fraction)
@@ -154,9 +157,8 @@ def test_one_in_many_is_borne_and_one_in_ten_is_not():
     def after(every):
         health = Health()
         for step in range(1, 20_000):
-            finite = torch.tensor(math.nan if step % every == 0 else 1.0)
-            if not health.passes(finite, torch.ones(())):
-                health.check(step)
+            health.count(step % every != 0)
+            health.check(step)
         return health.skipped
 
     assert after(12) > 1000
@@ -166,15 +168,32 @@ def test_one_in_many_is_borne_and_one_in_ten_is_not():
 
 def test_the_scale_of_fp16_falls_at_once_and_rises_slowly():
     health = Health.start("fp16")
-    good, bad = torch.ones(()), torch.tensor(math.inf)
-    assert not health.passes(good, bad)
+    health.count(False)
     assert health.scale == FIRST_SCALE / 2
     for _ in range(GROW_AFTER):
-        assert health.passes(good, good)
+        assert health.scale == FIRST_SCALE / 2
+        health.count(True)
     assert health.scale == FIRST_SCALE
     assert Health.start("bf16").scale == 1
     again = Health.from_dict(asdict(health), "fp16")
     assert again == health
+
+
+@pytest.mark.parametrize(("good_steps", "scale"), [(0, 64.0), (GROW_AFTER - 3, 2.0**24), (5, 1.0)])
+def test_the_scale_on_the_device_is_that_of_the_checkpoint(good_steps, scale):
+    """Both count the same steps by the same rule: down to 1, which it never leaves, and to 2^24."""
+    health = Health(scale=scale, good_steps=good_steps)
+    device = LossScale(health, torch.device("cpu"))
+    draw = random.Random(0)
+    taken = [*[draw.random() < 0.8 for _ in range(60)], *[True] * GROW_AFTER * 2]
+    scales = set()
+    for step in taken if scale < LAST_SCALE else [True] * 10 + taken:
+        health.count(step)
+        device.count(torch.tensor(step))
+        assert (float(device.scale), int(device.good_steps)) == (health.scale, health.good_steps)
+        scales.add(health.scale)
+    assert len(scales) > 1 or scale == 1
+    assert max(scales) <= LAST_SCALE
 
 
 def test_weights_that_are_not_finite_replace_no_checkpoint(tiny, tmp_path):

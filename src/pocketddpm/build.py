@@ -84,13 +84,18 @@ def pick_device(name: str) -> torch.device:
         return torch.device(cuda if torch.cuda.is_available() else mps)
     try:
         device = torch.device(cuda if name == "cuda" else name)
-        torch.empty(1, device=device)
+        check_computes(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0][:200]
         raise ConfigError(
             f"--device {name} cannot be used here ({reason}); choose auto, cpu, cuda or mps"
         ) from None
     return device
+
+
+def check_computes(device: torch.device) -> None:
+    """Raise the error of torch's own when nothing can be computed on the device and read back."""
+    (torch.ones(1, device=device) + 1).item()
 
 
 def pick_precision(name: str, device: torch.device) -> str:

@@ -4,6 +4,7 @@ Gradients and losses travel by the device's own backend (NCCL on CUDA), everythi
 """
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,9 +94,15 @@ def share_batches(
     return [(which, everyone[k % count()][k // count()]) for k, which in enumerate(slices)]
 
 
-def agree_on_start(step: int, folder: Path) -> None:
-    """Raise ConfigError unless all processes of a run begin at the same step."""
+def agree_on_start(step: int, device: torch.device, folder: Path) -> None:
+    """Raise ConfigError unless all processes begin at the same step, each on a GPU of its own."""
     steps = gathered(step)
+    places = gathered((socket.gethostname(), str(device)))
+    if device.type != "cpu" and len(set(places)) < len(places):
+        raise ConfigError(
+            f"several processes of this machine would train on {device}; give --device cuda, which "
+            "is another GPU for each, and --nproc-per-node no larger than their number"
+        )
     if len(set(steps)) > 1:
         raise ConfigError(
             f"the processes begin at steps {', '.join(map(str, steps))}: all of them must see the "

@@ -109,6 +109,15 @@ def normal(
     return both[:, :count].reshape(len(index), *shape)
 
 
+def send(values: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a tensor of the CPU on a device, as `dtype`, without waiting for what runs there.
+
+    It is converted first: a device may have no float64.
+    """
+    # MPS would read the memory later, when it may be gone.
+    return values.to(dtype or values.dtype).to(device, non_blocking=device.type == "cuda")
+
+
 def _wide(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype; ConfigError unless it is float32 or float64, which hold 32-bit numbers."""
     if dtype not in (torch.float32, torch.float64):

@@ -36,8 +36,8 @@ def bar(**options: Any) -> "tqdm[Any]":
         return automatic(**options)
     if sys.stderr.isatty():
         return tqdm(dynamic_ncols=True, **options)
-    lines = {"file": _Lines(), "mininterval": EVERY, "leave": True, "ascii": True, "ncols": 100}
-    return tqdm(**{**options, **lines})
+    lines = {"file": _Lines(), "mininterval": EVERY, "leave": True, "position": 0}
+    return tqdm(**{**options, **lines, "ascii": True, "ncols": 100})
 
 
 def over(items: Sequence[T], what: str) -> Iterator[T]:

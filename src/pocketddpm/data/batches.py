@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import ConfigError
-from pocketddpm.noise import Role, uniform
+from pocketddpm.noise import Role, send, uniform
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Batch:
 
     images: uint8 [B,C,H,W].
     labels: int64 [B], or None for a set without labels.
-    stream_index: int64 [B], the images' numbers in the stream.
+    stream_index: int64 [B] on the CPU, the images' numbers in the stream.
     """
 
     images: Tensor
@@ -93,11 +93,12 @@ class Loader:
                 f"a batch of {count} images from number {start}: at least 1 image from number 0"
             )
         index = torch.cat(list(self._indices(start, start + count)))
-        stream_index = torch.arange(start, start + count, device=self.device)
+        stream_index = torch.arange(start, start + count)
         images = self.images[index]
         if self.flip:
             mirrored = uniform(self.seed, Role.FLIP, stream_index) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+            mirrored = send(mirrored[:, None, None, None], self.device)
+            images = torch.where(mirrored, images.flip(-1), images)
         labels = None if self.labels is None else self.labels[index]
         return Batch(images, labels, stream_index)
 
@@ -116,7 +117,7 @@ class Loader:
             self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
             generator = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
             order = torch.randperm(len(self.images), generator=generator)
-            self._orders[epoch] = order[: self.epoch_images].to(self.device)
+            self._orders[epoch] = send(order[: self.epoch_images], self.device)
         return self._orders[epoch]
 
 

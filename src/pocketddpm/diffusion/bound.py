@@ -18,6 +18,7 @@ from torch import Tensor
 from pocketddpm.diffusion.process import VARIANCES, posterior, step_beta
 from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.errors import unknown
+from pocketddpm.noise import send
 
 Decoder = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x0, mean, log variance) -> log-likelihood of every pixel, in nats, of the shape of x0."""
@@ -100,7 +101,7 @@ def first_variance(schedule: Schedule, t: Tensor) -> Tensor:
 def prior(schedule: Schedule, x0: Tensor) -> Tensor:
     """Return KL(q(x_T | x0) || N(0, I)) in bits/dim, [B]."""
     alpha_bar = float(schedule.alpha_bar[-1])
-    log_var = torch.log1p(-schedule.alpha_bar[-1]).to(x0)
+    log_var = send(torch.log1p(-schedule.alpha_bar[-1]), x0.device, x0.dtype)
     zero = torch.zeros_like(log_var)
     return _bits(gaussian_kl(alpha_bar**0.5 * x0, log_var, zero, zero))
 
@@ -129,7 +130,7 @@ def term(
     tilde = torch.where(last, first_variance(schedule, t.cpu()), q.variance)
     shape = (-1, *[1] * (x0.ndim - 1))
     beta, tilde, weight, last = (
-        v.view(shape).to(x0.device, v.dtype if v.dtype == torch.bool else x0.dtype)
+        send(v.view(shape), x0.device, v.dtype if v.dtype == torch.bool else x0.dtype)
         for v in (step_beta(alpha_bar_t, alpha_bar_s), tilde, q.x0_weight, last)
     )
     log_var = VARIANCES[variance](beta, tilde, fraction).log()

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from pocketddpm.diffusion.objective import LossInputs, NoisyBatch, Objective
 from pocketddpm.diffusion.prediction import call_network
+from pocketddpm.diffusion.process import amplitudes
+from pocketddpm.noise import send
 
 STAGES = range(1, 9)  # halvings of the gap between sigma_r and sigma_t, in turn
 TEACHER_STAGES = range(3, 7)  # the same along a teacher's flow: docs/experiments.md
@@ -39,17 +41,22 @@ class Consistency(Objective):
             if self.teacher is not None:
                 output = self.call(self.teacher, batch).output
                 x0, eps = (f(output, x_t, a, b) for f in (self.prediction.x0, self.prediction.eps))
-            sigma_t = b / a
+            # On the CPU, where the schedule lies.
+            like = torch.empty(len(batch.t), 1, 1, 1, dtype=x0.dtype)
+            a_t, b_t = amplitudes(self.schedule.at(batch.t), like)
+            sigma_t = b_t / a_t
             sigma_r = self.next_sigma(sigma_t, batch.run_fraction)
             clean = sigma_r < float(self.schedule.sigma[1])
             sigma = torch.where(clean, self.schedule.sigma[1].to(sigma_r), sigma_r)
+            r = self.schedule.time_of(-2 * sigma.flatten().double().log())
+            gap = sigma_t - torch.where(clean, 0.0, sigma_r)
+            sigma, r, gap = (send(v, x0.device, x0.dtype) for v in (sigma, r, gap))
             a_r = (1 + sigma.square()).rsqrt()
             b_r = sigma * a_r
             x_r = a_r * x0 + b_r * eps
-            r = self.schedule.time_of((-2 * sigma.flatten().double().log()).cpu()).to(x0)
             output = call_network(network, self.prediction, x_r, r, batch.y, a_r, b_r).output
-            target = torch.where(clean, x0, self.prediction.x0(output, x_r, a_r, b_r))
-            gap = sigma_t - torch.where(clean, 0.0, sigma_r)
+            x0_r = self.prediction.x0(output, x_r, a_r, b_r)
+            target = torch.where(send(clean, x0.device), x0, x0_r)
         return LossInputs(batch, x0_hat, target, 1 / gap.flatten())
 
     def next_sigma(self, sigma: Tensor, run_fraction: float) -> Tensor:

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from pocketddpm.diffusion.guidance import Guidance
-from pocketddpm.diffusion.prediction import NetworkOutput, Prediction, Scalar, call_network
+from pocketddpm.diffusion.prediction import (
+    NetworkOutput,
+    Prediction,
+    Scalar,
+    autocast,
+    call_network,
+)
 from pocketddpm.errors import ConfigError
 
 
@@ -126,7 +132,7 @@ class Denoiser:
         self.nfe += 1
         times = torch.full((len(x_t),), t, dtype=torch.float32, device=x_t.device)
         a, b = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(x_t.device, torch.bfloat16 if self.bf16 else None):
             return call_network(network, self.prediction, x_t, times, labels, a, b)
 
     def _weak(self, x_t: Tensor, t: float, alpha_bar: float) -> NetworkOutput:

@@ -8,7 +8,7 @@ network with the same label (autoguidance, arXiv 2406.02507).
 """
 
 from dataclasses import dataclass
-from math import isfinite
+from math import ceil, floor, isfinite
 
 import torch
 from torch import Tensor
@@ -117,6 +117,9 @@ def dynamic_threshold(
     """
     centre, half = (low + high) / 2, (high - low) / 2
     distance = (x0 - centre) / half
-    s = torch.quantile(distance.abs().flatten(1), share, dim=1).clamp_min(1)
+    ordered = distance.abs().flatten(1).sort(dim=1).values
+    # torch.quantile, but without float64 on the device.
+    rank = share * (ordered.shape[1] - 1)
+    s = ordered[:, floor(rank)].lerp(ordered[:, ceil(rank)], rank - floor(rank)).clamp_min(1)
     s = s.view(-1, *[1] * (x0.ndim - 1))
     return centre + half * (distance.clamp(-s, s) / s)

@@ -19,7 +19,7 @@ from pocketddpm.diffusion.prediction import NetworkOutput, Prediction, call_netw
 from pocketddpm.diffusion.process import amplitudes
 from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.diffusion.times import Gather, Times
-from pocketddpm.noise import Role, normal, uniform
+from pocketddpm.noise import Role, normal, send, uniform
 
 
 class NoisyBatch(NamedTuple):
@@ -86,20 +86,21 @@ class Objective:
     ) -> Tensor:
         """Return the loss of each image, [B]: the mean over its pixels, the bound in bits/dim.
 
-        x0: [B,C,H,W] in model range. y: int64 [B] or None. stream_index: int64 [B], each
+        x0: [B,C,H,W] in model range. y: int64 [B] or None. stream_index: int64 [B] on the CPU, each
         image's number in the endless stream of training images; with `seed` it fixes t, eps and
         label dropout. run_fraction: how much of the run is done, 0..1.
         """
         t, importance = self.times.draw(seed, stream_index, run_fraction)
         a, b = amplitudes(self.schedule.at(t), x0)
         shape = tuple(x0.shape[1:])
-        eps = normal(seed, Role.TRAIN_EPS, stream_index.to(x0.device), shape, dtype=x0.dtype)
+        index = send(stream_index, x0.device)
+        eps = normal(seed, Role.TRAIN_EPS, index, shape, dtype=x0.dtype)
         if y is not None and self.null is not None and self.label_dropout > 0:
-            u = uniform(seed, Role.LABEL_DROPOUT, stream_index.to(y.device))
-            y = torch.where(u < self.label_dropout, self.null, y)
+            hidden = uniform(seed, Role.LABEL_DROPOUT, stream_index) < self.label_dropout
+            y = torch.where(send(hidden, y.device), self.null, y)
         batch = NoisyBatch(t, x0, eps, a * x0 + b * eps, a, b, y, run_fraction)
         losses = self.loss(self, self.compare(network, batch))
-        return losses * importance.to(losses)
+        return losses * send(importance, losses.device, losses.dtype)
 
     def compare(self, network: nn.Module, batch: NoisyBatch) -> LossInputs:
         """Return the network's output at x_t, and its target."""
@@ -107,12 +108,12 @@ class Objective:
         target = self.prediction.target(batch.x0, batch.eps, batch.a, batch.b)
         if self.guidance != 1 and batch.y is not None and self.null is not None:
             target = target + self._guidance_shift(network, batch, output)
-        weight = self.weights[batch.t - 1].to(batch.x0)
+        weight = send(self.weights[batch.t - 1], batch.x0.device, batch.x0.dtype)
         return LossInputs(batch, output, target, weight, variance_fraction)
 
     def call(self, network: nn.Module, batch: NoisyBatch) -> NetworkOutput:
         """Return the network's output at x_t."""
-        times = batch.t.to(batch.x0.device, torch.float32)
+        times = send(batch.t, batch.x0.device, torch.float32)
         return call_network(network, self.prediction, batch.x_t, times, batch.y, batch.a, batch.b)
 
     @torch.no_grad()

@@ -10,9 +10,11 @@ so that it holds at zero terminal SNR too. Where sigma_data is 1, n is 1 and F i
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from pocketddpm.errors import unknown
@@ -85,6 +87,13 @@ def get_prediction(name: str, sigma_data: float = 0.5) -> Prediction:
     if name not in PREDICTIONS:
         raise unknown("prediction", name, PREDICTIONS)
     return PREDICTIONS[name](sigma_data)
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Return the context in which a network computes in `dtype`; None is that of its weights."""
+    if dtype is None and not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 class NetworkOutput(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor
 
 from pocketddpm.errors import ConfigError
+from pocketddpm.noise import send
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -22,7 +23,8 @@ def amplitudes(alpha_bar: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """
     shape = (-1, *[1] * (like.ndim - 1))
     a, b = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    return a.to(like.device, like.dtype).view(shape), b.to(like.device, like.dtype).view(shape)
+    a, b = (send(v.view(shape), like.device, like.dtype) for v in (a, b))
+    return a, b
 
 
 def add_noise(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ divided by as much.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import ceil, log2
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class Times:
     progressive: begin with few times (see `progressive_times`).
     """
 
+    learns: ClassVar[bool] = False  # whether `observe` has an effect
+
     target: Tensor
     strata: int = 1
     progressive: bool = False
@@ -41,10 +43,9 @@ class Times:
         t is the smallest with p_1 + .. + p_t > u, p being `proposal()` and u uniform in 0..1; its
         weight is q_t / p_t, so that the expected loss is that of t drawn from q. With K strata,
         image k has its u in part k mod K of the unit interval (arXiv 2107.00630).
-        stream_index: int64 [B], the images' numbers in the stream of training images.
+        stream_index: int64 [B] on the CPU, the images' numbers in the stream of training images.
         run_fraction: how much of the run is done, 0..1.
         """
-        stream_index = stream_index.cpu()
         chosen = self._chosen(run_fraction)
         target, proposal = (_share(p * chosen) for p in (self.target, self.proposal()))
         stratum = stream_index % self.strata
@@ -62,7 +63,8 @@ class Times:
     ) -> None:
         """Learn from the losses of one step's images, those of `draw`; here nothing.
 
-        losses: [B], with the weights of `draw`. gather: joins the tensors of all processes.
+        losses: [B], with the weights of `draw`. gather: joins the tensors of all processes, on the
+        CPU.
         """
 
     def state(self) -> dict[str, Tensor]:
@@ -92,6 +94,7 @@ class LossSecondMoment(Times):
     is part of the run's state.
     """
 
+    learns = True
     KEPT = 10
     FLOOR = 0.001
 
@@ -119,8 +122,8 @@ class LossSecondMoment(Times):
         stream_index: int64 [B]. losses: [B], any float dtype and device.
         """
         # In the stream's order, whichever process computed an image.
-        stream_index, order = gather(stream_index).cpu().sort()
-        losses = gather(losses.detach()).cpu().double()[order]
+        stream_index, order = gather(stream_index).sort()
+        losses = gather(losses.detach()).double()[order]
         t, weight = self.draw(seed, stream_index, run_fraction)
         row, order = (t - 1).sort(stable=True)
         losses = (losses / weight)[order]

@@ -368,7 +368,9 @@ def model_from(checkpoint: Checkpoint, device: torch.device, weights: str = "ema
             check_fit(experiment, shape, len(classes), stored)
         network = build_network(experiment, shape, len(classes))
         network.load_state_dict(stored)
-        scaling = Scaling.from_config(meta["scaling"], checkpoint.part("scaling"))
+        scaling = Scaling.from_config(
+            meta["scaling"], {k: v.to(device) for k, v in checkpoint.part("scaling").items()}
+        )
         schedule = build_schedule(experiment.schedule)
     except DDPMError:
         raise

@@ -41,9 +41,9 @@ def versions() -> dict[str, Any]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Return what the last bits of a result depend on besides the versions, as plain JSON."""
-    cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else device.type,
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "processor": platform.machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "system": platform.system(),

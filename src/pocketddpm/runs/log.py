@@ -13,6 +13,8 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pocketddpm.errors import ConfigError
 from pocketddpm.output import replacing, writing
 from pocketddpm.pictures import save_loss_curve
@@ -57,10 +59,14 @@ class RunLog:
 
     def flush(self) -> float:
         """Write what is pending to the disk; return its mean loss (NaN when nothing is pending)."""
-        # Losses are read here, and wait for the device.
+        measured = [torch.stack([result.loss, result.grad_norm]) for result in self._pending]
+        values = torch.stack(measured).tolist() if measured else []  # one wait for the device
         rows = [
-            {**_row(vars(result), COLUMNS), "seconds": round(result.seconds, 3)}
-            for result in self._pending
+            {
+                **_row(vars(result) | {"loss": loss, "grad_norm": grad_norm}, COLUMNS),
+                "seconds": round(result.seconds, 3),
+            }
+            for result, (loss, grad_norm) in zip(self._pending, values, strict=True)
         ]
         self._pending.clear()
         self._keep(rows)

@@ -88,7 +88,7 @@ class Session:
             self.trainer.restore(TrainerState(tensors, checkpoint.meta.get("run", {})))
             if experiment.training != stored_experiment(checkpoint).training:
                 self.trainer.plan = None  # another budget was asked for
-        agree_on_start(self.trainer.step, out)
+        agree_on_start(self.trainer.step, self.device, out)
         self.folder = RunFolder(out) if self.main else None
         try:
             if self.folder is not None:

@@ -18,8 +18,14 @@ def ema_decay(images_seen: int, batch_size: int, config: OptimiserConfig) -> flo
 
 
 @torch.no_grad()
-def update_ema(averages: Mapping[str, Tensor], weights: Mapping[str, Tensor], decay: float) -> None:
-    """Replace each average by decay * average + (1 - decay) * weight; integers stay."""
+def update_ema(
+    averages: Mapping[str, Tensor], weights: Mapping[str, Tensor], decay: float, taken: Tensor
+) -> None:
+    """Replace each average by decay * average + (1 - decay) * weight, where `taken`; integers stay.
+
+    taken: bool, on the weights' device.
+    """
+    share = torch.where(taken, 1 - decay, 0.0)
     for name, average in averages.items():
         if average.is_floating_point():
-            average.lerp_(weights[name], 1 - decay)
+            average.lerp_(weights[name], share.to(average.dtype))

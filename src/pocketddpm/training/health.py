@@ -1,8 +1,9 @@
 """Numerical health: which steps are skipped, and when a run gives up.
 
 A step whose loss or gradient is not finite is skipped: weights, average and moments stay as they
-are, and the run goes on with the next images. All of it is state of the run, so that resuming stays
-exact.
+are, and the run goes on with the next images. It is skipped on the device (`is_finite`, and
+`LossScale` in fp16), and counted here when the losses are read. All of it is state of the run, so
+that resuming stays exact.
 """
 
 from collections.abc import Mapping
@@ -46,10 +47,9 @@ class Health:
             return Health.start(precision)
         return Health(**{RENAMED.get(key, key): value for key, value in values.items()})
 
-    def passes(self, loss: Tensor, grad_norm: Tensor) -> bool:
-        """Whether a step may be taken: its loss and gradient are finite. Waits for the device."""
-        good = bool(torch.isfinite(loss.detach()) & torch.isfinite(grad_norm))
-        if good:
+    def count(self, taken: bool) -> None:
+        """Count a step, which was taken or skipped."""
+        if taken:
             self.skip_budget = max(0, self.skip_budget - 1)
             self.good_steps += 1
             if self.scale > 1 and self.good_steps >= GROW_AFTER:
@@ -58,15 +58,14 @@ class Health:
             self.skipped += 1
             self.skip_budget += COST
             self.scale, self.good_steps = max(self.scale / 2, 1.0), 0
-        return good
 
-    def event(self, step: int) -> str | None:
+    def events(self, step: int) -> list[str]:
         """Return a line on a step that was skipped; none for most, where they are many."""
         if self.skipped > 3 and self.skipped % 100:
-            return None
+            return []
         cause = "the loss or its gradient is not finite"
         now = f"; the loss is scaled by {self.scale:g} from here on" if self.scale > 1 else ""
-        return f"step {step}: {cause}; skipped ({self.skipped} so far){now}"
+        return [f"step {step}: {cause}; skipped ({self.skipped} so far){now}"]
 
     def check(self, step: int) -> None:
         """Raise DDPMError when too many steps were skipped."""
@@ -78,6 +77,22 @@ class Health:
             "the last checkpoint are as they were before; try a smaller --lr, --grad-clip 1 or "
             "--precision float32, in a new run"
         )
+
+
+class LossScale:
+    """The scale of the loss in fp16, on the device: what `Health.count` makes of the same steps."""
+
+    def __init__(self, health: Health, device: torch.device) -> None:
+        self.scale = torch.tensor(health.scale, device=device)
+        self.good_steps = torch.tensor(health.good_steps, device=device)
+
+    def count(self, taken: Tensor) -> None:
+        """Count a step. taken: bool, on the device."""
+        good_steps = self.good_steps + 1
+        grows = taken & (self.scale > 1) & (good_steps >= GROW_AFTER)
+        grown = torch.where(grows, (self.scale * 2).clamp(max=LAST_SCALE), self.scale)
+        self.scale = torch.where(taken, grown, (self.scale / 2).clamp(min=1))
+        self.good_steps = torch.where(taken & ~grows, good_steps, 0)
 
 
 def refuse_poisoned(tensors: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,7 @@
-"""Optimisers by name: Adam and AdamW from torch, and Muon for the matrices of a network.
+"""Optimisers by name: Adam and AdamW, and Muon for the matrices of a network.
+
+A step is skipped on the device where an optimiser's `found_inf` is 1, torch's name for it (0 or 1,
+float32 []): the parameters and all that the optimiser remembers stay as they are.
 
 Muon (Jordan 2024, kellerjordan.github.io/posts/muon) steps along the nearest orthogonal matrix of
 its momentum; convolutions count as matrices [out, in k k]. Everything that is no hidden matrix
@@ -16,6 +19,8 @@ from pocketddpm.config import OptimiserConfig
 MOMENTUM = 0.95
 ADAM_RMS = 0.2  # root mean square of a typical AdamW step, which Muon's is scaled to
 FEWEST = 16  # rows and input channels that make a matrix: below are first and last layers
+EPSILON = 1e-8  # torch's, of Adam
+FUSED = ("cpu", "cuda")  # whose fused Adam heeds found_inf; that of MPS does not
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
@@ -25,20 +30,18 @@ def build_optimisers(
 ) -> tuple[torch.optim.Optimizer, ...]:
     """Return one optimiser, or Muon and the AdamW beside it; all take the same learning rate."""
     parameters = [p for p in network.parameters() if p.requires_grad]
-    if config.name == "adam":
-        return (torch.optim.Adam(parameters, lr=config.lr, betas=config.betas, fused=True),)
     hidden = hidden_matrices(network) if config.name == "muon" else []
     chosen = {id(p) for p in hidden}
-    adamw = torch.optim.AdamW(
-        [p for p in parameters if id(p) not in chosen],
-        lr=config.lr,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    rest = [p for p in parameters if id(p) not in chosen]
+    decay = 0.0 if config.name == "adam" else config.weight_decay
+    if parameters[0].device.type in FUSED:
+        kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+        adam = kind(rest, lr=config.lr, betas=config.betas, weight_decay=decay, fused=True)
+    else:
+        adam = PlainAdamW(rest, lr=config.lr, betas=config.betas, weight_decay=decay)
     if not hidden:
-        return (adamw,)
-    return Muon(hidden, lr=config.lr, weight_decay=config.weight_decay), adamw
+        return (adam,)
+    return Muon(hidden, lr=config.lr, weight_decay=config.weight_decay), adam
 
 
 def hidden_matrices(network: nn.Module) -> list[nn.Parameter]:
@@ -67,10 +70,9 @@ def load_optimisers(
         optimiser, p = owners[int(number)]
         if tensor.ndim and tensor.shape != p.shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {tuple(p.shape)}")
-        if tensor.ndim:
-            # Fused optimisers walk raw memory: moments must lie as their weights do.
-            tensor = torch.empty_like(p, requires_grad=False).copy_(tensor)
-        optimiser.state[p][key] = tensor
+        # Fused optimisers walk raw memory: moments must lie as their weights do.
+        like = torch.empty_like(p, requires_grad=False)
+        optimiser.state[p][key] = like.copy_(tensor) if tensor.ndim else tensor.to(p.device)
 
 
 class Muon(torch.optim.Optimizer):
@@ -87,22 +89,76 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take one step; parameters without a gradient stay."""
+        taken = _taken(self)
         for group in self.param_groups:
+            kept = torch.where(taken, 1 - group["lr"] * group["weight_decay"], 1.0)
             alike: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = {}
             for p in group["params"]:
                 if p.grad is not None:
                     state = self.state[p]
                     if not state:
                         state["momentum"] = torch.zeros_like(p)
-                    state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
-                    ahead = p.grad.lerp(state["momentum"], MOMENTUM).flatten(1)
+                    grad = torch.where(taken, p.grad, state["momentum"])
+                    state["momentum"].lerp_(grad, 1 - MOMENTUM)
+                    ahead = grad.lerp(state["momentum"], MOMENTUM).flatten(1)
                     alike.setdefault((ahead.shape[0], ahead.shape[1]), []).append((p, ahead))
             for (rows, columns), pairs in alike.items():
                 size = group["lr"] * ADAM_RMS * max(rows, columns) ** 0.5
                 steps = orthogonalised(torch.stack([ahead for _, ahead in pairs]))
                 for (p, _), update in zip(pairs, steps, strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.mul_(kept)
+                    update = torch.where(taken, update, 0)
                     p.sub_(update.view(p.shape).to(p.dtype), alpha=size)
+
+
+class PlainAdamW(torch.optim.Optimizer):
+    """AdamW (arXiv 1711.05101, algorithm 2) in tensor operations, for devices not in `FUSED`.
+
+    It remembers what torch's remembers, under the same names. torch's own unfused AdamW cannot skip
+    a step on the device.
+    """
+
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        super().__init__(parameters, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take one step; parameters without a gradient stay."""
+        taken = _taken(self)
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["step"] = torch.zeros((), device=p.device)
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+                step, mean, square = state["step"], state["exp_avg"], state["exp_avg_sq"]
+                step += taken
+                mean.lerp_(torch.where(taken, p.grad, mean), 1 - beta1)
+                square.lerp_(torch.where(taken, p.grad.square(), square), 1 - beta2)
+                size = group["lr"] / (1 - beta1**step)
+                update = size * mean / ((square / (1 - beta2**step)).sqrt() + EPSILON)
+                p.mul_(torch.where(taken, 1 - group["lr"] * group["weight_decay"], 1.0))
+                p.sub_(torch.where(taken, update, 0))
+
+
+def _taken(optimiser: torch.optim.Optimizer) -> Tensor:
+    """Return whether the next step is taken, bool []."""
+    found_inf = getattr(optimiser, "found_inf", None)
+    if found_inf is None:
+        device = optimiser.param_groups[0]["params"][0].device
+        return torch.ones((), dtype=torch.bool, device=device)
+    return found_inf == 0
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
@@ -18,14 +19,16 @@ from pocketddpm.config import Experiment
 from pocketddpm.data.batches import Loader, mix
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.objective import Objective
+from pocketddpm.diffusion.prediction import autocast
 from pocketddpm.distributed import count, gathered, mean, parallel, rank
 from pocketddpm.errors import CheckpointError, ConfigError
 from pocketddpm.training.ema import ema_decay, update_ema
-from pocketddpm.training.health import Health
+from pocketddpm.training.health import Health, LossScale
 from pocketddpm.training.optimiser import build_optimisers, load_optimisers, optimiser_tensors
 from pocketddpm.training.plan import Plan, learning_rate, plan_for
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+READ_EVERY = 50  # steps between reads of losses from a device other than the CPU
 WARMUP_STEPS = 3  # timed before a budget in minutes is fixed, after one untimed step
 OFF = 1.1  # a run in minutes is planned anew, once, when it is this much too long or too short
 
@@ -37,7 +40,8 @@ class StepResult:
     step, images_seen, epoch: where the run is now. loss: mean over the global batch, a scalar
     tensor on the device (reading it waits for the device). grad_norm: likewise, before clipping.
     lr: the rate used. seconds: spent on the run so far. epoch_loss: mean loss of the epoch that
-    this step completed, or None. event: a line when a step was skipped or the plan changed.
+    this step completed, or None. event: lines on a change of the plan, and on steps that were
+    skipped since the last read.
     """
 
     step: int
@@ -95,12 +99,14 @@ class Trainer:
         self.optimisers = build_optimisers(experiment.optimiser, self.network)
         self.wrapped = parallel(self.network, self.device)
         self.health = Health.start(config.precision)
+        self._loss_scale = LossScale(self.health, self.device)
         self.images_seen = 0
         self.seconds = 0.0
         self.plan: Plan | None = None
         self.best_loss: float | None = None
-        self._epoch_sum = torch.zeros((), dtype=torch.float64)
-        self._epoch_steps = 0
+        self._epoch_sum, self._epoch_steps = 0.0, 0
+        self._unread: list[Tensor] = []  # loss and gradient norm of each step since the last read
+        self._events: list[str] = []  # lines for the next StepResult
 
     @property
     def step(self) -> int:
@@ -138,20 +144,20 @@ class Trainer:
         while self.images_seen < plan.total:
             lr = learning_rate(self.images_seen, plan, self.experiment.optimiser)
             before = self.images_seen // epoch_images
-            loss, grad_norm, taken = self._step(lr, plan.run_fraction(self.images_seen))
-            if taken:
-                self._epoch_sum = self._epoch_sum.to(loss.device) + loss.double()
-                self._epoch_steps += 1
-            epoch_loss = None
-            if self.images_seen // epoch_images > before or self.images_seen >= plan.total:
-                epoch_loss = self._end_epoch()
+            loss, grad_norm = self._step(lr, plan.run_fraction(self.images_seen))
+            self._unread.append(torch.stack([loss, grad_norm]))
+            over = self.images_seen // epoch_images > before or self.images_seen >= plan.total
+            # What lies on the CPU is read without waiting.
+            due = over or self.device.type == "cpu" or len(self._unread) >= READ_EVERY
+            if due:
+                self._read()
+            epoch_loss = self._end_epoch() if over else None
             # From yield to yield: what the caller does with its turn counts as well.
             mark, last = time.monotonic(), mark
             self.seconds += mark - last
-            event = self._keep_to_minutes(plan)
+            self._keep_to_minutes(plan)
             plan = self.plan or plan
-            if not taken:
-                event = self.health.event(self.step) or event
+            events, self._events = self._events, []
             yield StepResult(
                 step=self.step,
                 images_seen=self.images_seen,
@@ -161,41 +167,61 @@ class Trainer:
                 lr=lr,
                 seconds=self.seconds,
                 epoch_loss=epoch_loss,
-                event=event,
+                event="\n".join(events) or None,
             )
 
+    def _read(self) -> None:
+        """Count the steps since the last read. Waits for the device.
+
+        Raises DDPMError when too many were skipped.
+        """
+        rows = torch.stack(self._unread).tolist() if self._unread else []
+        for k, (loss, grad_norm) in enumerate(rows):
+            step = self.step - len(rows) + k + 1
+            taken = isfinite(loss) and isfinite(grad_norm)
+            self.health.count(taken)
+            if taken:
+                self._epoch_sum += loss
+                self._epoch_steps += 1
+            else:
+                self.health.check(step)
+                self._events += self.health.events(step)
+        self._unread.clear()
+
     def _end_epoch(self) -> float | None:
-        mean = float(self._epoch_sum) / self._epoch_steps if self._epoch_steps else None
-        self._epoch_sum, self._epoch_steps = torch.zeros((), dtype=torch.float64), 0
+        mean = self._epoch_sum / self._epoch_steps if self._epoch_steps else None
+        self._epoch_sum, self._epoch_steps = 0.0, 0
         return mean
 
-    def _step(self, lr: float, run_fraction: float) -> tuple[Tensor, Tensor, bool]:
-        """Take one optimiser step, or skip it: return its loss, gradient norm and which it was."""
+    def _step(self, lr: float, run_fraction: float) -> tuple[Tensor, Tensor]:
+        """Take an optimiser step if its loss and gradient are finite, which the device decides.
+
+        Return its loss and gradient norm; nothing waits for the device.
+        """
         config, optimiser = self.experiment.training, self.experiment.optimiser
+        loss, stream_index, losses = self._gradient(run_fraction)
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        if config.precision == "fp16":
+            for parameter in parameters:
+                parameter.grad /= self._loss_scale.scale  # type: ignore[operator]
+        grad_norm = nn.utils.clip_grad_norm_(parameters, optimiser.grad_clip or float("inf"))
+        taken = torch.isfinite(loss) & torch.isfinite(grad_norm)
         for each in self.optimisers:
             for group in each.param_groups:
                 group["lr"] = lr
-        loss, stream_index, losses = self._gradient(run_fraction)
-        limit = optimiser.grad_clip or float("inf")
-        parameters = [p for p in self.network.parameters() if p.grad is not None]
-        if self.health.scale > 1:
-            for parameter in parameters:
-                parameter.grad /= self.health.scale  # type: ignore[operator]
-        grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
-        taken = self.health.passes(loss, grad_norm)
-        if taken:
-            for each in self.optimisers:
-                each.step()
-            self.objective.observe(stream_index, losses, config.seed, run_fraction, _joined)
-        else:
-            self.health.check(self.step + 1)
-        for each in self.optimisers:
+            each.found_inf = (~taken).float()  # pyright: ignore[reportAttributeAccessIssue]
+            each.step()
             each.zero_grad()
+        if config.precision == "fp16":
+            self._loss_scale.count(taken)
+        # Where the times learn, their losses travel to the CPU at every step.
+        if self.objective.times.learns and bool(taken):
+            self.objective.observe(stream_index, losses, config.seed, run_fraction, _joined)
         self.images_seen += config.batch_size
-        if self.ema and taken:
+        if self.ema:
             decay = ema_decay(self.images_seen, config.batch_size, optimiser)
-            update_ema(self.ema, self.network.state_dict(), decay)
-        return loss, grad_norm, taken
+            update_ema(self.ema, self.network.state_dict(), decay, taken)
+        return loss, grad_norm
 
     def _gradient(self, run_fraction: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
         """Accumulate the gradient of the next global batch.
@@ -211,7 +237,7 @@ class Trainer:
             batch = self.loader.batch(start, share)
             last = part == config.accumulate - 1
             with self._no_sync(last), _seeded(mix(config.seed, "dropout", start), self.device):
-                with self.autocast():
+                with autocast(self.device, AUTOCAST.get(config.precision)):
                     losses = self.objective(
                         self.wrapped,
                         self.scaling.to_model(batch.images),
@@ -221,7 +247,7 @@ class Trainer:
                         run_fraction,
                     )
                     loss = losses.mean() / config.accumulate
-                (loss * self.health.scale).backward()
+                (loss * self._loss_scale.scale).backward()
             total += loss.detach()
             seen.append((batch.stream_index, losses.detach()))
         stream_index, each = (torch.cat(parts) for parts in zip(*seen, strict=True))
@@ -231,11 +257,6 @@ class Trainer:
         if last or not isinstance(self.wrapped, nn.parallel.DistributedDataParallel):
             return nullcontext()
         return self.wrapped.no_sync()
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context that gives the run its precision."""
-        dtype = AUTOCAST.get(self.experiment.training.precision)
-        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
     def _measure_rate(self) -> float:
         """Return images per second of forward and backward passes; their gradients are dropped."""
@@ -250,28 +271,32 @@ class Trainer:
             each.zero_grad()
         return self.experiment.training.batch_size * WARMUP_STEPS / slowest
 
-    def _keep_to_minutes(self, plan: Plan) -> str | None:
+    def _keep_to_minutes(self, plan: Plan) -> None:
         """Move the end, once, when the machine proves slower or faster than it was measured."""
         minutes = self.experiment.training.minutes
         if minutes is None or plan.event or count() > 1:
-            return None
+            return
         budget, done = minutes * 60, self.images_seen / plan.total
         # Early enough to matter, late enough to know.
         if done >= 1 or (self.seconds < 0.3 * budget and done < 0.5):
-            return None
+            return
         if 1 / OFF <= self.seconds / done / budget <= OFF:
-            return None
+            return
         left = max(0.0, budget - self.seconds)
         batch = self.experiment.training.batch_size
         total = self.images_seen + int(left * self.images_seen / self.seconds) // batch * batch
         self.plan = plan.moved(self.images_seen, total)
-        return (
+        self._events.append(
             f"the speed is not what was measured: the end moves from {plan.total} to "
             f"{self.plan.total} images, to keep to {minutes:g} minutes"
         )
 
     def state(self, *, resumable: bool = True) -> TrainerState:
-        """Return all that resuming needs; resumable=False leaves optimiser and objective out."""
+        """Return all that resuming needs; resumable=False leaves optimiser and objective out.
+
+        Waits for the device. Raises DDPMError when too many steps were skipped.
+        """
+        self._read()
         tensors = {"model": dict(self.network.state_dict()), "ema": self.ema}
         if resumable:
             tensors["optimizer"] = optimiser_tensors(self.optimisers)
@@ -283,7 +308,7 @@ class Trainer:
             "plan": asdict(self.plan) if self.plan else None,
             "health": asdict(self.health),
             "best_loss": self.best_loss,
-            "epoch_sum": float(self._epoch_sum),
+            "epoch_sum": self._epoch_sum,
             "epoch_steps": self._epoch_steps,
         }
         return TrainerState(tensors, counters)
@@ -328,11 +353,12 @@ class Trainer:
         load_optimisers(self.optimisers, moments)
         self.objective = self.objective.load(tensors.get("objective", {}), self.network)
         self.health = Health.from_dict(run.get("health"), self.experiment.training.precision)
+        self._loss_scale = LossScale(self.health, self.device)
         self.images_seen = int(run["images_seen"])
         self.seconds = float(run["seconds"])
         self.plan = Plan.from_dict(run["plan"]) if run["plan"] else None
         self.best_loss = run["best_loss"]
-        self._epoch_sum = torch.tensor(run["epoch_sum"], dtype=torch.float64)
+        self._epoch_sum = float(run["epoch_sum"])
         self._epoch_steps = int(run["epoch_steps"])
 
 
