@@ -12,7 +12,7 @@ from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import class_counts, fingerprint, load_images
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.data.split import hold_out
-from pocketddpm.errors import DataError
+from pocketddpm.errors import DataError, DDPMError
 from pocketddpm.models.checkpoint import Checkpoint, init_record
 from pocketddpm.models.provenance import machine, versions
 from pocketddpm.runs.evaluation import held_out_images
@@ -35,22 +35,35 @@ class RunData:
     classes: tuple[str, ...]
     fingerprint: str
 
-    def refuse_changed(self, checkpoint: Checkpoint) -> None:
-        """Raise DataError unless these are the images that the checkpoint's run began with."""
-        stored = checkpoint.meta["data"]
-        if self.fingerprint != stored["fingerprint"]:
-            raise DataError(
-                f"{self.images.name} has changed since this run began ({stored['images']} images, "
-                f"fingerprint {stored['fingerprint']}; now {len(self.images)}, "
-                f"{self.fingerprint}); restore it, or start a new run with another --out"
-            )
 
-
-def load_run_data(experiment: Experiment, device: torch.device) -> RunData:
+def load_run_data(
+    experiment: Experiment, device: torch.device, checkpoint: Checkpoint | None = None
+) -> RunData:
     """Load what the experiment names; its mean image, where one is removed, goes to device.
 
-    Raises DataError for data that cannot be read and ConfigError for choices that do not fit.
+    checkpoint: of the run that goes on with these images.
+    Raises DataError for data that cannot be read, or that are not those of the checkpoint, and
+    ConfigError for choices that do not fit.
     """
+    if checkpoint is None:
+        return _loaded(experiment, device)
+    try:
+        data = _loaded(experiment, device)
+    except DDPMError as error:
+        moved = "; if the images of this run were moved, say where they are with --data"
+        raise type(error)(f"{error}{moved}") from error
+    stored = checkpoint.meta["data"]
+    if data.fingerprint != stored["fingerprint"]:
+        raise DataError(
+            f"{data.images.name} has changed since this run began ({stored['images']} images, "
+            f"fingerprint {stored['fingerprint']}; now {len(data.images)}, {data.fingerprint}); "
+            "restore it, say with --data where the images were moved, or start a new run with "
+            "another --out"
+        )
+    return data
+
+
+def _loaded(experiment: Experiment, device: torch.device) -> RunData:
     data = experiment.data
     images = load_images(
         data.name,

@@ -6,6 +6,7 @@ that no stale lock is ever in the way.
 
 import json
 import os
+import shutil
 import socket
 import sys
 import weakref
@@ -15,10 +16,11 @@ from filelock import FileLock, Timeout
 
 from pocketddpm.errors import CheckpointError, OutputError
 from pocketddpm.models.checkpoint import load_checkpoint
-from pocketddpm.output import writing
+from pocketddpm.output import replacing, writing
 
 # What a run writes; everything else in its folder is somebody else's.
 FILES = ("*.safetensors", "*.csv", "*.png", "samples/*.png", "tensorboard/*")
+HISTORY = ("log.csv", "evaluation.csv", "best.safetensors")
 LEFTOVERS = (
     *(f".*.tmp.{kind}" for kind in ("safetensors", "csv", "json", "png")),
     "samples/.step-*.tmp.png",
@@ -61,6 +63,15 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the files of an earlier run that --overwrite gave up."""
         self._remove(FILES)
+
+    def take_history(self, other: Path) -> None:
+        """Copy the logs of another run folder, and its best checkpoint, for a run that goes on."""
+        if not (other / "config.json").is_file():
+            return  # a checkpoint that lies among a stranger's files
+        for name in HISTORY:
+            if (other / name).is_file():
+                with replacing(self.folder / name) as temporary:
+                    shutil.copyfile(other / name, temporary)
 
     def set_aside_damaged(self) -> None:
         """Rename a damaged last.safetensors, so that it never becomes previous.safetensors."""

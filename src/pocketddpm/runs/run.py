@@ -48,6 +48,7 @@ class Session:
         options: RunOptions,
         *,
         checkpoint: Checkpoint | None = None,
+        moved_from: Path | None = None,
         init_from: Checkpoint | None = None,
     ) -> None:
         """Build and check everything before anything is written.
@@ -55,20 +56,19 @@ class Session:
         options: how the run is kept; its `out`, `resume` and `begin_with` are not read: they have
         become the three other arguments.
         checkpoint: where to continue; None starts a new run, which needs an unused folder.
+        moved_from: the folder of the checkpoint's run, where it is not `out`.
         init_from: the model whose weights a new run begins with.
         """
         check_budget(experiment.training)
         check_evaluation(experiment)
         self.main = rank() == 0
-        if checkpoint is None and self.main:
+        if self.main and (checkpoint is None or moved_from is not None):
             refuse_existing(out, options.overwrite)
         self.out, self.options = out, options
         self.device = pick_device(options.device)
         precision = pick_precision(experiment.training.precision, self.device)
         training = replace(experiment.training, precision=precision)
-        data = load_run_data(experiment, self.device)
-        if checkpoint is not None:
-            data.refuse_changed(checkpoint)
+        data = load_run_data(experiment, self.device, checkpoint)
         self.experiment = replace(experiment, data=data.config, training=training)
         began = origin(init_from) if init_from else None
         if checkpoint is not None:
@@ -92,7 +92,7 @@ class Session:
         self.folder = RunFolder(out) if self.main else None
         try:
             if self.folder is not None:
-                self._prepare(self.folder, checkpoint)
+                self._prepare(self.folder, checkpoint, moved_from)
                 if data.held_out is not None and experiment.evaluation.every:
                     step = None if checkpoint is None else self.trainer.step
                     self.validation = Validation(
@@ -105,9 +105,11 @@ class Session:
             self._release()
             raise
 
-    def _prepare(self, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
+    def _prepare(
+        self, folder: RunFolder, checkpoint: Checkpoint | None, moved_from: Path | None
+    ) -> None:
         """Prepare the folder for a resumed run, or for a new one with pictures of its data."""
-        if checkpoint is not None:
+        if checkpoint is not None and moved_from is None:
             folder.set_aside_damaged()
             return
         # Checked again under the lock: another run may have used the folder in between.
@@ -115,6 +117,9 @@ class Session:
         folder.clear()
         write_json(self.out / "config.json", self.meta)
         save_first_pictures(self.out, self.trainer)
+        if checkpoint is not None and moved_from is not None:
+            folder.take_history(moved_from)
+            save_last(self.out, checkpoint)
 
     def _release(self) -> None:
         if self.folder is not None:

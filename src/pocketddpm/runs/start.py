@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from pocketddpm.catalog import DATASETS
 from pocketddpm.config import BUDGETS, Experiment, SamplingConfig, experiment_options, with_options
 from pocketddpm.errors import ConfigError, unknown
 from pocketddpm.models.checkpoint import (
@@ -29,7 +30,7 @@ def start(experiment: Experiment, **options: Any) -> Session:
     """
     run, given = _split(options, experiment_options())
     out = run.out or Path("runs") / file_name(experiment.preset)
-    checkpoint = init_from = None
+    checkpoint = init_from = moved_from = None
     if run.begin_with is not None:
         if run.resume not in (None, "auto"):
             raise ConfigError(
@@ -45,18 +46,24 @@ def start(experiment: Experiment, **options: Any) -> Session:
         path = find_checkpoint(Path(run.resume))
         checkpoint = load_checkpoint(path)
         out = run.out or path.parent
-        if out.absolute() != path.parent.absolute():
+        if out.resolve() != path.parent.resolve():
             refuse_existing(out, run.overwrite)  # the run that is there is another one
+            moved_from = path.parent
     if checkpoint is None:
         experiment = with_options(experiment, given)
     else:
         experiment = _resumed(checkpoint, experiment.preset, given)
         init_from = None
+    if "data" in given:
+        data = replace(experiment.data, name=_placed(experiment.data.name))
+        experiment = replace(experiment, data=data)
     if not experiment.data.name:
         raise ConfigError(f"preset '{experiment.preset}' needs images: give --data FOLDER")
     # Presets and experiments of one's own pass the guard too: what a run stores can be loaded.
     experiment = from_dict(Experiment, experiment.to_dict())
-    return Session(experiment, out, run, checkpoint=checkpoint, init_from=init_from)
+    return Session(
+        experiment, out, run, checkpoint=checkpoint, moved_from=moved_from, init_from=init_from
+    )
 
 
 def distillation(model: str | Path, **options: Any) -> Session:
@@ -82,10 +89,18 @@ def _split(options: Mapping[str, Any], allowed: Any) -> tuple[RunOptions, dict[s
     return run, given
 
 
-def _resumed(checkpoint: Checkpoint, preset: str, options: Mapping[str, Any]) -> Experiment:
-    """Return the stored experiment; only its budget may be changed by options.
+def _placed(data: str) -> str:
+    """Return the name of a data set; a folder's as a path that is the same from everywhere."""
+    folder = Path(data).expanduser()
+    is_folder = data not in DATASETS.names() and folder.is_dir()
+    return str(folder.resolve()) if is_folder else data
 
-    Raises ConfigError when other options, or the preset, differ from the stored ones.
+
+def _resumed(checkpoint: Checkpoint, preset: str, options: Mapping[str, Any]) -> Experiment:
+    """Return the stored experiment; options may change its budget, and where its images lie.
+
+    That they are the same images is checked when they have been loaded. Raises ConfigError when
+    other options, or the preset, differ from the stored ones.
     """
     stored = stored_experiment(checkpoint)
     if preset != stored.preset:
@@ -95,10 +110,12 @@ def _resumed(checkpoint: Checkpoint, preset: str, options: Mapping[str, Any]) ->
         )
     wanted = with_options(stored, options)
     budget = {name: getattr(stored.training, name) for name in BUDGETS}
-    if replace(wanted, training=replace(wanted.training, **budget)) != stored:
+    data = replace(wanted.data, name=stored.data.name)
+    if replace(wanted, data=data, training=replace(wanted.training, **budget)) != stored:
         raise ConfigError(
-            "a resumed run keeps its options, except for --steps, --epochs, --images and "
-            "--minutes; leave the others out, or start a new run with another --out"
+            "a resumed run keeps its options, except for --steps, --epochs, --images, --minutes "
+            "and the place of its images, --data; leave the others out, or start a new run with "
+            "another --out"
         )
     return wanted
 
