@@ -211,7 +211,9 @@ def test_a_model_that_needs_labels_is_told_them():
 def test_a_model_that_does_not_need_labels_is_told_none():
     assert Examples(np.zeros((4, 1, 2, 2), np.uint8), "").first(2)[1] is None
     models = ModelList([Path("mnist")], torch.device("cpu"))
-    assert models.examples(models.model("mnist")).labels is None
+    examples = models.examples(models.model("mnist"))
+    assert examples.labels is not None and examples.labels[:10].tolist() == [*range(10)]
+    assert examples.first(10)[1] is None
 
 
 # Races -------------------------------------------------------------------------------------------

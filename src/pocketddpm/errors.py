@@ -31,6 +31,8 @@ class OutputError(DDPMError):
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> ConfigError:
     """Return the error for a name that is not in a list, with the nearest names first."""
     names = sorted(allowed)
-    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    plain = {known.casefold(): known for known in names}
+    near = [known for key, known in plain.items() if len(name) > 2 and name.casefold() in key][:3]
+    near = near or [plain[key] for key in get_close_matches(name.casefold(), plain, 3, 0.5)]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return ConfigError(f"unknown {kind} {name!r}: {hint}choose from {', '.join(names)}")

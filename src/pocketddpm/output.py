@@ -19,6 +19,14 @@ _UMASK = os.umask(0)
 os.umask(_UMASK)
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with ~ or ~USER at its start replaced by that home, if there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def refuse_existing(path: Path, overwrite: bool, *, folder: bool | None = None) -> None:
     """Raise OutputError if `path` cannot be written, or exists (and is not an empty folder).
 

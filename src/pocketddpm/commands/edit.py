@@ -28,8 +28,9 @@ class Edit:
     """Which images of a data set."""
     split: Literal["train", "test"] = "train"
     """Which part of a data set."""
-    labels: str | None = None
-    """Classes to draw, such as 3,7 (cycled); none by default."""
+    labels: str = "own"
+    """Classes to draw, such as 3,7 (cycled), or no-label; by default the images' own, where the
+    data set has the model's classes."""
     strength: float | None = None
     """How far up into noise, 0 to 1: 0.5 for img2img. With interpolate: blend the images there,
     in place of encoding them."""
@@ -37,8 +38,8 @@ class Edit:
     """The part to paint: an image file, white there."""
     box: str | None = None
     """The part to paint: TOP,LEFT,BOTTOM,RIGHT in pixels."""
-    jump_length: int = 10
-    """Inpainting repeats the run in stretches of this many steps."""
+    jump_length: int | None = None
+    """Inpainting repeats the run in stretches of this many steps; 10, or less in few steps."""
     jump_count: int = 10
     """How many times each stretch is walked; 1 is no repetition."""
     frames: int = 8

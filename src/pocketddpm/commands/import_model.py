@@ -1,5 +1,6 @@
 """`pocketddpm import PATH --from FORMAT`: another tool's model as a checkpoint."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -48,5 +49,5 @@ class Import:
             f"{len(checkpoint.tensors)} tensors, {count} parameters, "
             f"{'x'.join(map(str, checkpoint.meta['shape']))}, "
             f"{len(checkpoint.meta['classes'])} classes, sampled by {plan['sampler']} in "
-            f"{plan['steps']} steps -> {out}; draw with: pocketddpm sample {out}"
+            f"{plan['steps']} steps -> {out}; draw with: pocketddpm sample {shlex.quote(str(out))}"
         )

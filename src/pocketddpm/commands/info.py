@@ -1,6 +1,7 @@
 """`pocketddpm info MODEL`: what a checkpoint holds and how it was made."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class Info:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CheckpointError(f"{path} is incomplete or foreign: {error!r}") from error
         if path.parent == Path(self.model):
-            rows["again"] = f"pocketddpm reproduce {self.model}"
+            rows["again"] = f"pocketddpm reproduce {shlex.quote(self.model)}"
         for name, text in rows.items():
             print(f"{name:<11} {text}")
 

@@ -161,7 +161,11 @@ class Sample:
 
 def _default_out(model: str, seed: int) -> Path:
     """Return the place in the run; for a shipped model or the hub's one in the working folder."""
-    path = Path(model)
-    if not path.exists():
-        return Path("samples") / f"{path.name}-seed-{seed}.png"
-    return (path if path.is_dir() else path.parent) / "samples" / f"seed-{seed}.png"
+    from pocketddpm.models.checkpoint import find_checkpoint
+    from pocketddpm.output import expanded
+
+    path = expanded(model)
+    checkpoint = find_checkpoint(path)
+    if checkpoint == path or checkpoint.parent == path:
+        return checkpoint.parent / "samples" / f"seed-{seed}.png"
+    return Path("samples") / f"{path.name}-seed-{seed}.png"

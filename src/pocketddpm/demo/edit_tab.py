@@ -38,20 +38,24 @@ def _inpaint(page: Page) -> None:
             editor = _editor("Image to mark", "edit-mask", 36, ["#d97706"])
             part = gr.Dropdown(list(painting.REGIONS), value=painting.BRUSH, label="Part")
             repeats = slider(1, 10, value=2, label="Repeats", info="1 is none.")
-            fields = widgets.wish_fields(page, 8, "Variants")
+            fields = widgets.wish_fields(page)
         view = FilmView(page, "inpaint", "Paint")
 
-    def image(model: Model, number: float) -> Any:
-        images = page.models.examples(model).images
-        background = painting.enlarged(images[min(int(number), len(images) - 1)], CANVAS)
-        return {"background": background, "layers": [], "composite": background}
+    def image(model: Model, number: float) -> tuple[Any, Any]:
+        """Return the image to mark, and its own class."""
+        examples = page.models.examples(model)
+        k = min(int(number), len(examples.images) - 1)
+        background = painting.enlarged(examples.images[k], CANVAS)
+        own = None if examples.labels is None else model.classes[examples.labels[k]]
+        value = {"background": background, "layers": [], "composite": background}
+        return value, gr.skip() if own is None else gr.update(value=own)
 
-    def other(model: Model) -> tuple[Any, Any]:
+    def other(model: Model) -> tuple[Any, ...]:
         last = len(page.models.examples(model).images) - 1
-        return gr.update(maximum=last, value=0), image(model, 0)
+        return gr.update(maximum=last, value=0), *image(model, 0)
 
-    page.show([number.change], image, [number], editor)
-    page.show([page.picker.change], other, [], [number, editor])
+    page.show([number.change], image, [number], [editor, fields[0]])
+    page.show([page.picker.change], other, [], [number, editor, fields[0]])
 
     def films(
         model: Model, number: float, value: Any, part: str, repeats: float, *fields: Any
@@ -100,7 +104,7 @@ def _sketch(page: Page) -> None:
             )  # fmt: skip
             info = "The time t as a share of T."
             strength = slider(0.05, 1, value=0.6, step=0.05, label="Strength", info=info)
-            fields = widgets.wish_fields(page, 8, "Variants")
+            fields = widgets.wish_fields(page, unlabelled=True)
         view = FilmView(page, "sketch", "Finish it")
 
     def films(model: Model, value: Any, strength: float, *fields: Any) -> Iterator[Film]:

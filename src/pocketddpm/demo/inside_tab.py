@@ -68,7 +68,8 @@ def _estimates(page: Page) -> None:
         "times. First an average of everything, then the outline, then the detail."
     )
     with gr.Row():
-        fields = [widgets.class_field(page), widgets.seed_field(), widgets.steps_field(page)]
+        label = widgets.class_field(page, unlabelled=True)
+        fields = [label, widgets.seed_field(), widgets.steps_field(page)]
     start, stop = widgets.buttons("Draw one", "estimates")
     board = gr.HTML(markup.empty("Nothing drawn yet."), elem_id="inside-estimates")
 

@@ -22,16 +22,19 @@ EXAMPLES = 64
 class Examples:
     """images: uint8 [N,C,H,W] of the model's shape. source: where they are from, in words.
 
-    labels: int64 [N] for a model that has not learned to draw without one, else None.
+    labels: int64 [N] in the model's order, or None if they are not known. needed: whether the
+    network must be told them, as it has not learned to do without.
     """
 
     images: NDArray[np.uint8]
     source: str
     labels: NDArray[np.int64] | None = None
+    needed: bool = False
 
     def first(self, n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
         """Return the first n images, and what the network must be told of them."""
-        return self.images[:n], None if self.labels is None else self.labels[:n]
+        told = self.labels if self.needed else None
+        return self.images[:n], None if told is None else told[:n]
 
 
 class ModelList:
@@ -107,9 +110,10 @@ def _real(model: Model) -> Examples | None:
         if images.labels is not None:  # one of each class first
             firsts = np.unique(images.labels, return_index=True)[1]
             chosen = np.concatenate([firsts, chosen])[:EXAMPLES]
-        labels = images.labels[chosen] if needed and images.labels is not None else None
+        own = images.labels if images.classes == model.classes else None
+        labels = None if own is None else own[chosen]
         source = f"the {split} set of {images.name}"
-        return Examples(np.ascontiguousarray(images.images[chosen]), source, labels)
+        return Examples(np.ascontiguousarray(images.images[chosen]), source, labels, needed)
     return None
 
 
@@ -117,7 +121,7 @@ def _drawn(model: Model) -> Examples:
     labels = list(model.classes) or None
     samples = model.sample(10, labels=labels, sampler="ddim", steps=min(20, model.schedule.T))
     source = "drawn by this model, as its data set is not on this machine"
-    return Examples(samples.images, source, samples.labels if model.null is None else None)
+    return Examples(samples.images, source, samples.labels, model.null is None)
 
 
 def find_judge(model: Model) -> Extractor | None:

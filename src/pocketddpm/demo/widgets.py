@@ -107,14 +107,17 @@ def classes_field(page: Page) -> Any:
     )
 
 
-def class_field(page: Page) -> Any:
-    """Return the field for one class; or no label, where the model has learned that."""
+def class_field(page: Page, *, unlabelled: bool = False) -> Any:
+    """Return the field for one class; or no label, where the model has learned that.
+
+    unlabelled: whether no label is chosen at first, in place of the first class.
+    """
 
     def values(model: Model) -> dict[str, Any]:
         none = [] if model.null is None else [("no label", "")]
-        choices = [*none, *((name, name) for name in model.classes)]
-        first = choices[0][1] if choices else ""
-        return {"choices": choices, "value": first, "visible": bool(model.classes)}
+        named = [(name, name) for name in model.classes]
+        first = next(iter([*none, *named] if unlabelled else named), ("", ""))[1]
+        return {"choices": [*none, *named], "value": first, "visible": bool(model.classes)}
 
     return page.follow(gr.Dropdown, values, label="Class")
 
@@ -178,7 +181,7 @@ def seed_field(value: int = 0, label: str = "Seed") -> gr.Number:
     )
 
 
-def wish_fields(page: Page, n: int, label: str) -> list[Any]:
+def wish_fields(page: Page, *, unlabelled: bool = False) -> list[Any]:
     """Return the fields of a wish for one class, in the order of `drawing.wish`."""
-    kind, count = class_field(page), count_field(n, label)
+    kind, count = class_field(page, unlabelled=unlabelled), count_field(8, "Variants")
     return [kind, count, steps_field(page), guidance_field(page), seed_field()]

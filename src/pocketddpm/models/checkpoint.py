@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pocketddpm.errors import CheckpointError
 from pocketddpm.models.hub import pull
-from pocketddpm.output import replacing, writing
+from pocketddpm.output import expanded, replacing, writing
 
 FORMAT_VERSION = 1
 _KEY = "pocketddpm"
@@ -138,24 +138,23 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 def find_checkpoint(path: Path) -> Path:
     """Return the file of a checkpoint: `path` itself, the last of a run folder, a shipped model.
 
-    hf:USER/NAME is on the Hugging Face hub. A path that exists comes before a shipped name.
+    hf:USER/NAME is on the Hugging Face hub. A model in a folder of that name comes before a
+    shipped one.
     Raises CheckpointError when there is none.
     """
     if (given := path.as_posix()).startswith("hf:"):
         return pull(given[3:])
-    if path.is_dir():
-        for name in ("last.safetensors", "previous.safetensors", "best.safetensors"):
-            if (path / name).is_file():
-                return path / name
-        raise CheckpointError(f"{path} holds no checkpoint; is it a run folder of `train`?")
-    if not path.exists():
-        if str(path) in shipped():
-            return _SHIPPED / f"{path}.safetensors"
-        raise CheckpointError(
-            f"no model at {path}; give a run folder, a .safetensors file"
-            + "".join(f" or {name}" for name in shipped())
-        )
-    return path
+    path = expanded(path)
+    files = (f"{name}.safetensors" for name in ("last", "previous", "best"))
+    places = [path / file for file in files] if path.is_dir() else [path]
+    if given in shipped():
+        places.append(_SHIPPED / f"{given}.safetensors")
+    for place in places:
+        if place.is_file():
+            return place
+    found = "no checkpoint in" if path.is_dir() else "no model at"
+    names = "".join(f" or {name}" for name in shipped())
+    raise CheckpointError(f"{found} {path}; give a run folder, a .safetensors file{names}")
 
 
 def _check_header(path: Path) -> None:

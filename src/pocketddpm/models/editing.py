@@ -189,7 +189,7 @@ def inpaint(
     images: Images,
     mask: NDArray[np.bool_],
     *,
-    jump_length: int = 10,
+    jump_length: int | None = None,
     jump_count: int = 10,
     labels: Labels = None,
     settings: Settings = DEFAULT,
@@ -202,13 +202,16 @@ def inpaint(
     times and the new part comes to agree with the known (arXiv 2201.09865, algorithm 1). The
     sampler is ddpm unless named; steps are taken one by one, so multistep samplers act at order 1.
 
-    mask: bool [H,W] or [N,H,W], True where to paint. The states that `watch` sees are counted on
+    mask: bool [H,W] or [N,H,W], True where to paint. jump_length: None is 10, or a quarter of the
+    steps where there are no more than 10. The states that `watch` sees are counted on
     through the repetitions. Raises ConfigError for a mask of another size, and where jumps do not
     fit the steps.
     """
     settings = replace(settings, sampler=settings.sampler or "ddpm")
     edit = _Edit(model, settings, labels, len(images))
     grid, sampler = edit.plan.grid, edit.plan.sampler
+    if jump_length is None:
+        jump_length = 10 if grid.steps > 10 else max(1, grid.steps // 4)
     path = resampling_path(grid.steps, jump_length, jump_count)
     x0 = _to_model(model, images)
     painted = _mask(model, mask, len(images))

@@ -12,6 +12,7 @@ from pocketddpm.data.load import load_images
 from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.models.model import Model
 from pocketddpm.models.samples import Images
+from pocketddpm.output import expanded
 
 
 def read_images(
@@ -19,8 +20,10 @@ def read_images(
     source: str | Path | Sequence[str | Path] | Images,
     index: Sequence[int],
     split: Literal["train", "test"] = "train",
-) -> Images:
-    """Return images, uint8 [N,C,H,W] of the model's shape.
+) -> tuple[Images, NDArray[np.int64] | None]:
+    """Return images, uint8 [N,C,H,W] of the model's shape, and their labels if they are known.
+
+    Labels are known of a data set whose classes are among the model's: int64 [N], in its order.
 
     source: image files; or a data set's name or folder, of whose split the images `index` are
     taken; or an array, which is returned as it is.
@@ -28,10 +31,10 @@ def read_images(
     an index that there is not.
     """
     if isinstance(source, np.ndarray):
-        return source
+        return source, None
     names = [source] if isinstance(source, str | Path) else list(source)
-    if any(Path(name).is_file() for name in names):
-        return np.stack([_decode(Path(name), model.shape) for name in names])
+    if any(expanded(name).is_file() for name in names):
+        return np.stack([_decode(expanded(name), model.shape) for name in names]), None
     if len(names) != 1:
         listed = ", ".join(map(str, names))
         raise DataError(f"no such files: {listed}; give image files, or one data set")
@@ -45,7 +48,11 @@ def read_images(
     if not index or not all(0 <= k < len(found) for k in index):
         listed = ",".join(map(str, index))
         raise ConfigError(f"--index reads 0,5,7 with numbers below {len(found)}, got '{listed}'")
-    return np.ascontiguousarray(found.images[list(index)])
+    labels = None
+    if found.labels is not None and model.classes and set(found.classes) <= set(model.classes):
+        numbers = np.array([model.classes.index(name) for name in found.classes], np.int64)
+        labels = numbers[found.labels[list(index)]]
+    return np.ascontiguousarray(found.images[list(index)]), labels
 
 
 def read_mask(
@@ -59,7 +66,7 @@ def read_mask(
     """
     _, height, width = model.shape
     if isinstance(mask, str | Path):
-        painted = _decode(Path(mask), (1, height, width))[0] > 127
+        painted = _decode(expanded(mask), (1, height, width))[0] > 127
     elif isinstance(mask, tuple):
         top, left, bottom, right = mask
         if not (0 <= top < bottom <= height and 0 <= left < right <= width):

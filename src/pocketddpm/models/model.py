@@ -32,7 +32,7 @@ from pocketddpm.models.checkpoint import (
     init_record,
     load_checkpoint,
 )
-from pocketddpm.models.labels import Labels, count_labels, label_numbers
+from pocketddpm.models.labels import Labels, label_numbers, listed_numbers
 from pocketddpm.models.limits import check_fit, check_sizes
 from pocketddpm.models.samples import Recorder, Samples, Watch
 from pocketddpm.plugins import require
@@ -288,8 +288,9 @@ class Model:
             guidance=guidance,
             clip=clip,
         )
-        count = count_labels(labels)
-        n = max(count, 1) if n is None else n
+        listed = listed_numbers(labels, self.classes)
+        count = 1 if listed is None else len(listed)
+        n = count if n is None else n
         for name, value in (("n", n), ("batch-size", batch_size)):
             if value < 1:
                 raise ConfigError(f"--{name} must be at least 1, got {value}")

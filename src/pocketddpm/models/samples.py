@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pocketddpm.diffusion.sampling import State
 from pocketddpm.errors import ConfigError
-from pocketddpm.output import file_name, replacing
+from pocketddpm.output import expanded, file_name, replacing
 from pocketddpm.pictures import save_gif, save_grid, save_png, stretched
 
 Images = NDArray[np.uint8]
@@ -47,7 +47,7 @@ class Samples:
         Single files are called NUMBER-CLASS.png, or NUMBER.png without a label.
         Raises ConfigError for another suffix, OutputError when it cannot be written.
         """
-        path = Path(path)
+        path = expanded(path)
         check_suffix(path, ".png", ".npz", "")
         if path.suffix == ".png":
             save_grid(path, self.images, columns or self.columns)
@@ -77,7 +77,7 @@ class Samples:
 
         Raises ConfigError for another suffix, OutputError when it cannot be written.
         """
-        path, frames = Path(path), self._frames(MOST_RECORDED)
+        path, frames = expanded(path), self._frames(MOST_RECORDED)
         check_suffix(path, ".gif", "")
         if path.suffix == ".gif":
             save_gif(path, frames, self.columns)
@@ -94,12 +94,13 @@ class Samples:
         A run of fewer steps than panels repeats its last frame. Raises ConfigError for another
         suffix and for fewer than two panels, OutputError when it cannot be written.
         """
-        check_suffix(Path(path), ".png")
+        path = expanded(path)
+        check_suffix(path, ".png")
         check_panels(panels)
         frames = self._frames(panels)
         frames = np.concatenate([frames, *[frames[-1:]] * (panels - len(frames))])
         rows_first = frames[:, :rows].swapaxes(0, 1)  # [rows,panels,C,H,W]
-        save_grid(Path(path), rows_first.reshape(-1, *frames.shape[2:]), panels)
+        save_grid(path, rows_first.reshape(-1, *frames.shape[2:]), panels)
 
     def stretched(self) -> "Samples":
         """Return the same with each image stretched from its own darkest to its brightest pixel."""

@@ -1,5 +1,6 @@
 """`sample` and `edit`, the public verbs: draw with a progress bar, and write what was drawn."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,10 @@ from pocketddpm.distributed import rank
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.editing import Settings, img2img, inpaint, interpolate, start_time
 from pocketddpm.models.inputs import read_images, read_mask
-from pocketddpm.models.labels import Labels
+from pocketddpm.models.labels import NO_LABEL, Labels
 from pocketddpm.models.model import Model, load_model
 from pocketddpm.models.samples import Images, Samples, check_panels, check_suffix
-from pocketddpm.output import refuse_existing
+from pocketddpm.output import expanded, file_name, refuse_existing
 from pocketddpm.pictures import save_gif, save_grid
 
 Place = str | Path
@@ -67,6 +68,8 @@ def sample(
         **settings,
     )
     if rank() == 0:
+        if overwrite:
+            _remove_old(model, out, gif)
         shown = samples.stretched() if stretch else samples
         if out is not None:
             (samples if Path(out).suffix == ".npz" else shown).save(out)
@@ -84,10 +87,10 @@ def edit(
     *,
     index: Sequence[int] = (0, 1, 2, 3),
     split: Literal["train", "test"] = "train",
-    labels: Labels = None,
+    labels: Labels = "own",
     strength: float | None = None,
     mask: Place | tuple[int, ...] | NDArray[np.bool_] | None = None,
-    jump_length: int = 10,
+    jump_length: int | None = None,
     jump_count: int = 10,
     frames: int = 8,
     sampler: str | None = None,
@@ -107,12 +110,14 @@ def edit(
         model: a model; or what `load` takes, and then device is for it.
         images: uint8 [N,C,H,W] of the model's shape; or image files; or a data set's name or
             folder, of whose split the images `index` are taken.
-        labels: classes to draw, as for `Model.sample`; None: no label.
+        labels: classes to draw, as for `Model.sample`; None: no label. 'own' are the images' own,
+            if they are known: of a data set whose classes the model has. What lies between two
+            images with different labels has none.
         strength: how far up into noise, 0 to 1: 0.5 for img2img. With interpolate: blend the images
             there, in place of encoding them.
         mask: the part to paint: an image file, white there; (top, left, bottom, right) in pixels;
             or bool [H,W].
-        jump_length: inpainting repeats the run in stretches of so many steps,
+        jump_length: inpainting repeats the run in stretches of so many steps, 10 by default,
         jump_count: each so many times; 1 is no repetition.
         frames: images in a row of an interpolation.
         sampler: ddpm for inpaint, ddim for interpolate, else the model's own by default.
@@ -132,7 +137,9 @@ def edit(
         raise ConfigError("--strength is for img2img and interpolate; inpaint starts at T")
     _check_outputs(overwrite, (out, ".png"), (gif, ".gif"))
     model = _loaded(model, device)
-    before = read_images(model, images, index, split)
+    before, own = read_images(model, images, index, split)
+    if isinstance(labels, str) and labels == "own":
+        labels = own if what != "interpolate" or own is None else _shared(own, len(model.classes))
     record = gif is not None
     settings = Settings(
         sampler, steps=steps, guidance=guidance, seed=seed, record=record, progress=True
@@ -151,24 +158,39 @@ def edit(
         rows = np.stack([before, samples.images])
     else:
         part = read_mask(model, mask)
-        jumps = {"jump_length": jump_length, "jump_count": jump_count}
+        jumps: dict[str, Any] = {"jump_length": jump_length, "jump_count": jump_count}
         samples = inpaint(model, before, part, **jumps, **how)
         rows = np.stack([before, np.where(part, np.uint8(255), before), samples.images])
     if out is not None:
-        save_grid(Path(out), rows.reshape(-1, *model.shape), rows.shape[1])
+        save_grid(expanded(out), rows.reshape(-1, *model.shape), rows.shape[1])
     if gif is not None:
         still = rows[-1:] if samples.frames is None else samples.frames  # of a strength of 0
         film = rows.swapaxes(0, 1) if what == "interpolate" else still
-        save_gif(Path(gif), film, film.shape[1])
+        save_gif(expanded(gif), film, film.shape[1])
     return samples
+
+
+def _shared(labels: NDArray[np.int64], none: int) -> NDArray[np.int64]:
+    """Return the label of each pair of neighbours, int64 [N - 1]: `none` where they differ."""
+    return np.where(labels[:-1] == labels[1:], labels[:-1], none)
+
+
+def _remove_old(model: Model, out: Place | None, gif: Place | None) -> None:
+    """Remove the files that an earlier, larger output left in the folders of single files."""
+    gifs = {f"{file_name(name)}.gif" for name in (*model.classes, NO_LABEL, "all")}
+    for folder, ours in ((out, re.compile(r"\d+(-.+)?\.png").fullmatch), (gif, gifs.__contains__)):
+        if folder is not None and (place := expanded(folder)).is_dir():
+            for path in place.iterdir():
+                if ours(path.name):
+                    path.unlink()
 
 
 def _check_outputs(overwrite: bool, *outputs: tuple[Any, ...]) -> None:
     """Refuse what cannot be written: each output is a path (or None) and the allowed suffixes."""
     for path, *suffixes in outputs:
         if path is not None:
-            check_suffix(Path(path), *suffixes)
-            refuse_existing(Path(path), overwrite)
+            check_suffix(expanded(path), *suffixes)
+            refuse_existing(expanded(path), overwrite)
 
 
 def _loaded(model: Model | Place, device: str, weights: str = "ema") -> Model:

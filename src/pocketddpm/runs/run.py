@@ -5,6 +5,7 @@ checkpoint. A run folder holds: config.json, log.csv, last/previous/best.safeten
 loss.png and samples/; with evaluation during training evaluation.csv and evaluation.png.
 """
 
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -260,7 +261,7 @@ class Session:
         self._say(
             f"done: {trainer.images_seen} images in {trainer.seconds / 60:.1f} minutes "
             f"({rate:.0f} images/s), loss {self.log.final_loss():.4f} -> {self.out}; "
-            f"draw with: pocketddpm sample {self.out}"
+            f"draw with: pocketddpm sample {shlex.quote(str(self.out))}"
         )
 
     def _due(self, every: int, step: int) -> bool:
@@ -271,7 +272,8 @@ class Session:
             say(text)
 
     def _resume_command(self) -> str:
-        return f"pocketddpm train {self.experiment.preset} --resume {self.out}"
+        preset, out = (shlex.quote(str(name)) for name in (self.experiment.preset, self.out))
+        return f"pocketddpm train {preset} --resume {out}"
 
 
 def build_trainer(experiment: Experiment, data: RunData, device: torch.device) -> Trainer:
