@@ -240,3 +240,13 @@ def test_edits_from_python_are_those_of_the_command(tmp_path):
         given = images[:1] if what == "interpolate" else images
         with pytest.raises(ConfigError, match=what):
             pd.edit(what, model, given, **options)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_image_k_depends_on_first_plus_k_alone(sampler):
+    model = model_around(Labelled())
+    settings = {"labels": [3], "sampler": sampler, "steps": 4, "seed": 5}
+    whole = model.sample(7, **settings)
+    part = model.sample(4, first=2, batch_size=3, **settings)
+    np.testing.assert_array_equal(part.images, whole.images[2:6])
+    assert not np.array_equal(part.images, whole.images[:4])
