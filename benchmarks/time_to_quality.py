@@ -34,6 +34,7 @@ from pocketddpm.metrics.reference_data import load_reference_data
 from pocketddpm.metrics.split import split_halves
 from pocketddpm.models.provenance import versions
 from pocketddpm.presets import get_preset
+from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.run import Session
 
 BATCH = 128
@@ -121,7 +122,7 @@ def pocketddpm(precision: str) -> Callable[[float, Tensor], Drawn]:
         budget = replace(preset.training, minutes=minutes, precision=precision, seed=seed)
         with tempfile.TemporaryDirectory() as folder:
             experiment = replace(preset, training=budget)
-            session = Session(experiment, out=Path(folder) / "run", sample_every=0)
+            session = Session(experiment, Path(folder) / "run", RunOptions(sample_every=0))
             session.run()
         drawn = session.model().sample(len(labels), labels=labels.numpy(), batch_size=250)
         return torch.from_numpy(drawn.images), session.trainer.images_seen, drawn.nfe

@@ -36,6 +36,7 @@ from pocketddpm.errors import ConfigError
 from pocketddpm.models.model import load_model
 from pocketddpm.models.provenance import machine
 from pocketddpm.runs.data import load_run_data
+from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.run import Session, build_trainer
 from pocketddpm.training import trainer as training
 from pocketddpm.training.optimiser import (
@@ -203,7 +204,7 @@ def test_plain_adam_is_the_fused_one_but_for_rounding(tiny, tmp_path, monkeypatc
     runs = []
     for fused in (("cpu", "cuda"), ()):
         monkeypatch.setattr("pocketddpm.training.optimiser.FUSED", fused)
-        run = Session(tiny, out=tmp_path / str(bool(fused)), device="cpu", sample_every=0)
+        run = Session(tiny, tmp_path / str(bool(fused)), RunOptions(device="cpu", sample_every=0))
         run.run()
         runs.append(run)
     kinds = [type(run.trainer.optimisers[0]).__name__ for run in runs]
@@ -325,7 +326,7 @@ def test_every_verb_uses_the_device_that_it_is_given(verb, tiny, tmp_path, capsy
     """One that ignored it would not notice that nothing can be computed there."""
     words = WORDS[verb].replace("OUT", str(tmp_path / "out")).split()
     if "RUN" in words:
-        Session(with_training(tiny, steps=1), out=tmp_path / "run", device="cpu").run()
+        Session(with_training(tiny, steps=1), tmp_path / "run", RunOptions(device="cpu")).run()
         words = [str(tmp_path / "run")]
     assert "--device meta" in refused(capsys, verb, *words, "--device", "meta")
     assert not (tmp_path / "out").exists()
@@ -347,7 +348,7 @@ def test_a_run_is_on_its_device_and_records_it(tiny, tmp_path, monkeypatch):
     tiny = replace(tiny, data=replace(tiny.data, center=True))
     for name in ("cpu", "meta", "cpu"):
         with pytest.raises(Enough):
-            Session(tiny, out=tmp_path / "run", device=name)
+            Session(tiny, tmp_path / "run", RunOptions(device=name))
     assert found == [(torch.device(n), torch.device(n)) for n in ("cpu", "meta", "cpu")]
 
 
@@ -362,7 +363,7 @@ def test_the_device_is_recorded_and_printed(tiny, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
     record = machine(torch.device("cuda:3"))
     assert (record["device"], record["gpu"]) == ("cuda:3", "GPU 3")
-    run = Session(with_training(tiny, steps=1), out=tmp_path, device="cpu", sample_every=0)
+    run = Session(with_training(tiny, steps=1), tmp_path, RunOptions(device="cpu", sample_every=0))
     run.run()
     assert run.meta["machine"]["device"] == "cpu"
     assert "cpu x 1" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from pocketddpm.errors import DataError
 from pocketddpm.metrics import protocol
 from pocketddpm.metrics.extractor import Extractor
 from pocketddpm.metrics.likelihood import likelihood_images
+from pocketddpm.metrics.options import LikelihoodOptions
 from pocketddpm.metrics.protocol import score
 from pocketddpm.metrics.reference_data import FeatureSpace, ReferenceData
 from pocketddpm.metrics.samples import read_samples
@@ -169,7 +170,7 @@ def test_real_labels_are_numbered_as_the_model_does():
     model = model_around(Labelled(), (1, 8, 8), names)
     data = replace(model.experiment.data, name="digits")
     model = replace(model, experiment=replace(model.experiment, data=data))
-    images = likelihood_images(model, 20)
+    images = likelihood_images(model, LikelihoodOptions(n=20))
     truth = pd.load_images("digits", "test").select(images.index)
     assert [names[k] for k in images.labels] == [truth.classes[k] for k in truth.labels]
 

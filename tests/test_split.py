@@ -15,6 +15,7 @@ from pocketddpm.data.load import class_counts, load_images
 from pocketddpm.data.split import drawn, hold_out, subset
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.checkpoint import load_checkpoint, save_checkpoint
+from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.run import Session
 from pocketddpm.values import from_dict
 
@@ -148,7 +149,7 @@ def test_a_folder_of_sorted_classes_is_held_out_of_every_class(tiny, tmp_path):
         data=DataConfig(str(data)),
         evaluation=EvaluationConfig(every=2, n=20),
     )
-    run = Session(tiny, out=tmp_path / "run", device="cpu", sample_every=0)
+    run = Session(tiny, tmp_path / "run", RunOptions(device="cpu", sample_every=0))
     run.run()
     assert sorted(run.meta["class_counts"]) == [22] * 5 + [23] * 5
     assert run.meta["experiment"]["data"]["selection"] == "random"
@@ -168,9 +169,30 @@ def test_the_command_line_chooses_the_rule(tmp_path):
     data = folder_of_classes(tmp_path / "set")
     for rule, counts in (("random", [5] * 10), ("first", [25, 25, *[0] * 8])):
         out = tmp_path / rule
-        main(["train", "folder", "--data", str(data), "--subset", "50", "--selection", rule,
-              "--net", "widths=8/16,head_width=8,groups=4", "--network", "unet", "--steps", "1",
-              "--batch-size", "4", "--sample-every", "0", "--out", str(out)])  # fmt: skip
+        main(
+            [
+                "train",
+                "folder",
+                "--data",
+                str(data),
+                "--subset",
+                "50",
+                "--selection",
+                rule,
+                "--net",
+                "widths=8/16,head_width=8,groups=4",
+                "--network",
+                "unet",
+                "--steps",
+                "1",
+                "--batch-size",
+                "4",
+                "--sample-every",
+                "0",
+                "--out",
+                str(out),
+            ]
+        )
         assert load_checkpoint(out / "last.safetensors").meta["class_counts"] == counts
 
 
@@ -178,9 +200,12 @@ def test_a_run_of_before_there_was_a_choice_keeps_its_rule_and_resumes_exactly(t
     """Its checkpoint says nothing of the rule: the last images stay held out."""
     tiny = with_training(tiny, steps=6)
     held_out = replace(tiny, data=replace(tiny.data, held_out=150, selection="first"))
-    Session(held_out, out=tmp_path / "whole", device="cpu", sample_every=0).run()
-    Session(with_training(held_out, steps=6), out=tmp_path / "old", device="cpu",
-            sample_every=0, checkpoint_every=3).run()  # fmt: skip
+    Session(held_out, tmp_path / "whole", RunOptions(device="cpu", sample_every=0)).run()
+    Session(
+        with_training(held_out, steps=6),
+        tmp_path / "old",
+        RunOptions(device="cpu", sample_every=0, checkpoint_every=3),
+    ).run()
     early = load_checkpoint(tmp_path / "old" / "previous.safetensors")
     assert early.meta["run"]["step"] == 3
     del early.meta["experiment"]["data"]["selection"]
@@ -189,8 +214,9 @@ def test_a_run_of_before_there_was_a_choice_keeps_its_rule_and_resumes_exactly(t
     stored = load_checkpoint(tmp_path / "early.safetensors")
     experiment = from_dict(Experiment, stored.meta["experiment"])
     assert experiment.data.selection == "first"
-    again = Session(experiment, out=tmp_path / "again", device="cpu", checkpoint=stored,
-                    sample_every=0)  # fmt: skip
+    again = Session(
+        experiment, tmp_path / "again", RunOptions(device="cpu", sample_every=0), checkpoint=stored
+    )
     again.run()
     np.testing.assert_array_equal(again.trainer.loader.images, load_images("digits").images[:1350])
     whole, resumed = (
