@@ -28,7 +28,7 @@ def test_checkpoints_and_previews_have_intervals_of_their_own(tmp_path):
         device="cpu",
     )
     session.close()
-    assert (session.checkpoint_every, session.sample_every) == (3, 0)
+    assert (session.options.checkpoint_every, session.options.sample_every) == (3, 0)
 
 
 def test_the_seed_decides_the_first_weights_and_the_stream(tiny):
