@@ -315,7 +315,7 @@ def test_bad_input_is_one_line(args, values, capsys, tmp_path, monkeypatch):
         (["--labels", "0,10"], "unknown label '10'"),
         (["--eta", "2"], ">= 0, <= 1, got 2"),
         (["--sampler", "ddpm", "--eta", "1"], "unknown option of sampler ddpm"),
-        (["--n", "0"], "at least 1"),
+        (["--n", "0"], ">= 1, got 0"),
         (["--weights", "best"], "ema, model"),
         (["--out", "picture.jpg"], "must end in .png or .npz"),
         (["--panels", "1", "--strip", "s.png"], "--panels must be at least 2"),

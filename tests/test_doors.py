@@ -41,6 +41,16 @@ def unlabelled():
         ({"precision": "banana"}, ["'banana'", "float32", "bf16", "auto"]),
         ({"precision": "fp16"}, ["'fp16'", "float32", "bf16", "auto"]),
         ({"guidance": float("nan")}, ["guidance", "nan"]),
+        ({"guidance": "strong"}, ["guidance", "strong"]),
+        *(
+            ({name: value}, [name.replace("_", "-"), repr(value)])
+            for name in ("n", "batch_size", "seed", "first")
+            for value in (1.5, float("nan"), float("inf"), "many", True, 2**64)
+            if not (value == 2**64 and name in ("n", "batch_size"))
+        ),
+        ({"seed": -(2**63) - 1}, ["seed", str(-(2**63) - 1)]),
+        ({"first": -1}, ["first", "-1"]),
+        ({"first": 2**56}, ["first", str(2**56)]),  # which would be 0 again
     ],
     ids=str,
 )
@@ -78,8 +88,10 @@ def test_the_command_refuses_them_before_it_draws(args, values, capsys, tmp_path
 def test_load_refuses_weights_and_devices_that_are_not_there():
     with pytest.raises(ConfigError, match=r"'banana'.*ema, model"):
         pd.load("mnist", weights="banana")
-    with pytest.raises(ConfigError, match="tpu"):
-        pd.load("mnist", device="tpu")
+    for device in ("tpu", "meta", "cuda:63", "", 63, 1.5, None):
+        with pytest.raises(ConfigError) as caught:
+            pd.load("mnist", device=device)
+        assert f"--device {device} " in str(caught.value)
     with pytest.raises(CheckpointError, match="absent"):
         pd.load("absent")
     assert pd.load("mnist", device="auto").device == pd.load("mnist", torch.device("cpu")).device
@@ -223,6 +235,61 @@ def test_stretched_samples_reach_from_black_to_white():
     for images in (samples.images, samples.frames[1]):
         assert images.min((1, 2, 3)).tolist() == [0] * 3
         assert images.max((1, 2, 3)).tolist() == [255] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        ({"what": "impaint"}, ["'impaint'", "inpaint", "img2img", "interpolate"]),
+        ({"split": "val", "images": "digits"}, ["'val'", "train", "test"]),
+        ({"strength": "much"}, ["strength", "much"]),
+        ({"strength": float("nan")}, ["strength", "nan"]),
+        *(({"seed": value}, ["seed", repr(value)]) for value in (1.5, "x", 2**64, None)),
+        *(
+            ({"what": "interpolate", "frames": value}, ["frames", repr(value)])
+            for value in (1, 2.5, -3, "few")
+        ),
+        ({"guidance": "x"}, ["guidance", "x"]),
+        ({"steps": 0}, ["steps", "0"]),
+    ],
+    ids=str,
+)
+def test_edit_refuses_a_wrong_value_and_names_it(options, values, tmp_path):
+    network = Labelled()
+    asked = {"what": "img2img", "images": np.zeros((2, 1, 8, 8), np.uint8), "labels": [1]}
+    asked |= {"steps": 2, "out": tmp_path / "x.png"} | options
+    with pytest.raises(ConfigError) as caught:
+        pd.edit(model=model_around(network, (1, 8, 8)), **asked)
+    assert all(value in str(caught.value) for value in values), caught.value
+    assert network.batches == [] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("negative", [1.5, "x", float("nan"), True])
+def test_a_negative_label_is_a_whole_number(negative):
+    with pytest.raises(ConfigError, match=f"negative label.*{negative}"):
+        Guidance(2.0, negative_label=negative)
+
+
+@pytest.mark.parametrize("name", ["seed", "first"])
+@pytest.mark.parametrize("value", [1.5, "x", 2**64])
+def test_sampling_a_function_takes_the_same_numbers(name, value):
+    with pytest.raises(ConfigError) as caught:
+        pd.diffusion.sample(
+            lambda x, sigma: x,
+            shape=(1, 1),
+            takes="x, sigma",
+            predicts="x0",
+            steps=2,
+            **{name: value},
+        )
+    assert name in str(caught.value) and repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["split", "fit", "selection"])
+def test_images_are_loaded_by_known_names_only(name):
+    with pytest.raises(ConfigError) as caught:
+        pd.load_images("digits", **{name: "banana"})
+    assert name in str(caught.value) and "'banana'" in str(caught.value)
 
 
 def test_edits_from_python_are_those_of_the_command(tmp_path):

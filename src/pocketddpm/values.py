@@ -25,6 +25,7 @@ from pocketddpm.errors import ConfigError, unknown
 
 T = TypeVar("T")
 SEEDS = ">= -9223372036854775808, < 18446744073709551616"  # what 64 bits hold
+IMAGES = ">= 0, < 72057594037927936"  # numbers that `noise` tells apart, of 56 bits
 
 
 class Option(NamedTuple):
@@ -155,6 +156,11 @@ def convert(value: Any, hint: Any, where: str, f: "Field[Any]") -> Any:
     return _scalar(value, hint, where, f)
 
 
+def whole(value: Any, where: str, bound: str) -> int:
+    """Return a whole number within a bound such as '>= 0, < 9'; ConfigError for another value."""
+    return _scalar(value, int, where, option(0, bound))
+
+
 KINDS = {bool: "yes or no", int: "a whole number", float: "a finite number", str: "text"}
 ANSWERS = {"yes": True, "true": True, "no": False, "false": False}
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -167,7 +173,7 @@ def _scalar(value: Any, hint: Any, where: str, f: "Field[Any]") -> Any:
     if hint in (str, Path):
         if not isinstance(value, str | os.PathLike):
             raise wrong
-        return os.fspath(value) if hint is str else Path(value).expanduser()
+        return os.fspath(value) if hint is str else Path(os.path.expanduser(value))
     if hint is bool:
         answer = ANSWERS.get(value.lower()) if isinstance(value, str) else value
         if not isinstance(answer, bool):

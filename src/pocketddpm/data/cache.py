@@ -87,6 +87,8 @@ def _write(path: Path, shape: tuple[int, ...], images: Iterator[NDArray[np.uint8
             np.lib.format.write_array_header_1_0(file, header)
             for image in images:
                 file.write(image.tobytes())
+            file.flush()
+            os.fsync(file.fileno())  # the name must not outlive the content
         Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)

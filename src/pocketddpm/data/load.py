@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,16 @@ from pocketddpm.data.split import Selection
 from pocketddpm.errors import ConfigError, unknown
 
 CHUNK = 1024
+Split = Literal["train", "test"]
+Fit = Literal["pad", "resize"]
 
 
 def load_images(
     name_or_path: str,
-    split: Literal["train", "test"] = "train",
+    split: Split = "train",
     *,
     image_size: tuple[int, int] | None = None,
-    fit: Literal["pad", "resize"] | None = None,
+    fit: Fit | None = None,
     subset: int | None = None,
     selection: Selection = "random",
     classes: Sequence[str] | None = None,
@@ -47,21 +49,30 @@ def load_images(
 
     Returns: an `ImageSet` whose `source` says in words how the size was reached.
 
-    Raises ConfigError for an unknown name or class, a subset larger than the set, a size below 1,
-    and padding to less than the set's size; DataError for all that can be wrong with the files.
+    Raises ConfigError for an unknown name, split, fit, selection or class, a subset larger than the
+    set, a size below 1, and padding to less than the set's size; DataError for all that can be
+    wrong with the files.
     """
+    for what, given, known in (
+        ("split", split, get_args(Split)),
+        ("fit", fit, (None, *get_args(Fit))),
+        ("selection", selection, get_args(Selection)),
+    ):
+        if given not in known:
+            raise unknown(what, str(given), [name for name in known if name])
+    folder = Path(os.path.expanduser(name_or_path.removeprefix("hf:")))
     if name_or_path.startswith("hf:"):
-        entry, path = DATASETS.load("hf"), Path(name_or_path[3:])
+        entry, path = DATASETS.load("hf"), folder
     elif name_or_path in DATASETS.names():
         entry, path = DATASETS.load(name_or_path), None
-    elif {os.sep, os.altsep} & set(name_or_path) or Path(name_or_path).expanduser().exists():
-        entry, path = DATASETS.load("folder"), Path(name_or_path).expanduser()
+    elif {os.sep, os.altsep} & set(name_or_path) or folder.exists():
+        entry, path = DATASETS.load("folder"), folder
     else:
         hint = unknown(DATASETS.kind, name_or_path, DATASETS.names())
         raise ConfigError(f"{hint}, or give the path of a folder of images")
     if image_size is not None and min(image_size) < 1:
         raise ConfigError(f"an image size of {times(image_size)}: both numbers must be at least 1")
-    way: Literal["pad", "resize"] = fit or entry.FIT
+    way: Fit = fit or entry.FIT
     # Folders reach the size while decoding, but padding starts from the files' own size.
     while_decoding = image_size if way == "resize" else None
     images: ImageSet = entry.load(split, path=path, image_size=while_decoding)
@@ -100,7 +111,7 @@ def keep_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
     return replace(images, images=images.images[kept], labels=labels[kept], classes=names)
 
 
-def fit_size(images: ImageSet, size: tuple[int, int], fit: Literal["pad", "resize"]) -> ImageSet:
+def fit_size(images: ImageSet, size: tuple[int, int], fit: Fit) -> ImageSet:
     """Return the images at another size (height, width); unchanged where they have it already.
 
     fit: 'pad' adds zeros on all sides (an odd one at the bottom or right); 'resize' takes the

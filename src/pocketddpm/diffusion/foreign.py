@@ -15,6 +15,7 @@ from pocketddpm.diffusion.prediction import NetworkOutput, get_prediction
 from pocketddpm.diffusion.sampling import sample_states
 from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.errors import ConfigError, unknown
+from pocketddpm.values import IMAGES, SEEDS, whole
 
 Takes = Literal["x, sigma", "x_t, t", "x_t, t, alpha_bar"]
 Predicts = Literal["x0", "eps", "v"]
@@ -85,6 +86,7 @@ def sample(
         schedule = Schedule(log_linear.build(log_linear.Config(*sigma_range), SIGMA_LEVELS))
         spacing = spacing or "karras"
     grid = make_grid(schedule, steps, spacing or "trailing")
+    seed, first = whole(seed, "seed", SEEDS), whole(first, "first", IMAGES)
     index = torch.arange(first, first + shape[0], device=device)
     *_, last = sample_states(
         _denoiser_of(f, takes, predicts, clip),

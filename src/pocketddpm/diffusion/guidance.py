@@ -9,11 +9,13 @@ network with the same label (autoguidance, arXiv 2406.02507).
 
 from dataclasses import dataclass
 from math import ceil, floor, isfinite
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from pocketddpm.errors import ConfigError
+from pocketddpm.values import whole
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Guidance:
     threshold: float | None = None
 
     def __post_init__(self) -> None:
-        if not isfinite(self.scale):
+        if not isinstance(self.scale, Real) or not isfinite(self.scale):
             raise ConfigError(f"guidance must be a number, got {self.scale}; 1 is none")
         if self.interval is not None and not 0 <= self.interval[0] <= self.interval[1]:
             low, high = self.interval
@@ -49,6 +51,8 @@ class Guidance:
             )
         if not 0 <= self.rescale <= 1:
             raise ConfigError(f"guidance rescale must lie in 0..1, got {self.rescale}; 0 is none")
+        if self.negative_label is not None:
+            whole(self.negative_label, "the negative label", "")
         if self.cfg_plus_plus and not 0 <= self.scale <= 1:
             raise ConfigError(
                 f"with CFG++ guidance must lie in 0..1, got {self.scale:g}; "

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from numbers import Real
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from pocketddpm.models.model import Model
 from pocketddpm.models.samples import Images, Recorder, Samples, Watch
 from pocketddpm.noise import Role, normal
 from pocketddpm.progress import bar
+from pocketddpm.values import IMAGES, SEEDS, whole
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class Settings:
     first: int = 0
     record: bool = False
     progress: bool = False
+
+    def __post_init__(self) -> None:
+        for name, bound in (("seed", SEEDS), ("first", IMAGES)):
+            object.__setattr__(self, name, whole(getattr(self, name), name, bound))
 
 
 DEFAULT = Settings()
@@ -111,8 +117,7 @@ def interpolate(
     The result's nfe is that of drawing a frame; encoding takes as many for each input once.
     Raises ConfigError for fewer than two frames and for different numbers of images.
     """
-    if frames < 2:
-        raise ConfigError(f"--frames must be at least 2, got {frames}")
+    frames = whole(frames, "--frames", ">= 2")
     if len(one) != len(other):
         raise ConfigError(
             f"interpolation needs as many first as second images, got {len(one)} and {len(other)}"
@@ -179,7 +184,7 @@ def img2img(
 
 def start_time(model: Model, strength: float) -> int:
     """Return the time, 0..T, that a strength stands for; ConfigError outside of 0..1."""
-    if not 0 <= strength <= 1:
+    if not isinstance(strength, Real) or not 0 <= strength <= 1:
         raise ConfigError(f"--strength must lie in 0..1, got {strength}")
     return round(strength * model.schedule.T)
 

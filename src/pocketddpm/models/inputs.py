@@ -79,7 +79,8 @@ def read_mask(
     else:
         painted = mask
     if not painted.any():
-        raise ConfigError(f"{mask} has no white part: there is nothing to paint")
+        name = "the mask" if isinstance(mask, np.ndarray) else mask
+        raise ConfigError(f"{name} has no white part: there is nothing to paint")
     return painted
 
 

@@ -37,7 +37,7 @@ from pocketddpm.models.limits import check_fit, check_sizes
 from pocketddpm.models.samples import Recorder, Samples, Watch
 from pocketddpm.plugins import require
 from pocketddpm.progress import bar
-from pocketddpm.values import from_dict
+from pocketddpm.values import IMAGES, SEEDS, from_dict, whole
 
 WEIGHTS = ("ema", "model")
 PRECISIONS = ("float32", "bf16", "auto")
@@ -291,9 +291,8 @@ class Model:
         listed = listed_numbers(labels, self.classes)
         count = 1 if listed is None else len(listed)
         n = count if n is None else n
-        for name, value in (("n", n), ("batch-size", batch_size)):
-            if value < 1:
-                raise ConfigError(f"--{name} must be at least 1, got {value}")
+        n, batch_size = whole(n, "--n", ">= 1"), whole(batch_size, "--batch-size", ">= 1")
+        seed, first = whole(seed, "seed", SEEDS), whole(first, "first", IMAGES)
         if record and together and processes() > 1:
             raise ConfigError("the way from noise is recorded by one process: leave torchrun out")
         numbers = label_numbers(labels, n, self.classes, self.class_counts, seed)
@@ -414,5 +413,5 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", weights: st
     that is not here and for other weights.
     """
     checkpoint = load_checkpoint(find_checkpoint(Path(path)))
-    where = pick_device(device) if isinstance(device, str) else device
+    where = device if isinstance(device, torch.device) else pick_device(str(device))
     return model_from(checkpoint, where, weights)

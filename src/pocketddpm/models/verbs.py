@@ -3,14 +3,14 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketddpm.diffusion.guidance import Guidance
 from pocketddpm.distributed import rank
-from pocketddpm.errors import ConfigError
+from pocketddpm.errors import ConfigError, unknown
 from pocketddpm.models.editing import Settings, img2img, inpaint, interpolate, start_time
 from pocketddpm.models.inputs import read_images, read_mask
 from pocketddpm.models.labels import NO_LABEL, Labels
@@ -20,6 +20,7 @@ from pocketddpm.output import expanded, file_name, refuse_existing
 from pocketddpm.pictures import save_gif, save_grid
 
 Place = str | Path
+Edit = Literal["interpolate", "img2img", "inpaint"]
 
 
 def sample(
@@ -81,7 +82,7 @@ def sample(
 
 
 def edit(
-    what: Literal["interpolate", "img2img", "inpaint"],
+    what: Edit,
     model: Model | Place,
     images: Place | Sequence[Place] | Images,
     *,
@@ -131,6 +132,8 @@ def edit(
     Raises ConfigError for settings that cannot work, DataError for images that cannot be read,
     OutputError for a file that exists or cannot be written.
     """
+    if what not in get_args(Edit):
+        raise unknown("edit", str(what), get_args(Edit))
     if (what == "inpaint") != (mask is not None):
         raise ConfigError(f"inpaint needs one of --mask and --box, {what} takes none of them")
     if mask is not None and strength is not None:
@@ -190,7 +193,7 @@ def _check_outputs(overwrite: bool, *outputs: tuple[Any, ...]) -> None:
     for path, *suffixes in outputs:
         if path is not None:
             check_suffix(expanded(path), *suffixes)
-            refuse_existing(expanded(path), overwrite)
+            refuse_existing(expanded(path), overwrite, folder=not Path(path).suffix)
 
 
 def _loaded(model: Model | Place, device: str, weights: str = "ema") -> Model:
