@@ -70,6 +70,27 @@ def test_a_data_set_from_parquet(local):
     assert load_images(f"hf:{local}", image_size=(4, 4)).shape == (1, 4, 4)
 
 
+def test_a_folder_is_the_same_from_elsewhere(local, tmp_path, monkeypatch):
+    """By ~, by a relative path, and when it was moved."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(load_images("hf:~/set")) == 10
+    with pytest.raises(DataError, match="~nobody-of-that-name"):
+        load_images("hf:~nobody-of-that-name/set")
+    monkeypatch.chdir(tmp_path)
+    net = {"widths": (4,), "head_width": 4, "groups": 2, "blocks": 1}
+    tiny = {"net": net, "steps": 1, "batch_size": 4, "device": "cpu", "sample_every": 0}
+    for data in ("hf:set", "hf:~/set"):
+        model = pd.train("folder", data=data, network="unet", out="run", overwrite=True, **tiny)
+        assert model.experiment.data.name == f"hf:{local}"
+    (tmp_path / "elsewhere").mkdir()
+    local.rename(tmp_path / "elsewhere" / "moved")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    model = pd.train(
+        "folder", resume=tmp_path / "run", data="hf:moved", steps=2, device="cpu", sample_every=0
+    )
+    assert model.experiment.data.name == f"hf:{tmp_path / 'elsewhere' / 'moved'}"
+
+
 def test_colour_mixed_sizes_and_no_labels(tmp_path):
     parquet(tmp_path / "a", "train", [picture(9), picture((1, 2, 3), (4, 4), "RGB")])
     with pytest.raises(DataError, match=r"0 is 6x8.* 1 is 4x4.*--image-size"):

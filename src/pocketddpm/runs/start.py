@@ -14,7 +14,7 @@ from pocketddpm.models.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
 )
-from pocketddpm.output import file_name, refuse_existing
+from pocketddpm.output import expanded, file_name, refuse_existing
 from pocketddpm.runs.folder import only_begun
 from pocketddpm.runs.options import DISTILLATION, RunOptions
 from pocketddpm.runs.run import Session, stored_experiment
@@ -91,9 +91,10 @@ def _split(options: Mapping[str, Any], allowed: Any) -> tuple[RunOptions, dict[s
 
 def _placed(data: str) -> str:
     """Return the name of a data set; a folder's as a path that is the same from everywhere."""
-    folder = Path(data).expanduser()
+    source = "hf:" if data.startswith("hf:") else ""  # which reads folders too
+    folder = expanded(data.removeprefix(source))
     is_folder = data not in DATASETS.names() and folder.is_dir()
-    return str(folder.resolve()) if is_folder else data
+    return f"{source}{folder.resolve()}" if is_folder else data
 
 
 def _resumed(checkpoint: Checkpoint, preset: str, options: Mapping[str, Any]) -> Experiment:
