@@ -21,10 +21,7 @@ os.umask(_UMASK)
 
 def expanded(path: str | Path) -> Path:
     """Return a path with ~ or ~USER at its start replaced by that home, if there is one."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
+    return Path(os.path.expanduser(path))  # pathlib's raises where there is none
 
 
 def refuse_existing(path: Path, overwrite: bool, *, folder: bool | None = None) -> None:
@@ -82,6 +79,14 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def remove_files(folder: Path, *patterns: str) -> None:
+    """Remove the files of an earlier output from a folder, by the names that it gave them."""
+    with writing(folder):
+        for pattern in patterns:
+            for path in folder.glob(pattern):
+                path.unlink()
 
 
 def _flush_folder(folder: Path) -> None:

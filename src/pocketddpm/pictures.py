@@ -165,7 +165,7 @@ def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float6
 def save_bound_curve(path: Path, curve: Sequence[Mapping[str, float]]) -> None:
     """Write what each step of the variational bound costs, and its rate against its distortion.
 
-    curve: rows of `metrics.likelihood.Likelihood.curve`.
+    curve: rows of `metrics.likelihood.LikelihoodReport.curve`.
     """
     fig = figure(9.0, 3.6)
     left, right = fig.subplots(1, 2)

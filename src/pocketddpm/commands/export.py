@@ -69,7 +69,7 @@ class Export:
         # Shipped models and the hub's have no folder of their own here.
         beside = path.parent if path.exists() else Path()
         out = self.out or beside / (f"{path.stem}{'.' if self.to == 'onnx' else '-'}{self.to}")
-        refuse_existing(out, self.overwrite)
+        refuse_existing(out, self.overwrite, folder=self.to != "onnx")
         model = load_model(self.model, weights=self.weights)
         {"diffusers": self._diffusers, "onnx": self._onnx, "web": self._web}[self.to](model, out)
 

@@ -35,13 +35,16 @@ class Import:
         """Read, check, write, and say what was written."""
         from pocketddpm.convert.diffusers_read import read_diffusers
         from pocketddpm.models.checkpoint import save_checkpoint
-        from pocketddpm.output import refuse_existing
+        from pocketddpm.output import refuse_existing, remove_files
+        from pocketddpm.runs.folder import FILES
 
         if self.format not in FORMATS:
             raise unknown("format", self.format, FORMATS)
         out = self.out or Path("runs") / self.path.stem
-        refuse_existing(out, self.overwrite)
+        refuse_existing(out, self.overwrite, folder=True)
         checkpoint = read_diffusers(self.path, self.data)
+        if out.resolve() != self.path.resolve():
+            remove_files(out, *FILES, "config.json")  # of a run that --overwrite gives up
         save_checkpoint(out / "last.safetensors", checkpoint)
         plan = checkpoint.meta["experiment"]["sampling"]
         count = sum(t.numel() for t in checkpoint.tensors.values())

@@ -49,12 +49,14 @@ class Show:
 
     def run(self) -> None:
         """Make the picture and say where it is."""
+        from pocketddpm.models.samples import check_suffix
         from pocketddpm.output import refuse_existing
 
         stem = Path(self.subject).name.replace(",", "-") or "picture"
         out = self.out or Path(f"{self.what}-{stem}.png")
+        check_suffix(out, ".png")
         if self.out is not None:
-            refuse_existing(out, self.overwrite)
+            refuse_existing(out, self.overwrite, folder=False)
         if self.n is not None and self.n < 1:
             raise ConfigError(f"--n must be at least 1, got {self.n}")
         getattr(self, f"_{self.what}")(out)

@@ -14,7 +14,7 @@ from pocketddpm.convert.unet_names import as_ddpm_unet
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.model import Model
 from pocketddpm.networks.ddpm_unet import Config
-from pocketddpm.output import replacing, write_json, write_text
+from pocketddpm.output import remove_files, replacing, write_json, write_text
 
 VERSION = "0.33.0"  # the oldest one that the tests' extra allows
 PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
@@ -31,6 +31,8 @@ def write_diffusers(model: Model, out: Path) -> None:
     """
     unet, tensors = unet_config(model), as_ddpm_unet(model)[1]
     scheduler = scheduler_config(model)
+    # Of an earlier export: without labels there is an index, with labels there is none.
+    remove_files(out, "model_index.json")
     if not model.classes:
         kind = scheduler["_class_name"]
         index = {

@@ -33,7 +33,7 @@ from pocketddpm.metrics.samples import load_subject
 from pocketddpm.metrics.split import random_indices
 from pocketddpm.models.model import Model
 from pocketddpm.models.provenance import versions
-from pocketddpm.output import refuse_existing, write_json, write_text
+from pocketddpm.output import refuse_existing, remove_files, write_json, write_text
 from pocketddpm.pictures import save_bound_curve
 from pocketddpm.progress import counter
 
@@ -114,6 +114,7 @@ class LikelihoodReport:
 
     def save(self, folder: Path) -> None:
         """Write report.md, report.json and curve.png; OutputError when that fails."""
+        remove_files(folder, "curve.png")
         write_text(folder / "report.md", self.markdown())
         write_json(folder / "report.json", self.to_json())
         if self.curve:

@@ -40,7 +40,7 @@ from pocketddpm.metrics.train_extractor import Recipe, run_length, train_classif
 from pocketddpm.models.model import Model
 from pocketddpm.models.provenance import versions
 from pocketddpm.models.samples import Samples
-from pocketddpm.output import refuse_existing
+from pocketddpm.output import refuse_existing, remove_files
 from pocketddpm.progress import counter
 
 FOR_MODELS = ("sampler", "steps", "spacing", "sampler_options", "guidance", "labels", "weights")
@@ -96,6 +96,8 @@ def evaluate(subject: str | Path | Model, options: EvaluateOptions) -> Report:
     report.facts |= {**facts, **reference.facts(), **versions()}
     report.notes += _caveats(facts)
     if options.out is not None and rank() == 0:
+        if is_files and (options.out / "report.json").is_file():
+            drop_samples(options.out, Path(str(subject)))
         report.save(options.out)
     return report
 
@@ -105,6 +107,13 @@ def _is_files(path: Path) -> bool:
     if path.is_dir():
         return not any(path.glob("*.safetensors"))
     return path.suffix == ".npz"
+
+
+def drop_samples(folder: Path, scored: Path) -> None:
+    """Remove the samples of an earlier report from its folder, unless they are scored now."""
+    old = folder / "samples.npz"
+    if scored.resolve() not in (old.resolve(), folder.resolve()):
+        remove_files(folder, old.name)
 
 
 def _read(path: Path, options: EvaluateOptions) -> tuple[ImageSet, ReferenceData, dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketddpm.metrics.intervals import Interval, difference, ratio
-from pocketddpm.output import write_json, write_text
+from pocketddpm.output import remove_files, write_json, write_text
 from pocketddpm.pictures import save_grid
 
 FEW = 10_000
@@ -159,6 +159,7 @@ class Report:
 
     def save(self, folder: Path) -> None:
         """Write report.md, report.json and closest.png; OutputError when that fails."""
+        remove_files(folder, "closest.png")
         if self.closest is not None:
             save_grid(folder / "closest.png", self.closest, PAIRS)
         write_text(folder / "report.md", self.markdown())

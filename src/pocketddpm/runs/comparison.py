@@ -23,7 +23,7 @@ from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
 from pocketddpm.models.cost import count_flops, count_parameters
 from pocketddpm.models.model import Model, load_model
 from pocketddpm.models.provenance import versions
-from pocketddpm.output import refuse_existing, write_json, write_text
+from pocketddpm.output import refuse_existing, remove_files, write_json, write_text
 from pocketddpm.pictures import save_grid
 from pocketddpm.plugins import load_plugin, loaded
 from pocketddpm.runs.data import RunData
@@ -113,6 +113,7 @@ class Comparison:
 
     def save(self, folder: Path) -> None:
         """Write README.md, compare.json and the pictures; OutputError when that fails."""
+        remove_files(folder, "samples-[0-9].png", "samples-[0-9][0-9].png")
         for k, images in enumerate(self.samples):
             save_grid(folder / f"samples-{k}.png", images, columns=min(10, len(images)))
         write_json(folder / "compare.json", self.to_json())

@@ -16,10 +16,10 @@ from filelock import FileLock, Timeout
 
 from pocketddpm.errors import CheckpointError, OutputError
 from pocketddpm.models.checkpoint import load_checkpoint
-from pocketddpm.output import replacing, writing
+from pocketddpm.output import remove_files, replacing, writing
 
 # What a run writes; everything else in its folder is somebody else's.
-FILES = ("*.safetensors", "*.csv", "*.png", "samples/*.png", "tensorboard/*")
+FILES = ("*.safetensors", "last.damaged", "*.csv", "*.png", "samples/*.png", "tensorboard/*")
 HISTORY = ("log.csv", "evaluation.csv", "best.safetensors")
 LEFTOVERS = (
     *(f".*.tmp.{kind}" for kind in ("safetensors", "csv", "json", "png")),
@@ -58,11 +58,11 @@ class RunFolder:
             )
         with writing(holder):
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-        self._remove(LEFTOVERS)
+        remove_files(folder, *LEFTOVERS)
 
     def clear(self) -> None:
         """Remove the files of an earlier run that --overwrite gave up."""
-        self._remove(FILES)
+        remove_files(self.folder, *FILES)
 
     def take_history(self, other: Path) -> None:
         """Copy the logs of another run folder, and its best checkpoint, for a run that goes on."""
@@ -82,12 +82,6 @@ class RunFolder:
             except CheckpointError:
                 with writing(last):
                     os.replace(last, last.with_suffix(".damaged"))
-
-    def _remove(self, patterns: tuple[str, ...]) -> None:
-        with writing(self.folder):
-            for pattern in patterns:
-                for path in self.folder.glob(pattern):
-                    path.unlink()
 
 
 def only_begun(folder: Path) -> bool:

@@ -64,7 +64,7 @@ class Session:
         check_evaluation(experiment)
         self.main = rank() == 0
         if self.main and (checkpoint is None or moved_from is not None):
-            refuse_existing(out, options.overwrite)
+            refuse_existing(out, options.overwrite, folder=True)
         self.out, self.options = out, options
         self.device = pick_device(options.device)
         precision = pick_precision(experiment.training.precision, self.device)
