@@ -1,15 +1,19 @@
 """The Hugging Face hub: data sets from local parquet, models through an API object of our own."""
 
+import importlib.util
 import re
 import shutil
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import pocketddpm as pd
+from pocketddpm.commands.export import FORMATS
 from pocketddpm.commands.main import main
+from pocketddpm.convert.web import SHA256
 from pocketddpm.data.load import class_counts, load_images
 from pocketddpm.data.split import hold_out
 from pocketddpm.errors import CheckpointError, ConfigError, DataError, OutputError
@@ -292,9 +296,14 @@ def test_what_the_hub_refuses_is_one_line(hub, trained, monkeypatch, capsys):
         pd.load("hf:me/broken")
 
 
-def test_no_path_of_this_machine_is_uploaded(hub, trained, tmp_path, monkeypatch):
-    """A model of somebody's photos, its folder given in every way, and a plug-in of his own."""
+def test_no_path_of_this_machine_leaves_it(hub, trained, tmp_path, monkeypatch):
+    """A model of somebody's photos: on the hub, and in every format that others are given."""
     monkeypatch.delenv("POCKETDDPM_OFFLINE")
+    monkeypatch.setattr("pocketddpm.convert.web.find_runtime", lambda folder: tmp_path / "runtime")
+    for name in SHA256:
+        save = tmp_path / "runtime" / name
+        save.parent.mkdir(exist_ok=True)
+        save.write_text("runtime")
     stored = load_checkpoint(trained[0] / "last.safetensors")
     data = {**stored.meta["experiment"]["data"], "name": str(tmp_path / "photos")}
     meta = {**stored.meta, "experiment": {**stored.meta["experiment"], "data": data}}
@@ -303,6 +312,15 @@ def test_no_path_of_this_machine_is_uploaded(hub, trained, tmp_path, monkeypatch
     uploaded = (hub / "me" / "photos" / "model.safetensors").read_bytes()
     assert str(tmp_path).encode() not in uploaded
     assert pd.load("hf:me/photos").experiment.data.name == "photos"
+    package = str(Path(pd.__file__).parent)
+    for kind in FORMATS if importlib.util.find_spec("onnxruntime") else ["diffusers"]:
+        out = tmp_path / "exports" / kind
+        main(["export", str(tmp_path / "run"), "--to", kind, "--out", str(out)])
+        written = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
+        for path in written:
+            for local in (str(tmp_path), package):
+                assert local.encode() not in path.read_bytes(), (path, local)
+        assert any(b"photos" in path.read_bytes() for path in written)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pocketddpm.config import ObjectiveConfig, SamplingConfig
 from pocketddpm.convert.unet_names import as_ddpm_unet
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.model import Model
+from pocketddpm.models.publishing import public_meta, public_name
 from pocketddpm.networks.ddpm_unet import Config
 from pocketddpm.output import remove_files, replacing, write_json, write_text
 
@@ -46,7 +47,8 @@ def write_diffusers(model: Model, out: Path) -> None:
     with replacing(out / "unet" / "diffusion_pytorch_model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     write_json(out / "scheduler" / "scheduler_config.json", scheduler)
-    write_json(out / ABOUT, {k: v for k, v in model.meta.items() if k not in ("run", "sha256")})
+    about = {k: v for k, v in public_meta(model.meta).items() if k not in ("run", "sha256")}
+    write_json(out / ABOUT, about)
     write_text(out / "README.md", readme(model))
 
 
@@ -159,7 +161,7 @@ def readme(model: Model) -> str:
     return (
         "---\nlibrary_name: diffusers\n---\n\n"
         f"A denoising diffusion model for images of {c}x{height}x{width}, trained on "
-        f"{model.experiment.data.name} with pocketddpm. In this folder:\n\n"
+        f"{public_name(model.experiment.data.name)} with pocketddpm. In this folder:\n\n"
         f"```python\n{code}```\n{note}"
         f"\n`{ABOUT}` is for pocketddpm, which takes the folder back with "
         "`pocketddpm import FOLDER --from diffusers`.\n"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.model import Model
+from pocketddpm.models.publishing import public_name
 from pocketddpm.noise import Role, normal
 from pocketddpm.output import replacing
 
@@ -47,6 +48,7 @@ def write_onnx(model: Model, out: Path) -> float:
                 f"{type(cause).__name__}: {said[:200]}"
             ) from error
         graph = onnx.load(str(temporary))
+        _remove_traces(graph)
         graph.metadata_props.add(key="pocketddpm", value=json.dumps(facts(model)))
         onnx.save(graph, str(temporary))
         difference = max(_difference(model, temporary, runtime, batch) for batch in (1, 5))
@@ -69,7 +71,7 @@ def facts(model: Model) -> dict[str, Any]:
     known = plan.sampler in ("ddim", "dpmpp", "consistency") and not plan.options
     even = known and plan.spacing in ("karras", "jumps") and not model.schedule.zero_terminal
     return {
-        "name": model.experiment.data.name,
+        "name": public_name(model.experiment.data.name),
         "shape": list(model.shape),
         "classes": list(model.classes),
         "null": len(model.classes) if model.classes else None,
@@ -126,6 +128,14 @@ def _export(model: Model, path: Path) -> None:
             dynamo=True,
             verbose=False,
         )
+
+
+def _remove_traces(graph: Any) -> None:
+    """Remove the exporter's notes, which hold the paths of this machine's source files."""
+    for part in (graph.graph, *graph.functions):
+        for noted in (part, *part.node, *part.value_info):
+            noted.ClearField("metadata_props")
+            noted.ClearField("doc_string")
 
 
 def _difference(model: Model, path: Path, runtime: Any, batch: int) -> float:
