@@ -495,6 +495,17 @@ def test_options_of_a_sampler_are_taken_or_refused(name):
                 build_sampler(name, {f.name: value})
 
 
+def test_the_counts_in_the_docs_are_these():
+    page = (PACKAGE.parents[1] / "docs" / "reliability.md").read_text(encoding="utf-8")
+    tried, refusals = ([len(each(name)) for name in OPTIONS] for each in (allowed, wrong))
+    tables = [NETWORKS.load(name) for name in SMALL]
+    tables += [table.load(name) for table in (SCHEDULES, SAMPLERS) for name in table.names()]
+    sizes = sum(len(fields(each.Config)) for each in tables)
+    assert f"{len(OPTIONS)} options of training, values that are allowed" in page
+    assert f"| {sum(tried)} | each changes" in page and f"| {sum(refusals)} | each refused" in page
+    assert f"| {sizes} sizes and options of {len(SMALL)} networks" in page
+
+
 # What starts can be loaded -----------------------------------------------------------------------
 
 
