@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ import PIL.Image
 import pytest
 
 from pocketddpm import progress
-from pocketddpm.data import files
+from pocketddpm.data import cores, files
 from pocketddpm.data.decode import FORMATS, decode, formats, suffixes
+from pocketddpm.data.files import ImageFiles
 from pocketddpm.data.folder import list_images, load_folder
 from pocketddpm.data.load import load_images
 from pocketddpm.errors import ConfigError, DataError
@@ -569,7 +571,7 @@ def test_of_several_processes_one_decodes(pictures: Path, cache: Path, tmp_path:
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from pocketddpm.data import files\n"
+        "from pocketddpm.data import cores, files\n"
         "from pocketddpm.data.folder import load_folder\n"
         "decode = files.decode\n"
         "def counted(source, **options):\n"
@@ -577,6 +579,7 @@ def test_of_several_processes_one_decodes(pictures: Path, cache: Path, tmp_path:
         "    open(sys.argv[2], 'a').write('x')\n"
         "    return decode(source, **options)\n"
         "files.decode = counted\n"
+        "cores.ALONE = 1000\n"
         "print(load_folder(Path(sys.argv[1])).images.sum())\n"
     )
     words = [sys.executable, "-c", code, str(pictures), str(tmp_path / "decoded")]
@@ -584,6 +587,36 @@ def test_of_several_processes_one_decodes(pictures: Path, cache: Path, tmp_path:
     sums = {process.communicate(timeout=120)[0] for process in three}
     assert sums == {f"{16 * sum(range(40))}\n"}
     assert len((tmp_path / "decoded").read_text()) == 40
+
+
+def test_what_takes_long_is_decoded_by_several_processes(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same images in the same order; what is broken is named as by one process."""
+    for i in range(50):
+        shade(pictures / f"{i}.png", i)
+    alone = load_folder(pictures, (3, 3)).images
+    monkeypatch.setattr(cores, "ALONE", -1)
+    monkeypatch.setattr(cores, "cores", lambda: 2)
+    monkeypatch.setattr(files, "decode", lambda *_, **__: pytest.fail("decoded here"))
+    names = [f"{i}.png" for i in range(50)]
+    both = ImageFiles("x", names, [pictures / name for name in names], (3, 3))
+    shape, _ = both.survey()
+    assert shape == (50, 1, 3, 3)
+    np.testing.assert_array_equal(both.array(shape), alone)
+    sources = [path.read_bytes() for path in both.sources]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(replace(both, sources=sources).array(shape), alone)
+    for i in (7, 41):
+        (pictures / f"{i}.png").write_bytes(sources[i][:-30])
+    with pytest.raises(DataError, match=r"2 of 50 .* 7\.png \(.*41\.png \("):
+        both.array(shape)
+
+
+def test_a_process_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "ALONE", -1)
+    monkeypatch.setattr(cores, "cores", lambda: 2)
+    with pytest.raises(DataError, match=r"\b3\b"):
+        list(cores.on_all_cores(os._exit, [3] * 40))
 
 
 def test_a_full_disk_leaves_no_half_written_cache(

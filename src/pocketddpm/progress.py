@@ -40,10 +40,13 @@ def bar(**options: Any) -> "tqdm[Any]":
     return tqdm(**{**options, **lines, "ascii": True, "ncols": 100})
 
 
-def over(items: Sequence[T], what: str) -> Iterator[T]:
-    """Yield the items under a bar that goes when it is done; a few thousand need none."""
+def over(items: Sequence[T], what: str, unit: str = "it") -> Iterator[T]:
+    """Yield the items under a bar that goes when it is done; a few thousand need none.
+
+    The bar shows how many units a second there are, and the time that is left.
+    """
     few = len(items) <= PROGRESS_FROM
-    yield from bar(iterable=items, desc=what, disable=few, leave=False)
+    yield from bar(iterable=items, desc=what, unit=f" {unit}s", disable=few, leave=False)
 
 
 def counter(what: str, total: int, unit: str = "image") -> Advance:

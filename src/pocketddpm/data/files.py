@@ -1,15 +1,20 @@
 """Many image files as one array: their common size from the headers, then their pixels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketddpm.data.cores import on_all_cores
 from pocketddpm.data.decode import GREY_MODES, decode, has_alpha, opened, times, turned_size
 from pocketddpm.errors import DataError
 from pocketddpm.progress import over
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,18 +40,15 @@ class ImageFiles:
         """
         colour = alpha = 0
         sizes = dict[tuple[int, int], str]()
-        for i, source in enumerate(over(self.sources, "reading headers")):
-            try:
-                with opened(source) as image:
-                    colour += image.mode not in GREY_MODES
-                    alpha += has_alpha(image)
-                    sizes.setdefault(turned_size(image), self.names[i])
-            # A damaged file can make a decoder raise almost anything.
-            except Exception as error:
+        for name, header in zip(self.names, self._each(_header, "reading headers"), strict=True):
+            if isinstance(header, str):
                 # All are decoded now, so that one message names every broken file.
                 for _ in self.decoded(3):
                     pass
-                raise self._broken([_reason(self.names[i], error)]) from None
+                raise self._broken([f"{name} ({header})"])
+            colour += header.colour
+            alpha += header.alpha
+            sizes.setdefault(header.size, name)
         if self.image_size is None and len(sizes) > 1:
             found = ", ".join(f"{name} is {times(size)}" for size, name in list(sizes.items())[:2])
             raise DataError(f"{self.where}: images differ in size ({found}); give --image-size")
@@ -67,19 +69,23 @@ class ImageFiles:
         Raises DataError, after the last file, when any was broken.
         """
         broken: list[str] = []
-        for i, source in enumerate(over(self.sources, "decoding images")):
-            try:
-                image = decode(source, channels=channels, image_size=self.image_size)
-                if size is not None and image.shape[1:] != size:
-                    raise ValueError(f"{times(image.shape[1:])}, but its header says {times(size)}")
-            # A damaged file can make a decoder raise almost anything.
-            except Exception as error:
-                broken.append(_reason(self.names[i], error))
-                continue
-            if not broken:
+        pixels = partial(_pixels, channels=channels, image_size=self.image_size)
+        for name, image in zip(self.names, self._each(pixels, "decoding images"), strict=True):
+            if isinstance(image, str):
+                broken.append(f"{name} ({image})")
+            elif size is not None and image.shape[1:] != size:
+                said = f"{times(image.shape[1:])}, but its header says {times(size)}"
+                broken.append(f"{name} ({said})")
+            elif not broken:
                 yield image
         if broken:
             raise self._broken(broken)
+
+    def _each(self, function: Callable[[Path | bytes], T], what: str) -> Iterator[T]:
+        """Yield a function of every source, under a progress bar."""
+        found = on_all_cores(function, self.sources)
+        for _, value in zip(over(self.sources, what, "image"), found, strict=True):
+            yield value
 
     def array(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
         """Return all images in memory, uint8 of the shape that `survey` returned."""
@@ -96,10 +102,39 @@ class ImageFiles:
         )
 
 
-def _reason(name: str, error: Exception) -> str:
+class Header(NamedTuple):
+    """What a file's header says: whether it has colour and transparency; its (height, width)."""
+
+    colour: bool
+    alpha: bool
+    size: tuple[int, int]
+
+
+def _header(source: Path | bytes) -> Header | str:
+    """Return what a file's header says; or what is wrong with it."""
+    try:
+        with opened(source) as image:
+            return Header(image.mode not in GREY_MODES, has_alpha(image), turned_size(image))
+    # A damaged file can make a decoder raise almost anything.
+    except Exception as error:
+        return _reason(error)
+
+
+def _pixels(
+    source: Path | bytes, channels: int, image_size: tuple[int, int] | None
+) -> NDArray[np.uint8] | str:
+    """Return a decoded image, uint8 [C,H,W]; or what is wrong with the file."""
+    try:
+        return decode(source, channels=channels, image_size=image_size)
+    # A damaged file can make a decoder raise almost anything.
+    except Exception as error:
+        return _reason(error)
+
+
+def _reason(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":
-        return f"{name} (not an image)"
-    return f"{name} ({' '.join(str(error).split()) or type(error).__name__})"
+        return "not an image"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def how_sized(image_size: tuple[int, int] | None) -> str:
