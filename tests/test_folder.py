@@ -13,8 +13,10 @@ import numpy as np
 import PIL.features
 import PIL.Image
 import pytest
+from filelock import FileLock
 
 from pocketddpm import progress
+from pocketddpm.commands.main import main
 from pocketddpm.data import cores, files
 from pocketddpm.data.decode import FORMATS, decode, formats, suffixes
 from pocketddpm.data.files import ImageFiles
@@ -562,6 +564,32 @@ def test_what_a_crash_left_half_written_is_removed(pictures: Path, cache: Path) 
     stored.rename(stored.parent / ".images-half")
     load_folder(pictures)
     assert stored_in(cache) == [stored]
+
+
+def test_the_cache_can_be_looked_at_and_emptied(
+    pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POCKETDDPM_CACHE_GB", "1.5")
+    main(["cache"])
+    assert capsys.readouterr().out == f"{cache / 'folders'}: 0 GB of at most 1.5 GB\n"
+    shade(pictures / "a.png", 9)
+    images = load_folder(pictures).images
+    load_folder(pictures, (300, 500))
+    main(["cache", "show"])
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert "0.00015 GB" in first
+    assert ["1x1x300x500" in rest[0], "1x1x4x4" in rest[1]] == [True, True]
+    assert all(line.endswith(f"  {pictures}") for line in rest)
+    (large,) = (path.parent for path in stored_in(cache) if path.stat().st_size > 1000)
+    with FileLock(large / "lock"):  # as if another process decoded there
+        main(["cache", "clear"])
+    assert str(large) in capsys.readouterr().out
+    assert stored_in(cache) == [large / "images.npy"]
+    assert images.tolist() == [[[[9] * 4] * 4]]  # what is mapped stays
+    main(["cache", "clear"])
+    assert "0.00015 GB" in capsys.readouterr().out
+    assert stored_in(cache) == []
+    assert load_folder(pictures).images.tolist() == images.tolist()
 
 
 def test_of_several_processes_one_decodes(pictures: Path, cache: Path, tmp_path: Path) -> None:

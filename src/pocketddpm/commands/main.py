@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from pocketddpm import __version__
+from pocketddpm.commands.cache import Cache
 from pocketddpm.commands.compare import Compare
 from pocketddpm.commands.completion import Completion
 from pocketddpm.commands.demo import Demo
@@ -33,7 +34,7 @@ from pocketddpm.output import expanded
 
 VERBS = (
     *(Quickstart, Train, Distill, Sample, Evaluate, Likelihood, Extractor, Edit, Compare, Export),
-    *(Import, Reproduce, Demo, Show, Info, List, Completion),
+    *(Import, Reproduce, Demo, Show, Info, List, Cache, Completion),
 )
 Command: Any = Union[  # noqa: UP007
     tuple(Annotated[verb, tyro.conf.subcommand(verb.__name__.lower())] for verb in VERBS)

@@ -4,16 +4,18 @@ POCKETDDPM_CACHE is the folder of the cache, POCKETDDPM_CACHE_GB the most that d
 there (20); what was not used for longest is removed first.
 """
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from pocketddpm.data.download import cache_root
@@ -22,7 +24,22 @@ from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.progress import say
 
 LIMIT_GB = 20.0
-FILE, NOTES, HEADER = "images.npy", "notes.txt", 128
+FILE, ABOUT, LOCK, HEADER = "images.npy", "about.json", "lock", 128
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One set of decoded images in the cache.
+
+    where: what was decoded, a folder or a data set. size: bytes. used: when it was last opened, in
+    seconds since 1970.
+    """
+
+    folder: Path
+    where: str
+    shape: tuple[int, ...]
+    size: int
+    used: float
 
 
 def decode_once(files: ImageFiles, key: str) -> tuple[NDArray[np.uint8], list[str]]:
@@ -36,46 +53,114 @@ def decode_once(files: ImageFiles, key: str) -> tuple[NDArray[np.uint8], list[st
     Raises DataError when files are broken, or differ in size while no size is given.
     """
     count = len(files.sources)
-    path = cache_root() / "folders" / key / FILE
-    if (images := _open(path, count)) is not None:
-        return images, _notes(path)
+    path = cache_folder() / key / FILE
+    if (found := _open(path, count)) is not None:
+        return found
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.parent / "lock"):
-            if (images := _open(path, count)) is None:
+        with _locked(path.parent, files.where):
+            if (found := _open(path, count)) is None:
                 shape, notes = files.survey()
                 _make_room(path, HEADER + prod(shape))
-                path.with_name(NOTES).write_text("\n".join(notes), encoding="utf-8")
+                about = json.dumps({"where": files.where, "notes": notes})
+                path.with_name(ABOUT).write_text(about, encoding="utf-8")
                 _write(path, shape, files.decoded(shape[1], shape[2:]))
-                images = _open(path, count)
+                found = _open(path, count)
     # No room or no permission: broken image files never get here, they are DataErrors.
     except (OSError, NotImplementedError) as error:
         said = getattr(error, "strerror", None) or error
         say(f"{files.where}: decoded into memory, as the cache cannot be used ({path}: {said})")
         shape, notes = files.survey()
         return files.array(shape), notes
-    if images is None:
+    if found is None:
         raise DataError(f"{path}: was just written, but cannot be read; set POCKETDDPM_CACHE")
-    return images, _notes(path)
+    return found
 
 
-def _notes(path: Path) -> list[str]:
-    with suppress(OSError, ValueError):
-        return path.with_name(NOTES).read_text(encoding="utf-8").splitlines()
-    return []
+def cache_folder() -> Path:
+    """Return the folder of the decoded images (it need not exist)."""
+    return cache_root() / "folders"
 
 
-def _open(path: Path, count: int) -> NDArray[np.uint8] | None:
+def entries() -> list[Entry]:
+    """Return what the cache holds; what was not used for longest comes first."""
+    found = []
+    for path in cache_folder().glob(f"*/{FILE}"):
+        # Another process may remove it meanwhile; what a crash cut short has no shape.
+        with suppress(OSError):
+            stat, shape = path.stat(), ()
+            with suppress(ValueError, EOFError):
+                shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+            where, _ = _about(path) or ("decoded by an older version", [])
+            found.append(Entry(path.parent, where, shape, stat.st_size, stat.st_mtime))
+    return sorted(found, key=lambda entry: entry.used)
+
+
+def clear() -> tuple[int, list[Path]]:
+    """Remove all decoded images; return how many bytes, and what could not be removed.
+
+    What another process decodes at present stays; what it has mapped into memory stays readable.
+    """
+    size, kept = 0, []
+    for folder in cache_folder().glob("*/"):
+        files = [(path, path.stat().st_size) for path in folder.glob("*images*")]
+        try:
+            with FileLock(folder / LOCK, timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+        except (Timeout, OSError):
+            kept.append(folder)
+        size += sum(before for path, before in files if not path.exists())
+    return size, kept
+
+
+def limit_bytes() -> float:
+    """Return how much room POCKETDDPM_CACHE_GB gives; ConfigError where it is no such number."""
+    text = os.environ.get("POCKETDDPM_CACHE_GB") or str(LIMIT_GB)
+    try:
+        limit = float(text) * 1e9
+    except ValueError:
+        limit = float("nan")
+    if not limit >= 0:
+        raise ConfigError(f"POCKETDDPM_CACHE_GB must be a number of gigabytes >= 0, got {text!r}")
+    return limit
+
+
+@contextmanager
+def _locked(folder: Path, where: str) -> Iterator[None]:
+    """Hold the lock of an entry; a line says so where another process decodes already."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        say(f"{where}: another process decodes these images; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _about(path: Path) -> tuple[str, list[str]] | None:
+    """Return what was decoded, and what that changed; None where it is not known."""
+    try:
+        about = json.loads(path.with_name(ABOUT).read_text(encoding="utf-8"))
+        return str(about["where"]), [str(note) for note in about["notes"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _open(path: Path, count: int) -> tuple[NDArray[np.uint8], list[str]] | None:
+    about = _about(path)
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         # Missing, or cut short by a crash: decode again.
         return None
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count:
+    if about is None or images.dtype != np.uint8 or images.ndim != 4 or len(images) != count:
         return None
     with suppress(OSError):
         os.utime(path)  # the time of the last use
-    return images
+    return images, about[1]
 
 
 def _write(path: Path, shape: tuple[int, ...], images: Iterator[NDArray[np.uint8]]) -> None:
@@ -96,27 +181,17 @@ def _write(path: Path, shape: tuple[int, ...], images: Iterator[NDArray[np.uint8
 
 def _make_room(path: Path, needed: int) -> None:
     """Remove what was not used for longest, until so many bytes fit; OSError if they never do."""
-    text = os.environ.get("POCKETDDPM_CACHE_GB") or str(LIMIT_GB)
-    try:
-        limit = float(text) * 1e9
-    except ValueError:
-        limit = float("nan")
-    if not limit >= 0:
-        raise ConfigError(f"POCKETDDPM_CACHE_GB must be a number of gigabytes >= 0, got {text!r}")
+    limit = limit_bytes()
     if needed > limit:
+        text = os.environ.get("POCKETDDPM_CACHE_GB", LIMIT_GB)
         raise OSError(f"{needed / 1e9:.3g} GB are more than POCKETDDPM_CACHE_GB={text} allows")
     # What a crash left half written is removed with its folder, once nobody can be writing it.
     for old in path.parent.glob(".images-*"):
         old.unlink(missing_ok=True)
-    entries = []
-    for other in path.parent.parent.glob(f"*/{FILE}"):
-        try:
-            entries.append((other.stat().st_mtime, other.stat().st_size, other.parent))
-        except OSError:
-            continue
-    total = sum(size for _, size, _ in entries)
-    for _, size, folder in sorted(entries):
+    there = entries()
+    total = sum(entry.size for entry in there)
+    for entry in there:
         if total + needed <= limit:
             break
-        shutil.rmtree(folder, ignore_errors=True)
-        total -= size
+        shutil.rmtree(entry.folder, ignore_errors=True)
+        total -= entry.size
