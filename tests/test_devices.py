@@ -139,7 +139,7 @@ def test_a_training_step_neither_reads_the_device_nor_needs_float64(case, monkey
     assert mode.transfers > 0
     assert not read
     assert [r.loss.device for r in results] == [META] * 2
-    tensors = trainer.network.state_dict() | trainer.ema
+    tensors = trainer.network.state_dict() | trainer.averages.get("ema", {})
     assert {v.device for v in tensors.values()} == {META}
     kinds = {type(each) for each in trainer.optimisers}
     assert kinds == ({Muon, PlainAdamW} if "recipe" in case else {PlainAdamW})

@@ -334,6 +334,39 @@ def test_learned_guidance_is_that_of_the_unguided_network(loss):
     assert_close(answers[:3].data, no_label + guidance * (means - no_label), atol=1e-4, rtol=0)
 
 
+def test_guidance_is_learned_below_its_noise_level_only():
+    """The network has other numbers above sigma = 1, and there they are the labels' own means."""
+    means = torch.tensor([0.8, -0.4, 0.2])
+    config = ObjectiveConfig("x0", label_dropout=0.5, guidance=1.6, guidance_below=1.0)
+    objective = build_objective(config, LINEAR, null=3)
+    alpha_bar = LINEAR.alpha_bar[1:]
+    noisy = (1 - alpha_bar) / alpha_bar >= 1  # at t = 1..T
+    answers = nn.Parameter(torch.zeros(2, 4))
+
+    class Table(nn.Module):
+        def forward(self, x, t, y):
+            return answers[noisy[t.long() - 1].long(), y].view(-1, 1, 1, 1).expand_as(x)
+
+    index = torch.arange(1200)
+    y = index % 3
+    x0 = means[y].view(-1, 1, 1, 1)
+    hidden = uniform(0, Role.LABEL_DROPOUT, index) < 0.5
+    t, _ = objective.times.draw(0, index, 0.0)
+    above = noisy[t - 1]
+    cells = 4 * above.long() + torch.where(hidden, 3, y)
+    seen = torch.bincount(cells, minlength=8).view(2, 4)
+    assert seen.min() > 10
+    for _ in range(60):
+        loss = objective(Table(), x0, y, index, 0).sum()
+        (gradient,) = torch.autograd.grad(loss, answers)
+        answers.data -= gradient / seen * 0.5
+    low, high = answers.data
+    below = x0.flatten()[hidden & ~above].mean()
+    assert_close(low[:3], below + 1.6 * (means - below), atol=1e-4, rtol=0)
+    assert_close(high[:3], means, atol=1e-4, rtol=0)
+    assert_close(low[3], below, atol=1e-4, rtol=0)
+
+
 def test_learned_guidance_asks_for_nothing_more_where_there_are_no_labels():
     asked = []
 

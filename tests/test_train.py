@@ -82,11 +82,10 @@ def test_a_moved_end_makes_no_jump():
 
 
 def test_ema_half_life():
-    config = OptimiserConfig(ema_half_life=1000, ema_ramp=0.05)
-    assert ema_decay(10**6, 1000, config) == pytest.approx(0.5)
-    assert ema_decay(10**6, 100, config) ** 10 == pytest.approx(0.5)
-    assert ema_decay(2000, 100, config) == pytest.approx(0.5)  # half-life 5 % of 2000
-    assert ema_decay(0, 100, config) == 0
+    assert ema_decay(10**6, 1000, 1000, 0.05) == pytest.approx(0.5)
+    assert ema_decay(10**6, 100, 1000, 0.05) ** 10 == pytest.approx(0.5)
+    assert ema_decay(2000, 100, 1000, 0.05) == pytest.approx(0.5)  # half-life 5 % of 2000
+    assert ema_decay(0, 100, 1000, 0.05) == 0
 
 
 @pytest.mark.parametrize(
@@ -216,14 +215,30 @@ def test_training_learns(tiny, tmp_path):
 
 
 def test_ema_is_the_average_of_the_weights(tiny, tmp_path):
+    parts = {"ema": 1000, "ema-20": 20, "ema-90": 90}
+    optimiser = replace(tiny.optimiser, ema_half_life=1000, ema_also=(20, 90), ema_ramp=1.0)
+    tiny = replace(tiny, optimiser=optimiser)
     run = session(with_training(tiny, steps=3), tmp_path / "run")
-    trainer, config = run.trainer, tiny.optimiser
     name = "conv_in.weight"
-    average = trainer.ema[name].clone()
-    for progress in trainer.steps():
-        share = ema_decay(progress.images_seen, 16, config)
-        average = share * average + (1 - share) * trainer.network.state_dict()[name]
-    assert_close(trainer.ema[name], average, rtol=1e-5, atol=1e-7)
+    averages = {part: run.trainer.averages[part][name].clone() for part in parts}
+    for progress in run.trainer.steps():
+        for part, half_life in parts.items():
+            share = ema_decay(progress.images_seen, 16, half_life, 1.0)
+            now = run.trainer.network.state_dict()[name]
+            averages[part] = share * averages[part] + (1 - share) * now
+    run.save()
+    run.close()
+    for part in parts:
+        assert_close(run.trainer.averages[part][name], averages[part], rtol=1e-5, atol=1e-7)
+        loaded = load_model(tmp_path / "run", weights=part).network.state_dict()[name]
+        assert torch.equal(loaded, run.trainer.averages[part][name])
+    last = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    resumed = session(with_training(tiny, steps=3), tmp_path / "run", last)
+    resumed.close()
+    for part in parts:
+        assert torch.equal(resumed.trainer.averages[part][name], run.trainer.averages[part][name])
+    with pytest.raises(ConfigError, match=r"ema-30.*ema-20"):
+        load_model(tmp_path / "run", weights="ema-30")
 
 
 def test_accumulation_is_the_same_step(tiny, tmp_path):

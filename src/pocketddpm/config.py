@@ -110,6 +110,8 @@ class ObjectiveConfig:
     """Share of labels hidden, for guidance."""
     guidance: float = option(1.0, ">= 1")
     """Guidance learned into the network, which then samples guided at no extra cost; 1: none."""
+    guidance_below: float | None = option(None, "> 0")
+    """Learn guidance only where sigma is below this number; at all noise levels by default."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ class OptimiserConfig:
     """Largest gradient norm; 0 for none."""
     ema_half_life: int = option(10_000, ">= 0")
     """Half-life of the weight average, in images; 0 for none."""
+    ema_also: tuple[int, ...] = option((), ">= 1")
+    """Half-lives of further averages, 3000/30000: `--weights ema-3000` takes one."""
     ema_ramp: float = option(0.05, ">= 0")
     """Largest half-life as a share of the images seen, for a young average."""
 

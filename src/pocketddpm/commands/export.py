@@ -29,7 +29,7 @@ class Export:
     out: Path | None = None
     """Where to write it; MODEL-FORMAT beside the model by default."""
     weights: str = "ema"
-    """ema (the average) or model (the last step's)."""
+    """ema (the average), model (the last step's), or a further average such as ema-3000."""
     public: bool = False
     """For hub: everybody can see the repository; a new one is private by default."""
     runtime: Path | None = None
@@ -52,8 +52,6 @@ class Export:
         hub = self.to.startswith("hub:")
         if self.to not in FORMATS and not hub:
             raise unknown("format", self.to, (*FORMATS, "hub:USER/NAME"))
-        if self.weights not in ("ema", "model"):
-            raise ConfigError(f"--weights is ema or model, got '{self.weights}'")
         if self.to != "web" and (self.runtime is not None or self.serve):
             raise ConfigError(f"--runtime and --serve are for --to web, not {self.to}")
         if self.public and not hub:

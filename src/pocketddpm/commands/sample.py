@@ -56,7 +56,7 @@ class Sample:
     sampler_options: str | None = None
     """Options of the sampler, such as variance=beta."""
     weights: str = "ema"
-    """ema (the average) or model (the last step's)."""
+    """ema (the average), model (the last step's), or a further average such as ema-3000."""
     seed: int = 0
     """Image k depends on the seed and k alone."""
     batch_size: int = 100

@@ -134,5 +134,6 @@ def build_objective(
         decoder=pixel_decoder(bins),
         label_dropout=config.label_dropout,
         guidance=config.guidance,
+        guidance_below=config.guidance_below,
         null=null,
     )

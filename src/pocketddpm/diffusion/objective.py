@@ -60,8 +60,9 @@ class Objective:
 
     loss: one of `losses.LOSSES`. weights: float64 [T], of the output's squared error at t = 1..T.
     variance, decoder: the bound's (see `bound.term`). label_dropout: the share of labels that are
-    hidden, 0..1. guidance: the scale that is learned; 1 is none. null: the label that means "no
-    label"; None for a network without labels.
+    hidden, 0..1. guidance: the scale that is learned; 1 is none. guidance_below: the sigma = b / a
+    below which it is learned (arXiv 2404.07724: at high noise it costs variety); None: everywhere.
+    null: the label that means "no label"; None for a network without labels.
     """
 
     schedule: Schedule
@@ -73,6 +74,7 @@ class Objective:
     decoder: Decoder
     label_dropout: float
     guidance: float
+    guidance_below: float | None
     null: int | None
 
     def __call__(
@@ -128,6 +130,8 @@ class Objective:
         weak = self.call(network, unlabelled).output
         # Where the label is hidden both are the same, but for rounding and dropout.
         shown = (batch.y != self.null).view(-1, 1, 1, 1)
+        if self.guidance_below is not None:
+            shown = shown & (batch.b < self.guidance_below * batch.a)
         return (1 - 1 / self.guidance) * shown * (output - weak)
 
     def observe(

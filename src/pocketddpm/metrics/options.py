@@ -30,8 +30,8 @@ class EvaluateOptions:
     """Classifier-free guidance; 1 is none, and the number to quote."""
     labels: tuple[str, ...] = option(("all",), read=parse_names)
     """Classes such as 3,7 (cycled), or all: in the training set's proportions."""
-    weights: Literal["ema", "model"] = "ema"
-    """ema (the average) or model (the last step's)."""
+    weights: str = "ema"
+    """ema (the average), model (the last step's), or a further average such as ema-3000."""
     seed: int = option(0, SEEDS)
     """Seed of the samples. What is drawn of the real images never changes."""
     batch_size: int = option(250, ">= 1")
@@ -70,8 +70,8 @@ class LikelihoodOptions:
     """data: p(x given y) with the true labels, where the model has labels. none: p(x)."""
     variance: Literal["beta", "beta-tilde", "learned"] | None = None
     """Variance of the bound's steps; None is the model's own."""
-    weights: Literal["ema", "model"] = "ema"
-    """ema (the average) or model (the last step's)."""
+    weights: str = "ema"
+    """ema (the average), model (the last step's), or a further average such as ema-3000."""
     seed: int = option(0, SEEDS)
     """Seed of times, noise and probes. Which images are drawn never changes."""
     batch_size: int = option(100, ">= 1")

@@ -348,16 +348,18 @@ def _scaling_values(scaling: Scaling) -> dict[str, Any]:
 
 
 def model_from(checkpoint: Checkpoint, device: torch.device, weights: str = "ema") -> Model:
-    """Return the model of a checkpoint in memory. weights: 'ema' (the average) or 'model'.
+    """Return the model of a checkpoint in memory. weights: 'ema' (the average), 'model', or
+    a further average such as 'ema-3000'.
 
     Raises CheckpointError for a foreign one, ConfigError for other weights.
     """
-    if weights not in WEIGHTS:
-        raise unknown("weights", weights, WEIGHTS)
     meta = checkpoint.meta
     require(meta)
     try:
         experiment = from_dict(Experiment, meta["experiment"], "checkpoint: ")
+        also = (f"ema-{half_life}" for half_life in experiment.optimiser.ema_also)
+        if weights not in (kinds := (*WEIGHTS, *also)):
+            raise unknown("weights", weights, kinds)
         channels, height, width = (int(v) for v in meta["shape"])
         shape = (channels, height, width)
         classes = tuple(str(c) for c in meta["classes"])
@@ -407,8 +409,8 @@ def load_hashed(path: str | Path, device: str | torch.device, weights: str) -> t
 def load_model(path: str | Path, device: str | torch.device = "cpu", weights: str = "ema") -> Model:
     """Load a run folder, a checkpoint file, or a shipped model by its name.
 
-    device: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or torch's own. weights: 'ema' (their average) or
-    'model' (the last step's).
+    device: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or torch's own. weights: 'ema' (their average),
+    'model' (the last step's), or a further average, 'ema-3000', of a run that keeps it.
     Raises CheckpointError when the file is missing, damaged or foreign, ConfigError for a device
     that is not here and for other weights.
     """

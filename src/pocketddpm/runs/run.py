@@ -31,6 +31,7 @@ from pocketddpm.runs.log import RunLog
 from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.previews import describe, save_first_pictures, save_preview
 from pocketddpm.runs.signals import Stop
+from pocketddpm.training.ema import half_lives
 from pocketddpm.training.health import refuse_poisoned
 from pocketddpm.training.plan import check_budget
 from pocketddpm.training.trainer import Trainer, TrainerState
@@ -84,7 +85,7 @@ class Session:
         if init_from is not None:
             self.trainer.init_from(init_from.part("ema") or init_from.part("model"))
         if checkpoint is not None:
-            parts = ("model", "ema", "optimizer", "objective")
+            parts = ("model", *half_lives(self.experiment.optimiser), "optimizer", "objective")
             tensors = {part: checkpoint.part(part) for part in parts}
             self.trainer.restore(TrainerState(tensors, checkpoint.meta.get("run", {})))
             if experiment.training != stored_experiment(checkpoint).training:

@@ -22,7 +22,7 @@ from pocketddpm.diffusion.objective import Objective
 from pocketddpm.diffusion.prediction import autocast
 from pocketddpm.distributed import count, gathered, mean, parallel, rank
 from pocketddpm.errors import CheckpointError, ConfigError
-from pocketddpm.training.ema import ema_decay, update_ema
+from pocketddpm.training.ema import ema_decay, half_lives, update_ema
 from pocketddpm.training.health import Health, LossScale
 from pocketddpm.training.optimiser import build_optimisers, load_optimisers, optimiser_tensors
 from pocketddpm.training.plan import Plan, learning_rate, plan_for
@@ -58,8 +58,8 @@ class StepResult:
 class TrainerState(NamedTuple):
     """What an exact resumption needs.
 
-    tensors: by part: 'model', its average 'ema', 'optimizer' and 'objective'; the last two may be
-    missing. counters: the rest, as plain JSON.
+    tensors: by part: 'model', its averages ('ema', 'ema-3000'), 'optimizer' and 'objective'; the
+    last two may be missing. counters: the rest, as plain JSON.
     """
 
     tensors: dict[str, dict[str, Tensor]]
@@ -94,8 +94,11 @@ class Trainer:
             )
         # torch's own annotations leave memory_format out.
         self.network = network.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        weights = self.network.state_dict() if experiment.optimiser.ema_half_life else {}
-        self.ema = {k: v.detach().clone() for k, v in weights.items()}
+        weights = self.network.state_dict()
+        self.averages = {
+            part: {k: v.detach().clone() for k, v in weights.items()}
+            for part in half_lives(experiment.optimiser)
+        }
         self.optimisers = build_optimisers(experiment.optimiser, self.network)
         self.wrapped = parallel(self.network, self.device)
         self.health = Health.start(config.precision)
@@ -218,9 +221,9 @@ class Trainer:
         if self.objective.times.learns and bool(taken):
             self.objective.observe(stream_index, losses, config.seed, run_fraction, _joined)
         self.images_seen += config.batch_size
-        if self.ema:
-            decay = ema_decay(self.images_seen, config.batch_size, optimiser)
-            update_ema(self.ema, self.network.state_dict(), decay, taken)
+        for part, half_life in half_lives(optimiser).items():
+            decay = ema_decay(self.images_seen, config.batch_size, half_life, optimiser.ema_ramp)
+            update_ema(self.averages[part], self.network.state_dict(), decay, taken)
         return loss, grad_norm
 
     def _gradient(self, run_fraction: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -297,7 +300,7 @@ class Trainer:
         Waits for the device. Raises DDPMError when too many steps were skipped.
         """
         self._read()
-        tensors = {"model": dict(self.network.state_dict()), "ema": self.ema}
+        tensors = {"model": dict(self.network.state_dict()), **self.averages}
         if resumable:
             tensors["optimizer"] = optimiser_tensors(self.optimisers)
             tensors["objective"] = self.objective.state()
@@ -328,9 +331,9 @@ class Trainer:
                 "give the same --network, --net, image size and number of classes"
             )
         self.network.load_state_dict(weights)
-        for k, v in self.network.state_dict().items():
-            if k in self.ema:
-                self.ema[k].copy_(v)
+        for average in self.averages.values():
+            for k, v in self.network.state_dict().items():
+                average[k].copy_(v)
         self.objective = self.objective.prepare(self.network)
 
     def restore(self, state: TrainerState) -> None:
@@ -348,8 +351,9 @@ class Trainer:
                 "resumed; use last.safetensors"
             )
         self.network.load_state_dict(tensors["model"])
-        for k, v in tensors.get("ema", {}).items():
-            self.ema[k].copy_(v)
+        for part, average in self.averages.items():
+            for k, v in tensors.get(part, {}).items():
+                average[k].copy_(v)
         load_optimisers(self.optimisers, moments)
         self.objective = self.objective.load(tensors.get("objective", {}), self.network)
         self.health = Health.from_dict(run.get("health"), self.experiment.training.precision)
