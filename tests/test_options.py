@@ -76,7 +76,7 @@ WRONG: dict[str, list[Any]] = {
     "net": [3, "widths", "=3", ["widths"], {"widths": object()}, {3: 4}, {"widths": {"a": 1}}],
     "schedule": [3, True],
     "schedule_options": [3, "beta_end", [1], {"beta_end": object()}],
-    "ema_also": [3000, (0,), (-1,), (1.5,), (math.nan,), "0", "x", "", True, [True]],
+    "ema_also": [{"a": 1}, (0,), (-1,), (1.5,), (math.nan,), "0", "x", "", True, [True]],
     "betas": [0.9, (0.9,), (0.9, 1.0), (-0.1, 0.9), (math.nan, 0.9), "0.9", "0.9/x/1", True],
 }
 
