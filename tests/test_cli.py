@@ -280,7 +280,7 @@ def test_quickstart_without_mnist(tmp_path, capsys, monkeypatch):
         (["train", "digits", "--data", "no-such-set"], ("no-such-set", "folder")),
         (["train", "folder"], ("--data",)),
         (["train", "folder", "--data", "./absent"], ("absent",)),
-        (["train", "digits", "--image-size", "9"], ("9x9", "10x10", "--image-size")),
+        (["train", "digits", "--network", "conditional"], ("conditional", "8x8", "16x16", "lean")),
         (["train", "digits", "--image-size", "big"], ("big", "28x36")),
         (["train", "digits", "--subset", "99999"], ("99999", "1500")),
         (["train", "digits", "--classes", "0,11"], ("11", "0, 1")),

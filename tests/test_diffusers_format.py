@@ -209,11 +209,12 @@ def test_the_readme_draws(tmp_path, monkeypatch, settings):
     [
         ({"sizes": {**SIZES, "patch": 2}}, "patch=2.*patch=1"),
         ({"network": "small-unet", "sizes": {}, "shape": (1, 16, 16)}, "small-unet.*ddpm-unet"),
+        ({"shape": (1, 17, 8)}, "17x8.* 4"),
         ({"prediction": "edm"}, "'edm'.*eps, x0 and v"),
         ({"scaling": Scaling(0.0, 1.0)}, r"-1\.\.1.* 0\.\.1"),
         ({"scaling": Scaling(mean=torch.zeros(1, 16, 8))}, "mean image"),
     ],
-    ids=["patch", "network", "prediction", "scaling", "mean"],
+    ids=["patch", "network", "padding", "prediction", "scaling", "mean"],
 )
 def test_what_the_format_cannot_hold_is_refused(tmp_path, settings, message):
     with pytest.raises(ConfigError, match=message):

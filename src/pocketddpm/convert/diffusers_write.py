@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from pocketddpm.config import ObjectiveConfig, SamplingConfig
 from pocketddpm.convert.unet_names import as_ddpm_unet
 from pocketddpm.errors import ConfigError
+from pocketddpm.models.for_diffusers import PREDICTIONS, refusal
 from pocketddpm.models.model import Model
 from pocketddpm.models.publishing import public_meta, public_name
 from pocketddpm.networks.ddpm_unet import Config
 from pocketddpm.output import remove_files, replacing, write_json, write_text
 
 VERSION = "0.33.0"  # the oldest one that the tests' extra allows
-PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 VARIANCES = {"beta": "fixed_large", "beta-tilde": "fixed_small", "learned": "learned_range"}
 ABOUT = "pocketddpm.json"
 """What diffusers has no place for: class names and the whole experiment, for the way back."""
@@ -28,8 +28,10 @@ def write_diffusers(model: Model, out: Path) -> None:
     """Write the folder `out`.
 
     Raises ConfigError, before anything is written, for what the format cannot hold: another
-    network than a plain U-Net, EDM's prediction, images that are not scaled to -1..1.
+    network than a plain U-Net or one that pads, EDM's prediction, images that are not in -1..1.
     """
+    if why := refusal(model.experiment, model.shape, model.scaling):
+        raise ConfigError(f"{why}; this model cannot be exported there")
     unet, tensors = unet_config(model), as_ddpm_unet(model)[1]
     scheduler = scheduler_config(model)
     # Of an earlier export: without labels there is an index, with labels there is none.
@@ -55,11 +57,6 @@ def write_diffusers(model: Model, out: Path) -> None:
 def unet_config(model: Model) -> dict[str, Any]:
     """Return the keyword arguments of `UNet2DModel`."""
     sizes, _ = as_ddpm_unet(model)
-    if sizes.time_scale != 1:
-        raise ConfigError(
-            f"diffusers' times count by one, and this network's by {sizes.time_scale:g}; "
-            "it cannot be exported there"
-        )
     channels, height, width = model.shape
     learned = model.experiment.objective.variance == "learned"
     levels = range(len(sizes.widths))
@@ -98,11 +95,6 @@ def _head_width(sizes: Config) -> int | None:
         return sizes.head_width or None
     widths = {sizes.widths[level] for level in sizes.attention}
     widths |= {sizes.widths[-1]} if sizes.middle else set()
-    if len(widths) > 1:
-        raise ConfigError(
-            f"diffusers has heads of one width, and this network has {sizes.heads} heads at widths "
-            f"{sorted(widths)}; it cannot be exported there"
-        )
     return widths.pop() // sizes.heads if widths else None
 
 
@@ -122,17 +114,6 @@ def plan_entries(plan: SamplingConfig, objective: ObjectiveConfig) -> dict[str, 
 def scheduler_config(model: Model) -> dict[str, Any]:
     """Return the configuration of the scheduler, which diffusers' other schedulers read too."""
     objective, plan = model.experiment.objective, model.experiment.sampling
-    if objective.prediction not in PREDICTIONS:
-        raise ConfigError(
-            f"diffusers' DDPM has no '{objective.prediction}' prediction; it has eps, x0 and v"
-        )
-    if model.scaling.bounds != (-1.0, 1.0) or model.scaling.mean is not None:
-        low, high = model.scaling.bounds
-        mean = " less a mean image" if model.scaling.mean is not None else ""
-        raise ConfigError(
-            f"diffusers' pipelines show images of -1..1, and this model's are of {low:g}..{high:g}"
-            f"{mean}; it cannot be exported there"
-        )
     config = {
         **plan_entries(plan, objective),
         "_diffusers_version": VERSION,

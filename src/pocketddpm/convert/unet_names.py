@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from pocketddpm.catalog import NETWORKS
-from pocketddpm.errors import ConfigError
 from pocketddpm.models.model import Model
 from pocketddpm.networks import ddpm_unet, unet
 from pocketddpm.values import from_dict
@@ -30,14 +29,9 @@ BLOCK = {
 def as_ddpm_unet(model: Model) -> tuple[ddpm_unet.Config, dict[str, Tensor]]:
     """Return sizes and tensors (float32, CPU) of the `ddpm-unet` that is the same function.
 
-    Raises ConfigError for a network that is none.
+    model: one that `models.for_diffusers` does not refuse.
     """
     name, given = model.experiment.network.name, model.experiment.network.sizes
-    if name not in ("unet", "ddpm-unet"):
-        raise ConfigError(
-            f"other tools' U-Nets cannot hold the network '{name}'; "
-            "networks that they can hold are unet (with patch=1) and ddpm-unet"
-        )
     sizes = from_dict(NETWORKS.load(name).Config, given, f"network {name}: ")
     tensors = {
         k: v.detach().cpu().float().contiguous() for k, v in model.network.state_dict().items()
@@ -50,11 +44,6 @@ def as_ddpm_unet(model: Model) -> tuple[ddpm_unet.Config, dict[str, Tensor]]:
 def _from_unet(
     sizes: unet.Config, tensors: dict[str, Tensor]
 ) -> tuple[ddpm_unet.Config, dict[str, Tensor]]:
-    if sizes.patch != 1:
-        raise ConfigError(
-            f"other tools' U-Nets cannot hold unet with patch={sizes.patch}, only with patch=1: "
-            "train with --net patch=1 to export"
-        )
     levels = len(sizes.widths)
     config = ddpm_unet.Config(
         widths=sizes.widths,

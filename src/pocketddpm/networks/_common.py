@@ -8,6 +8,9 @@ from torch.nn import functional as F
 
 from pocketddpm.errors import ConfigError
 
+MOST_PADDED = 16
+"""How many times its pixels an image may have when it is padded."""
+
 
 def check_image(network: str, height: int, width: int, factor: int) -> None:
     """Raise ConfigError unless both sides are positive multiples of `factor`."""
@@ -15,8 +18,39 @@ def check_image(network: str, height: int, width: int, factor: int) -> None:
         fits = "x".join(str(max(-(-side // factor), 1) * factor) for side in (height, width))
         raise ConfigError(
             f"network {network} with these sizes needs an image whose sides divide by {factor}, "
-            f"got {height}x{width}; use --image-size {fits} or fewer levels (--net widths)"
+            f"got {height}x{width}; use --network lean or unet, which take every size, or "
+            f"--image-size {fits}"
         )
+
+
+def check_padding(network: str, height: int, width: int, factor: int) -> None:
+    """Raise ConfigError where `padded` would make more than MOST_PADDED times the image's pixels.
+
+    What a stranger's checkpoint says of its levels is bounded by this too.
+    """
+    bottom, right = -height % factor, -width % factor
+    if (height + bottom) * (width + right) > MOST_PADDED * height * width:
+        raise ConfigError(
+            f"network {network} with these sizes works on squares of {factor} pixels, too many for "
+            f"an image of {height}x{width}; use fewer levels (--net widths) or a smaller patch"
+        )
+
+
+def padded(x: Tensor, factor: int) -> Tensor:
+    """Return x, [B,C,H,W], with zeros at the right and bottom up to sides that divide by `factor`.
+
+    Zeros are what every convolution sees outside of an image, and the mean of noise; a reflection
+    would repeat the noise, and reaches no further than the image does. At the end, so that the
+    squares of pixels begin at the image's corner. Where nothing is missing, it is x itself.
+    """
+    bottom, right = -x.shape[2] % factor, -x.shape[3] % factor
+    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+
+
+def cropped(out: Tensor, like: Tensor) -> Tensor:
+    """Return the part of out, [B,C,H',W'], that belongs to an image before it was padded."""
+    height, width = like.shape[2:]
+    return out if out.shape[2:] == like.shape[2:] else out[:, :, :height, :width]
 
 
 def check_levels(network: str, attention: tuple[int, ...], levels: int) -> None:

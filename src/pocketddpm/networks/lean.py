@@ -1,4 +1,4 @@
-"""A fast U-Net for small images, 16 to 64 pixels: the most quality per second on a CPU.
+"""A fast U-Net for small images, 7 to 128 pixels: the most quality per second on a CPU.
 
 Pixel squares become channels, levels are joined by addition instead of concatenation, and every
 norm is a LayerNorm over the channels, which in channels_last is one fused pass over memory: in
@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketddpm.errors import ConfigError
-from pocketddpm.networks._common import check_image, sinusoids, with_label, zeroed
+from pocketddpm.networks._common import (
+    check_padding,
+    cropped,
+    padded,
+    sinusoids,
+    with_label,
+    zeroed,
+)
 from pocketddpm.values import option
 
 CONDITIONAL = True
@@ -41,15 +48,16 @@ def build(
 ) -> nn.Module:
     """Return the network, net(x_t, t, y) as in `Lean.forward`, untrained.
 
-    Raises ConfigError unless there are as many blocks as widths, for an image that cannot be halved
-    once a level, a first width that is odd, and a last one that does not divide by head_width.
+    Images of every size fit: they are padded inside (see `padded`). Raises ConfigError unless there
+    are as many blocks as widths, for so many levels that there would be little but padding, a first
+    width that is odd, and a last one that does not divide by head_width.
     """
     if not len(config.blocks) == len(config.widths) > 0:
         raise ConfigError(
             f"lean needs as many blocks as widths, got blocks {config.blocks} "
             f"for widths {config.widths}"
         )
-    check_image("lean", height, width, config.patch * 2 ** (len(config.widths) - 1))
+    check_padding("lean", height, width, config.patch * 2 ** (len(config.widths) - 1))
     if config.widths[0] % 2:
         raise ConfigError(f"lean's first width must be even, got {config.widths}")
     if config.attention and config.widths[-1] % config.head_width:
@@ -66,6 +74,7 @@ class Lean(nn.Module):
     def __init__(self, config: Config, channels: int, out_channels: int, classes: int) -> None:
         super().__init__()
         self.patch = config.patch
+        self.factor = config.patch * 2 ** (len(config.widths) - 1)
         widths, square = config.widths, config.patch**2
         self.time_width = widths[0]
         embedding = 4 * widths[0]
@@ -99,7 +108,8 @@ class Lean(nn.Module):
         """x_t: [B,C,H,W]. t: [B], 0..T. y: int64 [B] in 0..classes, or None for no label."""
         embedding = self.embed_time(sinusoids(t, self.time_width).to(self.conv_in.weight.dtype))
         embedding = F.silu(with_label(embedding, self.embed_label, y))
-        h = self.conv_in(F.pixel_unshuffle(x_t, self.patch))  # [B,C p^2,H/p,W/p]
+        whole = padded(x_t, self.factor)
+        h = self.conv_in(F.pixel_unshuffle(whole, self.patch))  # [B,C p^2,H/p,W/p]
         skips = []
         for level, shrink in zip(self.down, self.shrink, strict=True):
             h = _through(level, h, embedding)
@@ -109,7 +119,7 @@ class Lean(nn.Module):
         for level, grow in reversed(list(zip(self.up, self.grow, strict=True))):
             h = skips.pop() + F.pixel_shuffle(grow(h), 2)
             h = _through(level, h, embedding)
-        return F.pixel_shuffle(self.conv_out(F.silu(_norm(h))), self.patch)
+        return cropped(F.pixel_shuffle(self.conv_out(F.silu(_norm(h))), self.patch), x_t)
 
 
 class Block(nn.Module):

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocketddpm.errors import ConfigError
-from pocketddpm.networks._common import check_image
 from pocketddpm.values import option
 
 CONDITIONAL = False
@@ -41,8 +40,9 @@ def build(
     Its forward takes (x_t [B,C,H,W], t [B], y) and returns [B, out_channels, H, W]; t = 1..T is
     rounded to the nearest step, and t < 1 counts as 1 and t > T as T; y is ignored.
 
-    Raises ConfigError for labels, for sizes that are not positive, and for an image that cannot be
-    halved often enough.
+    A side that is odd on its way down loses a pixel there and gets it back on the way up. Raises
+    ConfigError for labels, for sizes that are not positive, and for an image that cannot be halved
+    often enough.
     """
     if classes:
         raise ConfigError(
@@ -54,12 +54,11 @@ def build(
             f"network 'small-unet' needs widths and an even time_dim, got {config.widths} "
             f"and {config.time_dim}"
         )
-    factor = 2 ** (len(config.widths) - 1)
-    check_image("small-unet", height, width, factor)
-    if min(height, width) < 2 * factor:
+    least = 2 ** len(config.widths)
+    if min(height, width) < least:
         raise ConfigError(
-            f"network small-unet with {len(config.widths)} widths needs sides of at least "
-            f"{2 * factor}, got {height}x{width}; use a larger --image-size or fewer --net widths"
+            f"network small-unet with {len(config.widths)} widths needs sides of at least {least}, "
+            f"got {height}x{width}; use --network lean or unet, or fewer --net widths"
         )
     return SmallUNet(config, channels, out_channels, height, width)
 

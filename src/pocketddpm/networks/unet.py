@@ -15,7 +15,9 @@ from pocketddpm.errors import ConfigError
 from pocketddpm.networks._common import (
     Downsample,
     Upsample,
-    check_image,
+    check_padding,
+    cropped,
+    padded,
     sinusoids,
     with_label,
     zeroed,
@@ -50,10 +52,13 @@ def build(
 ) -> nn.Module:
     """Return the network, net(x_t, t, y) as in `UNet.forward`, untrained.
 
-    Raises ConfigError for an image that cannot be halved once a level, widths that
-    do not divide by groups and head_width, and attention outside 0..levels.
+    Images of every size fit: they are padded inside (see `padded`). Raises ConfigError without
+    widths, for so many that there would be little but padding, for widths that do not divide by
+    groups and head_width, and attention outside 0..levels.
     """
-    check_image("unet", height, width, config.patch * 2 ** (len(config.widths) - 1))
+    if not config.widths:
+        raise ConfigError("unet needs widths, got none")
+    check_padding("unet", height, width, config.patch * 2 ** (len(config.widths) - 1))
     for w in config.widths:
         if w % config.groups or w % config.head_width:
             raise ConfigError(
@@ -80,6 +85,7 @@ class UNet(nn.Module):
         # The row after the last class stands for "no label".
         self.embed_label = nn.Embedding(classes + 1, embedding) if classes else None
         self.patch = config.patch
+        self.factor = config.patch * 2 ** (len(config.widths) - 1)
         self.conv_in = nn.Conv2d(channels * config.patch**2, config.widths[0], 3, padding=1)
 
         def block(c_in: int, c_out: int, level: int) -> Block:
@@ -117,7 +123,8 @@ class UNet(nn.Module):
         """x_t: [B,C,H,W]. t: [B], 0..T. y: int64 [B] in 0..classes, or None for no label."""
         embedding = self.embed_time(sinusoids(t, self.time_width).to(self.conv_in.weight.dtype))
         embedding = F.silu(with_label(embedding, self.embed_label, y))
-        h = self.conv_in(F.pixel_unshuffle(x_t, self.patch))  # [B,C p^2,H/p,W/p]
+        whole = padded(x_t, self.factor)
+        h = self.conv_in(F.pixel_unshuffle(whole, self.patch))  # [B,C p^2,H/p,W/p]
         skips = [h]
         for module in self.down:
             h = module(h, embedding)
@@ -128,7 +135,7 @@ class UNet(nn.Module):
             h = module(
                 h if isinstance(module, Upsample) else torch.cat([h, skips.pop()], 1), embedding
             )
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch)
+        return cropped(F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch), x_t)
 
 
 class Block(nn.Module):

@@ -13,6 +13,7 @@ from pocketddpm.diffusion.process import add_noise
 from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.distributed import count
 from pocketddpm.models.cost import count_flops, count_parameters
+from pocketddpm.models.for_diffusers import refusal
 from pocketddpm.models.model import Model
 from pocketddpm.noise import Role, normal
 from pocketddpm.pictures import save_grid
@@ -33,6 +34,7 @@ def describe(
     parameters, _ = count_parameters(network)
     source = f" ({data['source']})" if data["source"] else ""
     classes = len(record["classes"])
+    not_there = refusal(trainer.experiment, (c, h, w), trainer.scaling)
     return (
         f"{data['name']}: {data['images']} images {c}x{h}x{w}{source}, "
         f"{f'{classes} classes' if classes else 'no labels'}\n"
@@ -41,6 +43,7 @@ def describe(
         f"x {count()}, {training.precision}\n"
         f"{total} images in {total // training.batch_size} steps of {training.batch_size} "
         f"({total / trainer.loader.epoch_images:.1f} epochs) -> {out}"
+        + (f"\nexport --to diffusers will refuse this model: {not_there}" if not_there else "")
     )
 
 
