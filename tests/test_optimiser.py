@@ -6,6 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pocketddpm.config import OptimiserConfig
+from pocketddpm.training import optimiser
 from pocketddpm.training.optimiser import (
     Muon,
     build_optimisers,
@@ -59,6 +60,18 @@ def test_singular_values_come_near_one(shape):
     values = torch.linalg.svdvals(orthogonalised(gradients(shape, 1)[0]).float())
     smallest = 0.3 if shape[1] == shape[2] else 0.6  # square matrices have some near 0
     assert smallest < float(values.min()) <= float(values.max()) < 1.3
+
+
+def test_muon_computes_in_what_the_device_multiplies(monkeypatch):
+    """bfloat16 only where it is native; the steps differ by its rounding."""
+    matrices, steps = gradients((3, 64, 128), 1)[0], {}
+    for native in (True, False):
+        monkeypatch.setattr(optimiser, "multiplies_bf16", lambda device, native=native: native)
+        steps[native] = orthogonalised(matrices)
+    assert steps[True].dtype == torch.bfloat16
+    assert steps[False].dtype == torch.float32
+    difference = (steps[True] - steps[False]).norm() / steps[False].norm()
+    assert 1e-4 < float(difference) < 0.1
 
 
 def test_an_empty_gradient_gives_no_step():

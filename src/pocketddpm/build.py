@@ -7,6 +7,7 @@ from torch import nn
 
 from pocketddpm.catalog import NETWORKS, SCHEDULES
 from pocketddpm.config import Experiment, NetworkConfig, ScheduleConfig
+from pocketddpm.diffusion.prediction import multiplies_bf16
 from pocketddpm.diffusion.schedule import Schedule, shift_snr, zero_terminal_snr
 from pocketddpm.distributed import local_rank
 from pocketddpm.errors import ConfigError
@@ -102,7 +103,4 @@ def pick_precision(name: str, device: torch.device) -> str:
     """Return 'float32' or 'bf16'; 'auto' is bf16 where the hardware multiplies it natively."""
     if name != "auto":
         return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if native else "float32"
+    return "bf16" if multiplies_bf16(device) else "float32"

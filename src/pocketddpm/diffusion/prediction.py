@@ -96,6 +96,13 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 natively; emulated, it is a slow float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
 class NetworkOutput(NamedTuple):
     """The network's output at x_t, both [B,C,H,W].
 
