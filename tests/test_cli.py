@@ -129,7 +129,8 @@ def test_sample_grid_gif_and_strip(trained, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "12 evaluations each, guidance 1.5, seed 7" in printed
     assert str(out) in printed
-    assert Image.open(out).size == (10 * 10 * 8 + 2 * 8, 2 * 10 * 8 + 2 * 8)
+    line = 15  # of text: the classes stand over their columns
+    assert Image.open(out).size == (10 * 10 * 8 + 2 * 8, 2 * 10 * 8 + 2 * 8 + line)
     frames = Image.open(gif)
     durations = []
     for k in range(frames.n_frames):
@@ -137,7 +138,9 @@ def test_sample_grid_gif_and_strip(trained, tmp_path, capsys):
         durations.append(frames.info["duration"])
     assert frames.n_frames == 7  # the noise and six steps
     assert durations[-1] == pytest.approx(sum(durations) / 3, rel=0.05)
-    assert Image.open(strip).size == (5 * 10 * 8 + 2 * 8, 8 * 10 * 8 + 2 * 8)
+    width, height = Image.open(strip).size  # times stand over it, classes beside it
+    assert 5 * 10 * 8 + 2 * 8 + 8 < width < 5 * 10 * 8 + 2 * 8 + 24
+    assert height == 8 * 10 * 8 + 2 * 8 + line
 
 
 def test_sample_array_and_folder(trained, tmp_path):
@@ -212,7 +215,7 @@ def test_show(trained, tmp_path, capsys, monkeypatch):
     for name in ("data-digits.png", "forward-digits.png", "schedule-linear-cosine-sigmoid.png"):
         assert f"wrote {name}" in printed
         assert Image.open(tmp_path / name).size[0] > 50
-    assert Image.open(tmp_path / "strip.png").size == (4 * 10 * 8 + 16, 3 * 10 * 8 + 16)
+    assert Image.open(tmp_path / "strip.png").size[1] == 3 * 10 * 8 + 16 + 15
 
 
 def test_resume_from_the_command_line(tmp_path, capsys):

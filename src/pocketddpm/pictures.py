@@ -1,9 +1,11 @@
 """Pictures: grids, strips, GIFs (pillow) and curves (matplotlib), all written in one piece."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import groupby
 from math import ceil, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +15,157 @@ from pocketddpm.output import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont
 
 Pixels = NDArray[np.uint8]
 CURVE_POINTS = 4000  # in a picture of 720 pixels
+GROUND = 128  # of grids, in grey levels
+PAPER, INK = 192, 0  # of grids with text, which is black on it: 11 to 1
+SIZES = (11, 10)  # of letters, in pixels: the smaller one where long names fit by that
+NAME_WIDTH, SIDE_WIDTH = 64, 120  # pixels that a picture is made wider for, at most
+TALLEST = 128  # pixels of an image that is enlarged for its name, at most
 
 
-def tile(images: Pixels, columns: int | None = None, gap: int = 2) -> Pixels:
-    """Return one picture [H',W',C] of images [N,C,H,W], row by row, on a mid-grey ground."""
+def tile(images: Pixels, columns: int | None = None, gap: int = 2, ground: int = GROUND) -> Pixels:
+    """Return one picture [H',W',C] of images [N,C,H,W], row by row, on a grey ground."""
     n, c, h, w = images.shape
     columns = columns or ceil(sqrt(n))
     rows = ceil(n / columns)
-    board = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, c), 128, np.uint8)
+    board = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, c), ground, np.uint8)
     for k, image in enumerate(images):
         y, x = divmod(k, columns)
         top, left = gap + y * (h + gap), gap + x * (w + gap)
         board[top : top + h, left : left + w] = image.transpose(1, 2, 0)
     return board
+
+
+def columns_for(n: int, cycle: int, most: int = 10) -> int:
+    """Return the columns of a grid of n images whose `cycle` classes come in turn.
+
+    A multiple of `cycle`, so that a column holds one class, and few classes fill the width; at
+    most `most` or a square's, and never fewer than one column a class where there are n.
+    """
+    widest = min(n, max(most, ceil(sqrt(n))))
+    return max(widest // cycle * cycle, min(n, cycle))
+
+
+def names_of(labels: Iterable[Any] | None, classes: Sequence[str]) -> list[str]:
+    """Return what a picture calls the class of each label; nothing for None.
+
+    labels: positions in `classes`; the one after the last is no label. A class with letters that
+    the font lacks is called by its position.
+    """
+    names = [name if _has_letters(name) else str(k) for k, name in enumerate(classes)]
+    names.append("no label")
+    return [] if labels is None else [names[int(k)] if classes else str(int(k)) for k in labels]
+
+
+def time_text(t: float) -> str:
+    """Return a time t as pictures write it, which may lie between whole numbers."""
+    return f"t = {t:.3g}" if t < 100 else f"t = {t:.0f}"
+
+
+def grid(
+    images: Pixels,
+    columns: int | None = None,
+    scale: int | None = None,
+    *,
+    names: Sequence[str] = (),
+    heads: Sequence[str] = (),
+    sides: Sequence[str] = (),
+    note: str = "",
+) -> "Image":
+    """Return a pillow image of images, uint8 [N,C,H,W], with text where some is given.
+
+    names: of each image; over the columns where all images of each have one name, else below every
+    image. heads, sides: over the columns and left of the rows. note: at the bottom. Images are
+    enlarged until short names fit, long names shortened in their middle.
+    Without text it is `tile`, enlarged, to the bit.
+    """
+    n, _, h, w = images.shape
+    columns, gap = columns or ceil(sqrt(n)), 2
+    scale = scale or scale_for(h)
+    if not (names or heads or sides or note):
+        return to_image(tile(images, columns, gap), scale)
+    from PIL import Image, ImageDraw
+
+    if names and len({*zip(np.arange(n) % columns, names, strict=True)}) == min(n, columns):
+        names, heads = (), names[:columns]
+    line = SIZES[0] + 4
+    width = min(max(map(_width, (*names, *heads)), default=0) + 2, NAME_WIDTH)
+    scale = max(scale, min(ceil(width / (w + gap)), TALLEST // h))
+    # A caption's place is a part of its image, in the colour of the paper; so is missing width.
+    below, beside = ceil(line / scale) if names else 0, max(0, ceil(width / scale) - w - gap)
+    left = (beside // 2, beside - beside // 2)
+    padded = np.pad(images, ((0, 0), (0, 0), (0, below), left), constant_values=PAPER)
+    board = to_image(tile(padded, columns, gap, PAPER), scale)
+    x0 = min(ceil(max(map(_width, sides), default=-8)) + 8, SIDE_WIDTH)
+    y0 = line * max((text.count("\n") + 1 for text in heads), default=0)
+    size = (board.width + x0, board.height + y0 + line * bool(note))
+    picture = Image.new(board.mode, size, (PAPER,) * len(board.getbands()))
+    picture.paste(board, (x0, y0))
+    wide, high, edge = (w + beside + gap) * scale, (h + below + gap) * scale, gap * scale
+    texts: list[tuple[str, float, float, float, str]] = []  # with x, y, room and anchor
+    start = 0
+    for text, same in groupby(heads):
+        span = len(list(same))
+        x = x0 + edge / 2 + (start + span / 2) * wide
+        texts.append((text, x, (y0 + edge) / 2, span * wide - 2, "mm"))
+        start += span
+    for k, text in enumerate(names):
+        row, column = divmod(k, columns)
+        x, y = x0 + edge / 2 + (column + 0.5) * wide, y0 + edge + row * high + h * scale
+        texts.append((text, x, y + line / 2, wide - 2, "mm"))
+    for k, text in enumerate(sides):
+        texts.append((text, 4, y0 + edge / 2 + (k + 0.5) * high, x0 - 6, "lm"))
+    texts += [(note, x0 + edge, size[1] - line / 2 - 1, board.width, "lm")] * bool(note)
+    letters = next((s for s in SIZES if all(_width(t, s) <= r for t, _, _, r, _ in texts)), 10)
+    draw = ImageDraw.Draw(picture)
+    for text, x, y, room, anchor in texts:
+        fill = (INK,) * len(board.getbands())
+        draw.text((x, y), shortened(text, room), fill, _font(letters), anchor, align="center")
+    return picture
+
+
+def shortened(text: str, room: float) -> str:
+    """Return text as it fits into so many pixels: an ellipsis stands for its middle."""
+    if _width(text) <= room:
+        return text
+    cut = (f"{text[: k - k // 2].rstrip()}…{text[len(text) - k // 2 :].lstrip()}"
+           for k in range(len(text) - 1, 0, -1))  # fmt: skip
+    return next((short for short in cut if _width(short) <= room), "…")
+
+
+def _width(text: str, size: int = SIZES[-1]) -> float:
+    return max(map(_font(size).getlength, text.split("\n")))
+
+
+@cache
+def _font(size: int) -> "FreeTypeFont":
+    """Return DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and more."""
+    import matplotlib
+    from PIL import ImageFont
+
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(path), size)
+
+
+@cache
+def _has_letters(text: str) -> bool:
+    """Return whether the font has all letters of a text: it draws one box for all others."""
+
+    from PIL import Image, ImageDraw
+
+    def drawn(letter: str) -> bytes:
+        picture = Image.new("L", (32, 32))
+        ImageDraw.Draw(picture).text((8, 8), letter, 255, _font(SIZES[0]))
+        return picture.tobytes()
+
+    return (
+        bool(text.strip())
+        and text.isprintable()
+        and all(c == " " or drawn(c) != drawn("\uffff") for c in text)
+    )
 
 
 def stretched(images: Pixels) -> Pixels:
@@ -56,12 +193,18 @@ def to_image(pixels: Pixels, scale: int = 1) -> "Image":
 
 
 def save_grid(
-    path: Path, images: Pixels, columns: int | None = None, scale: int | None = None
+    path: Path,
+    images: Pixels,
+    columns: int | None = None,
+    scale: int | None = None,
+    *,
+    names: Sequence[str] = (),
+    heads: Sequence[str] = (),
+    sides: Sequence[str] = (),
 ) -> None:
-    """Write images, uint8 [N,C,H,W], as one PNG (or what the suffix says)."""
-    scale = scale or scale_for(images.shape[2])
+    """Write images, uint8 [N,C,H,W], as one PNG (or what the suffix says), with text as `grid`."""
     with replacing(path) as temporary:
-        to_image(tile(images, columns), scale).save(temporary)
+        grid(images, columns, scale, names=names, heads=heads, sides=sides).save(temporary)
 
 
 def save_png(path: Path, image: Pixels) -> None:
@@ -75,17 +218,23 @@ def save_gif(
     frames: Iterable[Pixels],
     columns: int | None = None,
     *,
+    names: Sequence[str] = (),
+    notes: Sequence[str] = (),
     seconds: float = 4.0,
     hold: float = 1 / 3,
 ) -> None:
-    """Write a GIF of grids. frames: uint8 [N,C,H,W] each.
+    """Write a GIF of grids. frames: uint8 [N,C,H,W] each; names of images, a note for each frame.
 
     The last frame is held for the share `hold` of the whole length.
     """
-    boards = [tile(f, columns) for f in frames]
+    frames = list(frames)
     # Noise does not compress: an animation is kept to about 400 pixels.
-    scale = max(1, 400 // max(boards[0].shape[:2]))
-    pictures = [to_image(board, scale) for board in boards]
+    scale = max(1, 400 // max(tile(frames[0], columns).shape[:2]))
+    told = notes or [""] * len(frames)
+    pictures = [
+        grid(frame, columns, scale, names=names, note=note)
+        for frame, note in zip(frames, told, strict=True)
+    ]
     moving = max(len(pictures) - 1, 1)
     each = max(20, round(1000 * seconds * (1 - hold) / moving))
     durations = [each] * (len(pictures) - 1) + [round(1000 * seconds * hold)]

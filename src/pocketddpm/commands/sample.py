@@ -71,6 +71,8 @@ class Sample:
     """Also an animation of the denoising, its last frame held; a folder gets one per class."""
     stretch: bool = False
     """In pictures, stretch each image to its own darkest and brightest pixel."""
+    names: Literal["yes", "no"] = "yes"
+    """Write names of classes and times on pictures."""
     strip: Path | None = None
     """Also a strip: the first images at a few times, from noise to image."""
     panels: int = 10
@@ -108,6 +110,7 @@ class Sample:
         plan = model.plan(**settings)
         names = ("labels", "gif", "strip", "panels", "stretch", "guide", "device", "weights")
         asked = {name: getattr(self, name) for name in (*names, "seed", "batch_size", "precision")}
+        asked["names"] = self.names == "yes"
         samples = sample(model, self.n, out=out, overwrite=True, **asked, **settings)
         if rank() > 0:
             return

@@ -72,25 +72,31 @@ class Show:
         )
 
     def _data(self, out: Path) -> None:
-        from pocketddpm.pictures import save_grid
+        import numpy as np
+
+        from pocketddpm.pictures import names_of, save_grid
 
         images = self._images()
-        save_grid(out, images.images[: self.n or 100])
+        few = images.select(np.arange(min(self.n or 100, len(images))))
+        save_grid(out, few.images, names=names_of(few.labels, few.classes))
         c, h, w = images.shape
         done = f" ({images.source})" if images.source else ""
         print(f"{images.name}: {len(images)} images {c}x{h}x{w}{done}")
         print("classes: " + (", ".join(images.classes) or "none"))
 
     def _forward(self, out: Path) -> None:
+        import numpy as np
+
         from pocketddpm.build import build_schedule
         from pocketddpm.config import ScheduleConfig
-        from pocketddpm.pictures import save_grid
-        from pocketddpm.runs.previews import forward_panels
+        from pocketddpm.pictures import names_of
+        from pocketddpm.runs.previews import save_forward
 
         options = parse_options(self.schedule_options or "")
         schedule = build_schedule(ScheduleConfig(self.schedule, self.timesteps, options))
-        panels = forward_panels(self._images().images[: self.n or 8], schedule, seed=self.seed)
-        save_grid(out, panels, columns=5)
+        images = self._images()
+        few = images.select(np.arange(min(self.n or 8, len(images))))
+        save_forward(out, few.images, schedule, names_of(few.labels, few.classes), seed=self.seed)
 
     def _schedule(self, out: Path) -> None:
         from pocketddpm.build import build_schedule

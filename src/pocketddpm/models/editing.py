@@ -334,7 +334,7 @@ class _Edit:
             self.labels,
             self.denoiser.nfe,
             self.model.classes,
-            frames=None if self.recorder is None else self.recorder.frames(),
+            **({} if self.recorder is None else self.recorder.recorded()),
         )
 
 

@@ -35,6 +35,7 @@ from pocketddpm.models.checkpoint import (
 from pocketddpm.models.labels import Labels, label_numbers, listed_numbers
 from pocketddpm.models.limits import check_fit, check_sizes
 from pocketddpm.models.samples import Recorder, Samples, Watch
+from pocketddpm.pictures import columns_for
 from pocketddpm.plugins import require
 from pocketddpm.progress import bar
 from pocketddpm.values import IMAGES, SEEDS, from_dict, whole
@@ -333,9 +334,9 @@ class Model:
             numbers,
             max(nfe for _, (_, nfe) in batches),
             classes=self.classes,
-            columns=count if 1 < count <= min(n, MOST_COLUMNS) else None,
-            frames=None if recorder is None else recorder.frames(),
+            columns=columns_for(n, count) if 1 < count <= MOST_COLUMNS else None,
             seconds=time.monotonic() - started,
+            **({} if recorder is None else recorder.recorded()),
         )
 
     def label_numbers(self, labels: Labels, n: int, seed: int = 0) -> NDArray[np.int64] | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from torch import Tensor
 from pocketddpm.diffusion.sampling import State
 from pocketddpm.errors import ConfigError
 from pocketddpm.output import expanded, file_name, replacing
-from pocketddpm.pictures import save_gif, save_grid, save_png, stretched
+from pocketddpm.pictures import names_of, save_gif, save_grid, save_png, stretched, time_text
 
 Images = NDArray[np.uint8]
 Watch = Callable[[slice, State], None]
@@ -28,7 +29,7 @@ class Samples:
     images: uint8 [N,C,H,W]. labels: int64 [N], positions in `classes`, or None. nfe: network
     evaluations per image. columns: those of a grid that suit the labels; None: about a square.
     frames: the first images on their way from noise, uint8 [F,M,C,H,W], or None if not recorded.
-    seconds: how long drawing took.
+    times: the frames' t. seconds: how long drawing took.
     """
 
     images: Images
@@ -38,10 +39,12 @@ class Samples:
     columns: int | None = None
     frames: Images | None = None
     seconds: float = 0.0
+    times: tuple[float, ...] = ()
 
-    def save(self, path: str | Path, columns: int | None = None) -> None:
+    def save(self, path: str | Path, columns: int | None = None, *, names: bool = True) -> None:
         """Write a grid (.png), an array file (.npz), or single PNGs into a folder (no suffix).
 
+        names: whether a grid has the classes' names on it, where there are labels.
         The array file holds images, uint8 [N,H,W] or [N,H,W,C]; where there are labels, these and
         `classes`, the names that they stand for, in order (a label after the last of them: none).
         Single files are called NUMBER-CLASS.png, or NUMBER.png without a label.
@@ -50,7 +53,7 @@ class Samples:
         path = expanded(path)
         check_suffix(path, ".png", ".npz", "")
         if path.suffix == ".png":
-            save_grid(path, self.images, columns or self.columns)
+            save_grid(path, self.images, columns or self.columns, names=self._names(names))
         elif path.suffix == ".npz":
             images = self.images.transpose(0, 2, 3, 1)
             arrays = {"images": images[..., 0] if images.shape[3] == 1 else images}
@@ -72,35 +75,46 @@ class Samples:
         names = (*self.classes, NO_LABEL)
         return {names[k]: int((self.labels == k).sum()) for k in np.unique(self.labels)}
 
-    def save_gif(self, path: str | Path) -> None:
+    def save_gif(self, path: str | Path, *, names: bool = True) -> None:
         """Write the frames as an animation (.gif), or one for each class into a folder (no suffix).
 
+        names: whether it has names of classes and times on it.
         Raises ConfigError for another suffix, OutputError when it cannot be written.
         """
-        path, frames = expanded(path), self._frames(MOST_RECORDED)
+        path, (frames, times) = expanded(path), self._frames(MOST_RECORDED)
         check_suffix(path, ".gif", "")
+        told, notes = self._names(names)[: frames.shape[1]], times if names else []
         if path.suffix == ".gif":
-            save_gif(path, frames, self.columns)
+            save_gif(path, frames, self.columns, names=told, notes=notes)
         elif self.labels is None:
-            save_gif(path / "all.gif", frames, self.columns)
+            save_gif(path / "all.gif", frames, self.columns, notes=notes)
         else:
             shown = self.labels[: frames.shape[1]]
             for label in np.unique(shown):
-                save_gif(path / f"{self._class_of(label)}.gif", frames[:, shown == label])
+                own = [name for name, k in zip(told, shown, strict=False) if k == label]
+                file = path / f"{self._class_of(label)}.gif"
+                save_gif(file, frames[:, shown == label], names=own, notes=notes)
 
-    def save_strip(self, path: str | Path, panels: int = 10, rows: int = 8) -> None:
+    def save_strip(
+        self, path: str | Path, panels: int = 10, rows: int = 8, *, names: bool = True
+    ) -> None:
         """Write a PNG with a row for each of the first images: so many panels from noise to image.
 
-        A run of fewer steps than panels repeats its last frame. Raises ConfigError for another
-        suffix and for fewer than two panels, OutputError when it cannot be written.
+        A run of fewer steps than panels repeats its last frame. names: whether times stand over
+        the panels, and names of classes beside the rows. Raises ConfigError for another suffix and
+        for fewer than two panels, OutputError when it cannot be written.
         """
         path = expanded(path)
         check_suffix(path, ".png")
         check_panels(panels)
-        frames = self._frames(panels)
-        frames = np.concatenate([frames, *[frames[-1:]] * (panels - len(frames))])
+        frames, times = self._frames(panels)
+        missing = panels - len(frames)
+        frames = np.concatenate([frames, *[frames[-1:]] * missing])
         rows_first = frames[:, :rows].swapaxes(0, 1)  # [rows,panels,C,H,W]
-        save_grid(path, rows_first.reshape(-1, *frames.shape[2:]), panels)
+        heads = times + times[-1:] * missing if names else []
+        sides = self._names(names)[: len(rows_first)]
+        flat = rows_first.reshape(-1, *frames.shape[2:])
+        save_grid(path, flat, panels, heads=heads, sides=sides)
 
     def stretched(self) -> "Samples":
         """Return the same with each image stretched from its own darkest to its brightest pixel."""
@@ -113,12 +127,20 @@ class Samples:
             return str(label)
         return file_name(self.classes[label]) if label < len(self.classes) else NO_LABEL
 
-    def _frames(self, most: int) -> Images:
-        """Return at most so many frames, evenly spaced, the first and the last among them."""
+    def _names(self, wanted: bool = True) -> list[str]:
+        """Return what pictures call each image's class; none without labels, or if not wanted."""
+        return names_of(self.labels if wanted else None, self.classes)
+
+    def _frames(self, most: int) -> tuple[Images, list[str]]:
+        """Return at most so many frames, evenly spaced, the first and the last among them.
+
+        With each comes its time as text, where times are known.
+        """
         if self.frames is None:
             raise ConfigError("these samples hold no frames; draw them with record=True")
         last = len(self.frames) - 1
-        return self.frames[sorted({round(k * last / (most - 1)) for k in range(most)})]
+        picks = sorted({round(k * last / (most - 1)) for k in range(most)})
+        return self.frames[picks], [time_text(self.times[k]) for k in picks if self.times]
 
 
 class Recorder:
@@ -130,16 +152,20 @@ class Recorder:
         # Enough frames for an animation; a run of 1000 steps need not be kept whole.
         self.every = max(1, steps // MOST_RECORDED)
         self.kept: dict[int, list[Images]] = {}
+        self.times: dict[int, float] = {}
 
     def __call__(self, which: slice, state: State) -> None:
         """Keep a state of the images `which`, if they are among the first; batches come in turn."""
         if which.start < MOST_RECORDED and (state.i % self.every == 0 or state.i == self.steps):
             pixels = self.to_uint8(state.x[: MOST_RECORDED - which.start]).cpu().numpy()
             self.kept.setdefault(state.i, []).append(pixels)
+            self.times[state.i] = float(state.t)
 
-    def frames(self) -> Images:
-        """Return the frames, uint8 [F,M,C,H,W], in the order of the steps."""
-        return np.stack([np.concatenate(self.kept[i]) for i in sorted(self.kept)])
+    def recorded(self) -> dict[str, Any]:
+        """Return `frames`, uint8 [F,M,C,H,W], and `times` of `Samples`, in the order of steps."""
+        order = sorted(self.kept)
+        frames = np.stack([np.concatenate(self.kept[i]) for i in order])
+        return {"frames": frames, "times": tuple(self.times[i] for i in order)}
 
 
 def check_suffix(path: Path, *allowed: str) -> None:

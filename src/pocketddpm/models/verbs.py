@@ -33,6 +33,7 @@ def sample(
     panels: int = 10,
     rows: int = 8,
     stretch: bool = False,
+    names: bool = True,
     overwrite: bool = False,
     guide: Model | Place | None = None,
     device: str = "auto",
@@ -50,6 +51,7 @@ def sample(
         panels: those of a row of the strip, at least 2.
         rows: those of the strip, at most.
         stretch: in pictures, stretch each image to its own darkest and brightest pixel.
+        names: whether pictures have names of classes and times on them.
         overwrite: replace files that exist.
         guide: a weaker model, for autoguidance, or what `load` takes.
         settings: those of `Model.sample`: labels, sampler, steps, guidance, seed, ...
@@ -73,11 +75,11 @@ def sample(
             _remove_old(model, out, gif)
         shown = samples.stretched() if stretch else samples
         if out is not None:
-            (samples if Path(out).suffix == ".npz" else shown).save(out)
+            (samples if Path(out).suffix == ".npz" else shown).save(out, names=names)
         if gif is not None:
-            shown.save_gif(gif)
+            shown.save_gif(gif, names=names)
         if strip is not None:
-            shown.save_strip(strip, panels, rows)
+            shown.save_strip(strip, panels, rows, names=names)
     return samples
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pocketddpm.build import pick_device, pick_precision
 from pocketddpm.config import BUDGETS
@@ -23,8 +22,8 @@ from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
 from pocketddpm.models.cost import count_flops, count_parameters
 from pocketddpm.models.model import Model, load_model
 from pocketddpm.models.provenance import versions
+from pocketddpm.models.samples import Samples
 from pocketddpm.output import refuse_existing, remove_files, write_json, write_text
-from pocketddpm.pictures import save_grid
 from pocketddpm.plugins import load_plugin, loaded
 from pocketddpm.runs.data import RunData
 from pocketddpm.runs.options import CompareOptions
@@ -72,10 +71,10 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """The rows, and samples of each model, uint8 [n,C,H,W]."""
+    """The rows, and samples of each model."""
 
     rows: list[Measured]
-    samples: list[NDArray[np.uint8]]
+    samples: list[Samples]
     seed: int
 
     def to_json(self) -> dict[str, Any]:
@@ -114,8 +113,8 @@ class Comparison:
     def save(self, folder: Path) -> None:
         """Write README.md, compare.json and the pictures; OutputError when that fails."""
         remove_files(folder, "samples-[0-9].png", "samples-[0-9][0-9].png")
-        for k, images in enumerate(self.samples):
-            save_grid(folder / f"samples-{k}.png", images, columns=min(10, len(images)))
+        for k, drawn in enumerate(self.samples):
+            drawn.save(folder / f"samples-{k}.png", drawn.columns or min(10, len(drawn.images)))
         write_json(folder / "compare.json", self.to_json())
         write_text(folder / "README.md", self.markdown())
 
@@ -138,9 +137,9 @@ def compare(models: Sequence[Path], options: CompareOptions) -> Comparison:
     rows, samples = [], []
     for path in models:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            row, images = pool.submit(_measure, path, options, device, loaded()).result()
+            row, drawn = pool.submit(_measure, path, options, device, loaded()).result()
         rows.append(row)
-        samples.append(images)
+        samples.append(drawn)
     comparison = Comparison(rows, samples, options.seed)
     comparison.save(options.out)
     return comparison
@@ -148,7 +147,7 @@ def compare(models: Sequence[Path], options: CompareOptions) -> Comparison:
 
 def _measure(
     path: Path, options: CompareOptions, device: str, plugins: Sequence[Path]
-) -> tuple[Measured, NDArray[np.uint8]]:
+) -> tuple[Measured, Samples]:
     for plugin in plugins:
         load_plugin(plugin)
     model = load_model(path, device)
@@ -180,7 +179,7 @@ def _measure(
         minutes=run["seconds"] / 60,
         loss=run["best_loss"],
     )
-    return row, samples.images
+    return row, samples
 
 
 def _train_rate(model: Model) -> float:

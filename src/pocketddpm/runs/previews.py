@@ -1,5 +1,6 @@
 """What a run shows of itself: a few lines at its start, pictures of its data, previews."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from pocketddpm.models.cost import count_flops, count_parameters
 from pocketddpm.models.for_diffusers import refusal
 from pocketddpm.models.model import Model
 from pocketddpm.noise import Role, normal
-from pocketddpm.pictures import save_grid
+from pocketddpm.pictures import columns_for, names_of, save_grid, time_text
 from pocketddpm.training.trainer import Trainer
 
-PREVIEW_ROWS, PREVIEW_STEPS = 6, 50
+PREVIEW_ROWS, PREVIEW_CLASSES, PREVIEW_STEPS = 6, 10, 50
+FORWARD_SHARES = (0, 0.25, 0.5, 0.75, 1)  # of T
 
 
 def describe(
@@ -47,21 +49,41 @@ def describe(
     )
 
 
-def save_first_pictures(out: Path, trainer: Trainer) -> None:
+def save_first_pictures(out: Path, trainer: Trainer, classes: Sequence[str]) -> None:
     """Write data.png, the first batch, and forward.png, what the forward process does to it."""
     training = trainer.experiment.training
-    first = trainer.loader.batch(0, min(64, training.batch_size)).images
-    save_grid(out / "data.png", first.cpu().numpy())
-    few = first[:8].cpu().numpy()
-    schedule = trainer.objective.schedule
-    panels = forward_panels(few, schedule, scaling=trainer.scaling, seed=training.seed)
-    save_grid(out / "forward.png", panels, columns=5)
+    first = trainer.loader.batch(0, min(64, training.batch_size))
+    images, names = first.images.cpu().numpy(), names_of(first.labels, classes)
+    save_grid(out / "data.png", images, names=names)
+    schedule, scaling = trainer.objective.schedule, trainer.scaling
+    save_forward(
+        out / "forward.png", images[:8], schedule, names[:8], scaling=scaling, seed=training.seed
+    )
+
+
+def save_forward(
+    path: Path,
+    images: NDArray[np.uint8],
+    schedule: Schedule,
+    names: Sequence[str] = (),
+    *,
+    scaling: Scaling | None = None,
+    seed: int = 0,
+) -> None:
+    """Write a PNG of what the forward process does to images, uint8 [N,C,H,W], a row for each.
+
+    Above each column stand t and the noise level, sigma = sqrt((1 - alpha_bar) / alpha_bar).
+    """
+    times = [round(share * schedule.T) for share in FORWARD_SHARES]
+    heads = [f"{time_text(t)}\nσ = {float(schedule.sigma[t]):.3g}" for t in times]
+    panels = forward_panels(images, schedule, scaling=scaling, seed=seed)
+    save_grid(path, panels, len(heads), heads=heads, sides=names)
 
 
 def save_preview(path: Path, model: Model, seed: int) -> None:
     """Write a grid, every class in its column, by a quick sampler whatever the preset's."""
-    columns = min(len(model.classes), 10) or PREVIEW_ROWS
-    labels = model.classes[:columns] or None
+    labels = model.classes[:PREVIEW_CLASSES] or None
+    columns = PREVIEW_ROWS if labels is None else columns_for(60, len(labels), PREVIEW_CLASSES)
     steps = min(PREVIEW_STEPS, model.schedule.T)
     drawn = model.sample(
         PREVIEW_ROWS * columns, labels=labels, sampler="ddim", steps=steps, seed=seed
@@ -73,7 +95,7 @@ def forward_panels(
     images: NDArray[np.uint8],
     schedule: Schedule,
     *,
-    shares: tuple[float, ...] = (0, 0.25, 0.5, 0.75, 1),
+    shares: tuple[float, ...] = FORWARD_SHARES,
     scaling: Scaling | None = None,
     seed: int = 0,
 ) -> NDArray[np.uint8]:

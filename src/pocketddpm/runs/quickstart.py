@@ -5,6 +5,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pocketddpm.data.load import load_images
@@ -13,11 +14,11 @@ from pocketddpm.models.checkpoint import shipped
 from pocketddpm.models.model import Model
 from pocketddpm.models.verbs import sample
 from pocketddpm.output import refuse_existing, write_text
-from pocketddpm.pictures import save_grid
+from pocketddpm.pictures import names_of
 from pocketddpm.presets import get_preset
 from pocketddpm.progress import say
 from pocketddpm.runs.options import QuickstartOptions
-from pocketddpm.runs.previews import forward_panels
+from pocketddpm.runs.previews import save_forward
 from pocketddpm.runs.run import Session
 from pocketddpm.runs.start import start
 
@@ -61,8 +62,9 @@ def quickstart(options: QuickstartOptions) -> Model:
     )
     session.run()
     model = session.model()
-    panels = forward_panels(session.images.images[:8], model.schedule, seed=seed)
-    save_grid(out / "forward.png", panels, columns=5)
+    few = session.images.select(np.arange(8))
+    names = names_of(few.labels, few.classes)
+    save_forward(out / "forward.png", few.images, model.schedule, names, seed=seed)
     session.log.save_curve(out / "loss.png")
     name, drawn = session.meta["data"]["name"], {"labels": model.classes, "seed": seed}
     films = {"gif": out / "denoising.gif", "strip": out / "strip.png"}

@@ -118,7 +118,7 @@ class Session:
         refuse_existing(self.out, self.options.overwrite)
         folder.clear()
         write_json(self.out / "config.json", self.meta)
-        save_first_pictures(self.out, self.trainer)
+        save_first_pictures(self.out, self.trainer, self.meta["classes"])
         if checkpoint is not None and moved_from is not None:
             folder.take_history(moved_from)
             save_last(self.out, checkpoint)
