@@ -2,7 +2,8 @@
 # `make test`: install with the test extra, then run the whole suite.
 # `make docs`: build the documentation site into site/; a broken link is an error.
 # `make matrix`: the core tests in every Python from 3.10 to 3.13 that is installed (by hand).
-# `make torture`: the long fault campaign and the long fuzzing (docs/reliability.md).
+# `make torture`: the long fault campaign, the long fuzzing (docs/reliability.md), and the commands
+# of README and docs that take long.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

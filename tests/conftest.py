@@ -19,13 +19,18 @@ def private_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("POCKETDDPM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-@pytest.fixture
-def real_data() -> Path:
-    """The folder with the real MNIST and Fashion-MNIST files."""
+def find_real_data() -> Path:
+    """Return the folder with the real MNIST and Fashion-MNIST files; skip the test without it."""
     root = os.environ.get("POCKETDDPM_DATA")
     if not root or not (Path(root) / "MNIST" / "raw").is_dir():
         pytest.skip("needs real MNIST: set POCKETDDPM_DATA to a folder that holds MNIST/raw")
     return Path(root)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder with the real MNIST and Fashion-MNIST files."""
+    return find_real_data()
 
 
 @pytest.fixture
