@@ -390,4 +390,4 @@ def test_evaluation_is_not_the_devices_business(tiny):
     """What is held out stays in memory."""
     tiny = replace(tiny, evaluation=EvaluationConfig(every=5))
     data = load_run_data(tiny, META)
-    assert isinstance(data.held_out.images, type(data.images.images))
+    assert isinstance(data.parts.choosing.images, type(data.images.images))

@@ -213,7 +213,7 @@ def test_tables_are_read_as_they_are():
 def test_zero_and_negative_numbers_are_allowed_where_they_mean_something():
     """What the walk takes from the bounds themselves, written once more."""
     zero = (
-        "low high held_out p_mean label_dropout weight_decay warmup grad_clip ema_half_life "
+        "low high hold_out p_mean label_dropout weight_decay warmup grad_clip ema_half_life "
         "ema_ramp batches_per_epoch seed evaluate_every"
     )
     numbers = {name for name in OPTIONS if plain(name) in (int, float)}

@@ -6,15 +6,18 @@ from dataclasses import replace
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from conftest import with_training
 from pocketddpm.commands.main import main
 from pocketddpm.config import DataConfig, EvaluationConfig, Experiment
 from pocketddpm.data.image_set import ImageSet
-from pocketddpm.data.load import class_counts, load_images
-from pocketddpm.data.split import drawn, hold_out, subset
-from pocketddpm.errors import ConfigError
+from pocketddpm.data.load import class_counts, has_test, load_images
+from pocketddpm.data.split import divide, drawn, hold_out, subset
+from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.models.checkpoint import load_checkpoint, save_checkpoint
+from pocketddpm.models.run_images import run_images
+from pocketddpm.runs.data import load_run_data
 from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.run import Session
 from pocketddpm.values import from_dict
@@ -223,3 +226,99 @@ def test_a_run_of_before_there_was_a_choice_keeps_its_rule_and_resumes_exactly(t
         load_checkpoint(tmp_path / name / "last.safetensors").tensors for name in ("whole", "again")
     )
     assert all((whole[key] == resumed[key]).all() for key in whole)
+
+
+def trained(tiny, out, data, **chosen):
+    """A run of two steps on a folder."""
+    experiment = replace(with_training(tiny, steps=2), data=DataConfig(str(data), **chosen))
+    run = Session(experiment, out, RunOptions(device="cpu", sample_every=0))
+    run.run()
+    return run
+
+
+def shades(images):
+    return sorted(images[:, 0, 0, 0].tolist())
+
+
+def test_two_draws_are_held_out_where_there_is_no_test_split(tiny, tmp_path, capsys):
+    data = folder_of_classes(tmp_path / "set", each=40)
+    run = trained(tiny, tmp_path / "run", data)
+    told = capsys.readouterr().err
+    assert all(value in told for value in ("40 of the 400", "20 may", "20 are", "--hold-out 0"))
+    whole = load_images(str(data))
+    order = drawn(whole)
+    model = load_checkpoint(tmp_path / "run" / "last.safetensors").meta
+    assert model["experiment"]["data"]["held_out"] == model["data"]["held_out"] == 40
+    assert (model["data"]["reporting"], model["data"]["images"]) == (20, 360)
+    config = from_dict(DataConfig, model["experiment"]["data"])
+    parts = run_images(config, model["data"])
+    for part, index in (
+        (parts.choosing, order[:20]),
+        (parts.reporting, order[20:40]),
+        (parts.training, np.sort(order[40:])),
+    ):
+        np.testing.assert_array_equal(part.images, whole.images[index])
+        assert max(class_counts(part)) - min(class_counts(part)) <= 1
+    assert shades(run.trainer.loader.images.numpy()) == shades(parts.training.images)
+    PIL.Image.new("L", (8, 8), 200).save(data / "class3" / "7.png")
+    with pytest.raises(DataError, match=model["data"]["fingerprint"]):
+        run_images(config, model["data"])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "held_out", "images"),
+    [({"held_out": 0}, 0, 400), ({"held_out": 7}, 7, 393), ({"subset": 300}, 30, 270),
+     ({"subset": 199}, 0, 199), ({"classes": ("class1", "class2")}, 0, 80)],
+)  # fmt: skip
+def test_how_many_are_held_out_can_be_chosen(tiny, tmp_path, capsys, chosen, held_out, images):
+    data = folder_of_classes(tmp_path / "set", each=40)
+    run = trained(tiny, tmp_path / "run", data, **chosen)
+    record = run.meta["data"]
+    found = record["held_out"], record["reporting"], record["images"]
+    assert found == (held_out, (held_out + 1) // 2, images)
+    told = capsys.readouterr().err
+    assert f"held out: {held_out or 'none'} of the {images + held_out} images" in told
+
+
+def test_data_with_a_test_split_hold_out_nothing(tiny, tmp_path, capsys):
+    for split in ("train", "val"):
+        folder_of_classes(tmp_path / "set" / split)
+    for name in (str(tmp_path / "set"), "digits"):
+        assert has_test(name)
+        data = load_run_data(replace(tiny, data=DataConfig(name)), torch.device("cpu"))
+        assert (data.config.held_out, data.parts.held_out) == (0, None)
+        assert "held out" not in capsys.readouterr().err
+    assert not has_test(str(tmp_path / "set" / "train"))
+
+
+def test_an_evaluation_during_training_never_sees_what_reports(tiny, tmp_path):
+    data = folder_of_classes(tmp_path / "set", each=40)
+    tiny = replace(
+        with_training(tiny, steps=2),
+        data=DataConfig(str(data)),
+        evaluation=EvaluationConfig(every=2, n=20),
+    )
+    run = Session(tiny, tmp_path / "run", RunOptions(device="cpu", sample_every=0))
+    run.run()
+    choosing = divide(load_images(str(data)), 40, 20, "random").choosing
+    assert run.validation.held_out == 20
+    assert torch.equal(run.validation.reference, run.validation._features(choosing.images))
+
+
+def test_a_run_of_before_there_were_two_draws_keeps_its_rule(tiny, tmp_path):
+    """Its checkpoint says nothing of reporting: all that is held out may choose."""
+    data = folder_of_classes(tmp_path / "set", each=40)
+    trained(with_training(tiny, steps=2), tmp_path / "run", data)
+    for held_out in (40, 0):
+        early = load_checkpoint(tmp_path / "run" / "last.safetensors")
+        early.meta["experiment"]["data"]["held_out"] = held_out
+        del early.meta["data"]["reporting"]
+        experiment = from_dict(Experiment, early.meta["experiment"])
+        found = load_run_data(experiment, torch.device("cpu"), early)
+        assert found.parts.reporting is None
+        kept = 0 if found.parts.choosing is None else len(found.parts.choosing)
+        assert (kept, len(found.images)) == (held_out, 400 - held_out)
+    del early.meta["experiment"]["data"]["held_out"]  # of before one could hold out
+    save_checkpoint(tmp_path / "early.safetensors", early)
+    early = load_checkpoint(tmp_path / "early.safetensors")
+    assert from_dict(Experiment, early.meta["experiment"]).data.held_out == 0

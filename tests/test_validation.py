@@ -13,10 +13,9 @@ from pocketddpm.catalog import DATASETS
 from pocketddpm.config import EvaluationConfig
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import load_images
-from pocketddpm.data.split import hold_out
-from pocketddpm.errors import ConfigError
+from pocketddpm.data.split import hold_out, usual_hold_out
 from pocketddpm.models.checkpoint import load_checkpoint, newest_checkpoint
-from pocketddpm.runs.evaluation import Validation, held_out_images
+from pocketddpm.runs.evaluation import Validation
 from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.run import Session
 from test_cli import TINY_NET, refused, run
@@ -37,9 +36,8 @@ def rows_of(out, name="evaluation.csv"):
 
 
 def test_how_many_are_held_out():
-    assert [held_out_images(n) for n in (60_000, 50_000, 1500, 200)] == [5000, 5000, 150, 20]
-    with pytest.raises(ConfigError, match="199"):
-        held_out_images(199)
+    assert [usual_hold_out(n) for n in (60_000, 50_000, 1500, 200)] == [5000, 5000, 150, 20]
+    assert [usual_hold_out(n) for n in (199, 20, 1)] == [0, 0, 0]
 
 
 def test_the_held_out_images_are_never_trained_on_nor_the_test_set_read(
@@ -174,6 +172,9 @@ def test_the_command_and_its_refusals(tmp_path, capsys):
         (["--evaluate-every", "-1"], ["evaluate_every", ">= 0", "-1"]),
         (["--evaluate-every", "2", "--evaluate-n", "3"], ["evaluate_n", ">= 20", "3"]),
         (["--evaluate-every", "2", "--subset", "100"], ["--evaluate-every", "100 images"]),
+        (["--evaluate-every", "2", "--hold-out", "0"], ["--hold-out", "10", "0"]),
+        (["--hold-out", "1500"], ["1500", "digits", "1499"]),
+        (["--hold-out", "-1"], ["hold_out", ">= 0", "-1"]),
     ):
         told = refused(capsys, *options, "--steps", "2", *more)
         assert all(value in told for value in values), told

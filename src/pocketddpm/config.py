@@ -54,8 +54,10 @@ class DataConfig:
     """What the byte 255 becomes in the network's input."""
     center: bool = False
     """Subtract the mean training image."""
-    held_out: int = option(0, ">= 0")
-    """Training images that are held out; --evaluate-every chooses a number."""
+    # None: as `data.split.usual_hold_out` says; a run stores what came of it.
+    held_out: int | None = option(None, ">= 0", name="hold_out")
+    """How many training images are held out; 0: none. By default a tenth, at most 5000, where the
+    data have no test split or --evaluate-every is given."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class EvaluationConfig:
     """How a run is measured while it trains, against training images held out from it."""
 
     every: int = option(0, ">= 0", name="evaluate_every")
-    """Steps between evaluations on held-out training images (5000, at most a tenth)."""
+    """Steps between evaluations on held-out training images (see --hold-out)."""
     n: int = option(1000, ">= 20", name="evaluate_n")
     """Samples of each evaluation; 1000 by default."""
     best_by: Literal["loss", "evaluation"] = "loss"

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, get_args
 
 import numpy as np
@@ -60,16 +61,7 @@ def load_images(
     ):
         if given not in known:
             raise unknown(what, str(given), [name for name in known if name])
-    folder = Path(os.path.expanduser(name_or_path.removeprefix("hf:")))
-    if name_or_path.startswith("hf:"):
-        entry, path = DATASETS.load("hf"), folder
-    elif name_or_path in DATASETS.names():
-        entry, path = DATASETS.load(name_or_path), None
-    elif {os.sep, os.altsep} & set(name_or_path) or folder.exists():
-        entry, path = DATASETS.load("folder"), folder
-    else:
-        hint = unknown(DATASETS.kind, name_or_path, DATASETS.names())
-        raise ConfigError(f"{hint}, or give the path of a folder of images")
+    entry, path = _entry(name_or_path)
     if image_size is not None and min(image_size) < 1:
         raise ConfigError(f"an image size of {times(image_size)}: both numbers must be at least 1")
     way: Fit = fit or entry.FIT
@@ -83,6 +75,29 @@ def load_images(
     if image_size is not None:
         images = fit_size(images, image_size, way)
     return images
+
+
+def has_test(name_or_path: str) -> bool:
+    """Return whether a data set has a test split; ConfigError for an unknown name.
+
+    A data set's file says it by a function `has_test(path)`; without one it has.
+    """
+    entry, path = _entry(name_or_path)
+    asked = getattr(entry, "has_test", None)
+    return asked is None or bool(asked(path))
+
+
+def _entry(name_or_path: str) -> tuple[ModuleType, Path | None]:
+    """Return the catalogue's entry for a name or path, and the path that it is given."""
+    folder = Path(os.path.expanduser(name_or_path.removeprefix("hf:")))
+    if name_or_path.startswith("hf:"):
+        return DATASETS.load("hf"), folder
+    if name_or_path in DATASETS.names():
+        return DATASETS.load(name_or_path), None
+    if {os.sep, os.altsep} & set(name_or_path) or folder.exists():
+        return DATASETS.load("folder"), folder
+    hint = unknown(DATASETS.kind, name_or_path, DATASETS.names())
+    raise ConfigError(f"{hint}, or give the path of a folder of images")
 
 
 def keep_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:

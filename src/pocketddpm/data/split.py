@@ -3,9 +3,12 @@
 'random' draws from every class in proportion, with a fixed seed: the same images come out on every
 machine, and for every run. 'first' keeps the first images and holds out the last, as some published
 systems do, and as runs did that began before there was a choice.
+
+What a run holds out where its data have no test split are two disjoint draws: the first may choose
+among its checkpoints, the second is for reporting and chooses nothing.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,6 +22,46 @@ from pocketddpm.progress import say
 
 Selection = Literal["random", "first"]
 SEED = 0
+MOST, SHARE, FEWEST = 5000, 10, 20  # held out: a tenth, at most 5000 images and at least 20
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a run's images, which share none: what is trained on, and what is held out.
+
+    for_reporting: how many of the held-out images, the last ones, are for `evaluate`.
+    """
+
+    training: ImageSet
+    held_out: ImageSet | None = None
+    for_reporting: int = 0
+
+    @property
+    def choosing(self) -> ImageSet | None:
+        """What evaluations during training compare with; None when there is nothing."""
+        return self._held_out(slice(None, -self.for_reporting or None))
+
+    @property
+    def reporting(self) -> ImageSet | None:
+        """What `evaluate` compares with; None when there is nothing."""
+        return self._held_out(slice(-self.for_reporting, None)) if self.for_reporting else None
+
+    def _held_out(self, part: slice) -> ImageSet | None:
+        index = np.arange(0 if self.held_out is None else len(self.held_out))[part]
+        return self.held_out.select(index) if self.held_out is not None and len(index) else None
+
+
+def usual_hold_out(total: int) -> int:
+    """Return how many of a training set's images are held out; 0 when they would be too few."""
+    count = min(MOST, total // SHARE)
+    return count if count >= FEWEST else 0
+
+
+def divide(images: ImageSet, held_out: int, for_reporting: int, selection: Selection) -> Parts:
+    """Return the parts of a run's images; ConfigError when nothing would be left to train on."""
+    if not held_out:
+        return Parts(images)
+    return Parts(*hold_out(images, held_out, selection), for_reporting)
 
 
 def subset(images: ImageSet, count: int, selection: Selection) -> ImageSet:

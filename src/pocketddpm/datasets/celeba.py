@@ -48,6 +48,13 @@ def load(
     return ImageSet(images, None, (), "celeba", how_sized(size))
 
 
+def has_test(path: Path | None) -> bool:
+    """Return whether there is a list of which images are for testing."""
+    place = IMAGES if path is not None else f"celeba/{IMAGES}"
+    folder = find((place,), path)
+    return folder is None or (folder.parent / PARTITION).exists()
+
+
 def _select(folder: Path, split: Literal["train", "test"]) -> list[Path]:
     """Return the files of one split, in natural order."""
     files = list_images(folder)

@@ -42,13 +42,7 @@ def load(
             "the data set 'folder' needs a path: give the path of a folder of images instead"
         )
     name = path.resolve().name
-    visible = {}
-    if path.is_dir():
-        visible = {p.name: p for p in sorted(path.iterdir()) if not p.name.startswith(".")}
-    folders = {n.lower(): p for n, p in visible.items() if p.is_dir()}
-    train, test = (
-        next((folders[n] for n in SPLITS[s] if n in folders), None) for s in ("train", "test")
-    )
+    visible, train, test = _splits(path)
     if test is None and train is not None and list(visible.values()) == [train]:
         path = train
     if train is None or test is None:
@@ -65,3 +59,20 @@ def load(
         return load_folder(train, image_size, name)
     classes = label_by_folder(train, list_images(train))[1]
     return load_folder(test, image_size, name, classes)
+
+
+def has_test(path: Path | None) -> bool:
+    """Return whether a folder has a test split."""
+    return path is not None and None not in _splits(path)
+
+
+def _splits(path: Path) -> tuple[dict[str, Path], Path | None, Path | None]:
+    """Return what lies in a folder, by its names, and its folders for training and for testing."""
+    visible = {}
+    if path.is_dir():
+        visible = {p.name: p for p in sorted(path.iterdir()) if not p.name.startswith(".")}
+    folders = {n.lower(): p for n, p in visible.items() if p.is_dir()}
+    train, test = (
+        next((folders[n] for n in SPLITS[s] if n in folders), None) for s in ("train", "test")
+    )
+    return visible, train, test

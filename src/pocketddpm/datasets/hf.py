@@ -69,6 +69,11 @@ def load(
     return ImageSet(files.array(shape), labels, classes, name, how_sized(image_size))
 
 
+def has_test(path: Path | None) -> bool:
+    """Return whether a data set has a test split."""
+    return path is not None and any(name in _open(path.as_posix()) for name in SPLITS["test"])
+
+
 def _open(name: str) -> Any:
     """Return the splits of a data set, by their names."""
     try:

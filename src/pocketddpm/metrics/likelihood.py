@@ -14,8 +14,7 @@ from torch import Tensor
 
 from pocketddpm.catalog import DATASETS
 from pocketddpm.data.image_set import ImageSet
-from pocketddpm.data.load import fingerprint, load_images
-from pocketddpm.data.split import hold_out
+from pocketddpm.data.load import fingerprint, has_test, load_images
 from pocketddpm.diffusion.bound import Bins, pixel_decoder
 from pocketddpm.diffusion.likelihood import Bound, Flow, cut, draw_bound, flow, flow_nfe, per_image
 from pocketddpm.errors import ConfigError, DDPMError
@@ -33,6 +32,7 @@ from pocketddpm.metrics.samples import load_subject
 from pocketddpm.metrics.split import random_indices
 from pocketddpm.models.model import Model
 from pocketddpm.models.provenance import versions
+from pocketddpm.models.run_images import run_images
 from pocketddpm.output import refuse_existing, remove_files, write_json, write_text
 from pocketddpm.pictures import save_bound_curve
 from pocketddpm.progress import counter
@@ -175,7 +175,8 @@ def add_bits(report: Report, model: Model, n: int, data: str | None, seed: int) 
 def likelihood_images(model: Model, options: LikelihoodOptions) -> LikelihoodImages:
     """Return images of a split, drawn at random with a fixed seed, in the form the model takes.
 
-    Split 'train' is what the run trained on, 'held-out' what it held out.
+    Split 'train' is what the run trained on, 'held-out' what it held out; where its data have no
+    test split, 'test' is what it held out for reporting.
     Raises ConfigError for a split or labels that do not exist, and what `load_images` raises.
     """
     if options.labels == "none" and model.classes and model.null is None:
@@ -189,19 +190,26 @@ def likelihood_images(model: Model, options: LikelihoodOptions) -> LikelihoodIma
     fit = config.fit or DATASETS.load(name if name in DATASETS.names() else "folder").FIT
     if split == "held-out" and not (is_own and config.held_out):
         raise ConfigError("this model's run held no images out; use --split test")
+    if is_own and split == "test" and not has_test(name):
+        split = "held-out for reporting"
     stored_split = "test" if split == "test" else "train"
-    of_run = is_own and split != "test"
-    images = load_images(
-        name,
-        stored_split,
-        image_size=model.shape[1:],
-        fit=fit,
-        subset=config.subset if of_run else None,
-        selection=config.selection,
-        classes=config.classes if is_own else None,
-    )
-    if of_run and config.held_out:
-        images = hold_out(images, config.held_out, config.selection)[split == "held-out"]
+    if is_own and split != "test":
+        parts = run_images(config, model.meta.get("data", {}))
+        found = {"train": parts.training, "held-out": parts.held_out}.get(split, parts.reporting)
+        if found is None:
+            raise ConfigError(
+                f"{name} has no test split, and this model's run held no images out for "
+                "reporting; use --split train"
+            )
+        images = found
+    else:
+        images = load_images(
+            name,
+            stored_split,
+            image_size=model.shape[1:],
+            fit=fit,
+            classes=config.classes if is_own else None,
+        )
     if images.shape != model.shape:
         raise ConfigError(
             f"{name} has images {_size(images.shape)}, and the model is of {_size(model.shape)}; "

@@ -63,7 +63,8 @@ class LikelihoodOptions:
     flow_steps: int = option(64, ">= 2")
     """Steps of the flow's finer solve; an even number."""
     split: Literal["test", "train", "held-out"] = "test"
-    """Which images; held-out ones are those of a run with --evaluate-every."""
+    """Which images: held-out is all that the run held out; where its data have no test split, test
+    is the part of it that is for reporting."""
     data: str | None = None
     """Another data set or folder than the model's own."""
     labels: Literal["data", "none"] = "data"

@@ -107,6 +107,7 @@ def _complete(meta: dict[str, Any]) -> None:
     data = experiment.get("data") if isinstance(experiment, dict) else None
     if isinstance(data, dict):
         data.setdefault("selection", "first")
+        data.setdefault("held_out", 0)
 
 
 def shipped() -> tuple[str, ...]:

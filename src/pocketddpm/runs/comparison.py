@@ -16,6 +16,7 @@ import torch
 from pocketddpm.build import pick_device, pick_precision
 from pocketddpm.config import BUDGETS
 from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.split import Parts
 from pocketddpm.errors import ConfigError
 from pocketddpm.metrics.report import markdown_table
 from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
@@ -198,7 +199,7 @@ def _train_rate(model: Model) -> float:
     pixels = np.random.default_rng(0).integers(0, 256, (TRAIN_BATCH, *model.shape), np.uint8)
     labels = np.arange(TRAIN_BATCH) % len(model.classes) if model.classes else None
     images = ImageSet(pixels, labels, model.classes, "random images")
-    data = RunData(experiment.data, images, None, model.scaling, model.classes, "")
+    data = RunData(experiment.data, Parts(images), model.scaling, model.classes, "")
     trainer = build_trainer(experiment, data, model.device)
     trainer.init_from(model.network.state_dict())  # also the teacher, where there is one
     steps = trainer.steps()

@@ -9,13 +9,14 @@ from pocketddpm.build import plugin_records, takes_labels
 from pocketddpm.catalog import DATASETS
 from pocketddpm.config import DataConfig, Experiment
 from pocketddpm.data.image_set import ImageSet
-from pocketddpm.data.load import class_counts, fingerprint, load_images
+from pocketddpm.data.load import class_counts, fingerprint, has_test
 from pocketddpm.data.scaling import Scaling
-from pocketddpm.data.split import hold_out
-from pocketddpm.errors import DataError, DDPMError
+from pocketddpm.data.split import FEWEST, Parts, divide, usual_hold_out
+from pocketddpm.errors import ConfigError, DataError, DDPMError
 from pocketddpm.models.checkpoint import Checkpoint, init_record
 from pocketddpm.models.provenance import machine, versions
-from pocketddpm.runs.evaluation import held_out_images
+from pocketddpm.models.run_images import load_chosen, reporting_images
+from pocketddpm.progress import say
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,21 @@ class RunData:
     """What a run learns from.
 
     config: the experiment's data with every choice made (flip, held_out).
-    images: what is trained on. held_out: what evaluations during training compare with, or None.
+    parts: what is trained on, and what is held out.
     classes: names of the classes; none where there are no labels or the network takes none.
     fingerprint: of all images and labels, the held-out ones too.
     """
 
     config: DataConfig
-    images: ImageSet
-    held_out: ImageSet | None
+    parts: Parts
     scaling: Scaling
     classes: tuple[str, ...]
     fingerprint: str
+
+    @property
+    def images(self) -> ImageSet:
+        """What is trained on."""
+        return self.parts.training
 
 
 def load_run_data(
@@ -47,12 +52,12 @@ def load_run_data(
     """
     if checkpoint is None:
         return _loaded(experiment, device)
+    stored = checkpoint.meta["data"]
     try:
-        data = _loaded(experiment, device)
+        data = _loaded(experiment, device, reporting_images(stored))
     except DDPMError as error:
         moved = "; if the images of this run were moved, say where they are with --data"
         raise type(error)(f"{error}{moved}") from error
-    stored = checkpoint.meta["data"]
     if data.fingerprint != stored["fingerprint"]:
         raise DataError(
             f"{data.images.name} has changed since this run began ({stored['images']} images, "
@@ -63,30 +68,54 @@ def load_run_data(
     return data
 
 
-def _loaded(experiment: Experiment, device: torch.device) -> RunData:
+def _loaded(experiment: Experiment, device: torch.device, reporting: int | None = None) -> RunData:
+    """Load a run's images; reporting: how many are for reporting in a run that goes on."""
     data = experiment.data
-    images = load_images(
-        data.name,
-        image_size=data.image_size,
-        fit=data.fit,
-        subset=data.subset,
-        selection=data.selection,
-        classes=data.classes,
-    )
-    print_of_all, held_out = fingerprint(images), None
-    if experiment.evaluation.every and not data.held_out:
-        data = replace(data, held_out=held_out_images(len(images)))
-    if data.held_out:
-        images, held_out = hold_out(images, data.held_out, data.selection)
+    images = load_chosen(data)
+    print_of_all = fingerprint(images)
+    is_own = not has_test(data.name)  # the run has no test split but what it holds out
+    if data.held_out is None:
+        usual = usual_hold_out(len(images))
+        if experiment.evaluation.every and not usual:
+            raise ConfigError(
+                f"--evaluate-every holds out a tenth of the training images, at least {FEWEST}: "
+                f"{len(images)} images are too few; leave it out"
+            )
+        data = replace(data, held_out=usual if is_own or experiment.evaluation.every else 0)
+    held_out = data.held_out or 0
+    if reporting is None:
+        reporting = (held_out + 1) // 2 if is_own else 0
+        if is_own:
+            say(_told(images, held_out, reporting))
+    parts = divide(images, held_out, reporting, data.selection)
+    if experiment.evaluation.every and (found := held_out - reporting) < FEWEST // 2:
+        raise ConfigError(
+            f"--evaluate-every needs at least {FEWEST // 2} held-out images to choose by, and has "
+            f"{found}: hold out more with --hold-out, or leave it out"
+        )
     if data.flip is None:
         name = data.name if data.name in DATASETS.names() else "folder"
         data = replace(data, flip=bool(DATASETS.load(name).FLIP))
-    labelled = images.labels is not None and takes_labels(experiment.network)
+    training = parts.training
+    labelled = training.labels is not None and takes_labels(experiment.network)
     scaling = Scaling(data.low, data.high)
     if data.center:
-        scaling = scaling.centered(images.images, device)
-    classes = images.classes if labelled else ()
-    return RunData(data, images, held_out, scaling, classes, print_of_all)
+        scaling = scaling.centered(training.images, device)
+    return RunData(data, parts, scaling, training.classes if labelled else (), print_of_all)
+
+
+def _told(images: ImageSet, held_out: int, reporting: int) -> str:
+    """Return what is held out of a run whose data have no test split, in one line."""
+    if not held_out:
+        return (
+            f"held out: none of the {len(images)} images of {images.name}; "
+            "`evaluate` can then compare with images that were trained on only"
+        )
+    return (
+        f"held out: {held_out} of the {len(images)} images of {images.name}, which has no test "
+        f"split: {held_out - reporting} may choose checkpoints (--evaluate-every), {reporting} are "
+        "for `evaluate`; --hold-out 0 trains on them too"
+    )
 
 
 def run_record(
@@ -106,6 +135,7 @@ def run_record(
             "name": data.images.name,
             "images": len(data.images),
             "held_out": data.config.held_out,
+            "reporting": data.parts.for_reporting,
             "source": data.images.source,
             "fingerprint": data.fingerprint,
         },

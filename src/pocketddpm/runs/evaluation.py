@@ -28,7 +28,6 @@ from pocketddpm.pictures import save_distance_curve
 from pocketddpm.runs.log import Row, append_log, read_log, write_log
 
 COLUMNS = ["step", "images_seen", "frechet", "ratio", "precision", "recall", "seconds"]
-MOST, SHARE, FEWEST = 5000, 10, 20  # held out: 5000 images, at most a tenth, at least 20
 STEPS = 10  # of the model's own sampler: enough to compare checkpoints
 
 
@@ -37,17 +36,6 @@ def check_evaluation(experiment: Experiment) -> None:
     config = experiment.evaluation
     if config.best_by == "evaluation" and not config.every:
         raise ConfigError("--best-by evaluation needs --evaluate-every STEPS")
-
-
-def held_out_images(total: int) -> int:
-    """Return how many of a training set's images are held out; ConfigError if it is too small."""
-    count = min(MOST, total // SHARE)
-    if count < FEWEST:
-        raise ConfigError(
-            f"--evaluate-every holds out a tenth of the training images, at least {FEWEST}: "
-            f"{total} images are too few; leave it out"
-        )
-    return count
 
 
 class Validation:

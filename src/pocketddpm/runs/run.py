@@ -95,10 +95,11 @@ class Session:
         try:
             if self.folder is not None:
                 self._prepare(self.folder, checkpoint, moved_from)
-                if data.held_out is not None and experiment.evaluation.every:
+                choosing = data.parts.choosing
+                if choosing is not None and experiment.evaluation.every:
                     step = None if checkpoint is None else self.trainer.step
                     self.validation = Validation(
-                        self.experiment, data.images, data.held_out, out, resumed_at=step
+                        self.experiment, data.images, choosing, out, resumed_at=step
                     )
             self.log = RunLog(
                 out, until=self.trainer.step, writes=self.main, tensorboard=options.tensorboard
