@@ -294,8 +294,8 @@ def test_train_on_synthetic(digits, reference):
 
 
 def test_reports_are_text_markdown_and_json():
-    spread = torch.linspace(-1, 1, 11).double() * 0.02
-    value, floor = Interval(0.3, 0.28, 0.32, spread), Interval(0.1, 0.08, 0.12, spread)
+    moved = torch.linspace(-1, 1, 11).double() * 0.02
+    value, floor = Interval(0.3, 0.28, 0.32, 0.3 + moved), Interval(0.1, 0.08, 0.12, 0.1 + moved)
     nan = float("nan")
     judged, right = Interval(0.9, 0.89, 0.91), Interval(0.99, 0.98, 1)
     report = Report(10_000, "mnist")

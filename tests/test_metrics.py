@@ -1,5 +1,8 @@
 """Each number against an independent implementation, a closed form, and asymmetric data."""
 
+from dataclasses import replace
+from math import comb
+
 import numpy as np
 import pytest
 import torch
@@ -15,12 +18,16 @@ from pocketddpm.metrics.intervals import (
     bootstrap,
     difference,
     mean_interval,
+    never_negative,
+    positive_interval,
     ratio,
     resample_counts,
+    share_interval,
 )
 from pocketddpm.metrics.kid import kernel_distance
 from pocketddpm.metrics.memorisation import distinct_share, nearest, suspects
 from pocketddpm.metrics.precision_recall import ball_radii, neighbourhoods
+from pocketddpm.metrics.protocol import frechet
 from pocketddpm.metrics.split import random_indices, split_halves
 
 
@@ -301,7 +308,7 @@ def test_agreement_is_accuracy():
 
 
 def test_bootstrap_agrees_with_the_normal_interval_for_a_mean():
-    terms = normal(2000, 1, 3)[:, 0].double()
+    terms = normal(2000, 1, 3)[:, 0].double() + 10
     found = bootstrap(2000, terms.mean().item(), lambda c: float(c.double() @ terms / c.sum()))
     truth = mean_interval(terms)
     assert found.value == pytest.approx(truth.value)
@@ -311,13 +318,101 @@ def test_bootstrap_agrees_with_the_normal_interval_for_a_mean():
 
 
 def test_ratio_and_difference():
-    spread = torch.linspace(-1, 1, 101).double()
-    a, b = Interval(10.0, 9.05, 10.95, spread), Interval(5.0, 4.05, 5.95, spread)
+    moved = torch.linspace(-1, 1, 101).double()
+    a, b = Interval(10.0, 9.05, 10.95, 10 + moved), Interval(5.0, 4.05, 5.95, 5 + moved)
     r, d = ratio(a, b), difference(a, b)
     assert (r.value, d.value) == (2.0, 5.0)
     assert 9 / 6 < r.low < 2 < r.high < 11 / 4
-    assert d.high - d.value == pytest.approx((0.95**2 * 2) ** 0.5)
+    assert d.high - d.value == pytest.approx(d.value - d.low)
+    assert 1 < d.high - d.value < 2
+    ends = difference(replace(a, replicates=None), b)
+    assert ends.high - ends.value == pytest.approx((0.95**2 * 2) ** 0.5)
     assert np.isnan(ratio(a, Interval(0.0, 0.0, 0.0)).value)
+
+
+def test_shares_have_the_exact_interval():
+    from scipy.stats import binomtest
+
+    for hits, total in ((0, 20), (1, 20), (20, 20), (7, 50), (9960, 10_000)):
+        found = share_interval(torch.arange(total) < hits)
+        theirs = binomtest(hits, total).proportion_ci(0.95, "exact")
+        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("total", [20, 100])
+def test_intervals_of_shares_hold_the_truth_in_95_percent(total):
+    """All counts, each with its probability: no draw."""
+    shares = [share_interval(torch.arange(total) < hits) for hits in range(total + 1)]
+    assert all(0 <= s.low <= s.value <= s.high <= 1 for s in shares)
+    chances = {p: binomial(total, p) for p in (0.002, 0.01, 0.1, 0.5, 0.9, 0.996)}
+    for p, chance in chances.items():
+        holds = torch.tensor([s.low <= p <= s.high for s in shares])
+        assert 0.95 <= (chance * holds).sum() <= 1 + 1e-9
+    pairs = [[difference(a, b) for b in shares] for a in shares]
+    assert all(-1 <= d.low <= d.value <= d.high <= 1 for line in pairs for d in line)
+    for p, q in ((0.01, 0.01), (0.1, 0.01), (0.5, 0.9), (0.996, 0.996)):
+        holds = torch.tensor([[d.low <= p - q <= d.high for d in line] for line in pairs])
+        assert chances[p] @ holds.double() @ chances[q] >= 0.94
+
+
+def binomial(total, p):
+    seen = torch.arange(total + 1).double()
+    ways = torch.tensor([float(comb(total, k)) for k in range(total + 1)]).double()
+    return ways * p**seen * (1 - p) ** (total - seen)
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.3, 1.0, 1.9, 3.0])
+def test_an_estimate_without_bias_has_an_interval_above_zero(truth):
+    estimates = torch.linspace(truth - 5, truth + 5, 401)
+    found = [never_negative(x, 1.0) for x in estimates.tolist()]
+    assert all(0 <= f.low < f.high for f in found)
+    holds = torch.tensor([f.low <= truth + 1e-6 and truth <= f.high for f in found])
+    weights = torch.exp(-((estimates - truth) ** 2) / 2)
+    assert (weights[holds].sum() / weights.sum()).item() == pytest.approx(0.95, abs=0.01)
+    # Table X of the paper.
+    for x, low, high in ((-3, 0, 0.42), (-1, 0, 1.10), (0, 0, 1.96), (2, 0.35, 3.96)):
+        one = never_negative(3.0 * x, 3.0)
+        assert (one.low / 3, one.high / 3) == pytest.approx((low, high), abs=0.006)
+
+
+def test_intervals_of_distances_and_ratios_hold_the_truth():
+    """Frechet distances of 40 images to a fixed reference: truth is their mean over many sets."""
+    reference = Moments.of(normal(2000, 3, 0))
+
+    def features(k, scale):
+        return scale * normal(40, 3, 100 + k) + (scale - 1)
+
+    def distance(k, scale):
+        return frechet_distance(Moments.of(features(k, scale)), reference)
+
+    scales = (1.0, 1.3)
+    truths = [np.mean([distance(k, s) for k in range(200)]) for s in scales]
+    held = np.zeros(3)
+    for k in range(0, 60, 2):
+        found = [frechet(Features(features(k + j, s)), reference) for j, s in enumerate(scales)]
+        found.append(ratio(found[1], found[0]))
+        for j, truth in enumerate((*truths, truths[1] / truths[0])):
+            assert 0 < found[j].low < found[j].value < found[j].high
+            held[j] += found[j].low <= truth <= found[j].high
+    assert (held >= 26).all(), held  # of 30; 28.5 are expected
+
+
+def test_intervals_of_means_of_positive_terms_hold_the_truth():
+    held = 0
+    for k in range(300):
+        counts = torch.poisson(torch.full((100,), 1.0), torch.Generator().manual_seed(k)) / 5
+        found = positive_interval(counts)
+        assert 0 < found.low < found.value < found.high
+        held += found.low <= 0.2 <= found.high
+    assert 0.92 < held / 300 <= 1
+    none = positive_interval(torch.zeros(20))
+    assert (none.value, none.low) == (0, 0) and 0.1 < none.high < 0.2
+
+
+@pytest.mark.parametrize("sharp", [0.0, 0.05, 3.0, 1000.0])
+def test_intervals_of_class_scores_stay_within_the_classes(sharp):
+    found = class_score(sharp * torch.eye(10)[torch.arange(40) % 10])
+    assert 1 <= found.low <= found.value <= found.high <= 10
 
 
 # Halves ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.metrics.extractor import Features
-from pocketddpm.metrics.intervals import Interval, bootstrap, mean_interval
+from pocketddpm.metrics.intervals import Interval, bootstrap, share_interval
 
 
 def class_score(logits: Tensor) -> Interval:
@@ -25,10 +25,10 @@ def class_score(logits: Tensor) -> Interval:
         return float((weights @ negative_entropy - marginal_term).exp())
 
     ones = torch.ones(len(p), dtype=torch.int64)
-    return bootstrap(len(p), score(ones), score)
+    return bootstrap(len(p), score(ones), score, within=(1.0, float(p.shape[1])))
 
 
 def agreement(features: Features, images: ImageSet) -> Interval:
     """Return the share of labelled images whose label a classifier's features agree with."""
     assert features.logits is not None and images.labels is not None
-    return mean_interval(features.logits.argmax(1) == torch.from_numpy(images.labels))
+    return share_interval(features.logits.argmax(1) == torch.from_numpy(images.labels))

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from pocketddpm.errors import DataError
-from pocketddpm.metrics.intervals import Interval, normal_interval
+from pocketddpm.metrics.intervals import Interval, never_negative
 
 BLOCK = 100  # rows of the kernel matrix at a time: 10,000 columns of them fit the cache
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> Interval:
-    """Return the unbiased estimate of MMD^2(x, y) (it may be negative) with its 95 % interval.
+    """Return the unbiased estimate of MMD^2(x, y), which may be negative, unlike its interval.
 
     mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{ij} k(x_i, y_j), whose standard
     error comes from the first-order terms of x_i and of y_j (Hoeffding, 1948).
@@ -32,7 +32,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> Interval:
         4 * (within - across).var().item() / len(within)
         for within, across in ((within_x, to_y), (within_y, to_x))
     )
-    return normal_interval(value, variance**0.5)
+    return never_negative(value, variance**0.5)
 
 
 def _others(x: Tensor) -> Tensor:
