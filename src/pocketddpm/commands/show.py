@@ -78,7 +78,7 @@ class Show:
 
         images = self._images()
         few = images.select(np.arange(min(self.n or 100, len(images))))
-        save_grid(out, few.images, names=names_of(few.labels, few.classes))
+        save_grid(out, np.asarray(few.images), names=names_of(few.labels, few.classes))
         c, h, w = images.shape
         done = f" ({images.source})" if images.source else ""
         print(f"{images.name}: {len(images)} images {c}x{h}x{w}{done}")
@@ -96,7 +96,8 @@ class Show:
         schedule = build_schedule(ScheduleConfig(self.schedule, self.timesteps, options))
         images = self._images()
         few = images.select(np.arange(min(self.n or 8, len(images))))
-        save_forward(out, few.images, schedule, names_of(few.labels, few.classes), seed=self.seed)
+        names = names_of(few.labels, few.classes)
+        save_forward(out, np.asarray(few.images), schedule, names, seed=self.seed)
 
     def _schedule(self, out: Path) -> None:
         from pocketddpm.build import build_schedule

@@ -3,20 +3,26 @@
 Nothing is remembered between batches: a run that resumes at image n draws what it would have drawn,
 and a batch may be split among processes in any way.
 
+Where the images lie: on the device where it has the room; else where they are, in memory or in a
+memory map, and only batches travel, read ahead of time in a thread.
+
 Shapes: B images in a batch, C channels, H x W pixels.
 """
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.image_set import ImageArray, ImageSet, IndexedImages, chunks
 from pocketddpm.errors import ConfigError
 from pocketddpm.noise import Role, send, uniform
+
+SHARE = 0.25  # of a device's free memory that a set may take; the network needs the rest
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,10 @@ class Batch:
 
 
 class Loader:
-    """The whole set on the device, in an endless order drawn anew for every epoch."""
+    """A set of images in an endless order, drawn anew for every epoch.
+
+    whole: whether all images lie on the device, or are in memory anyway where that is the CPU.
+    """
 
     def __init__(
         self,
@@ -46,7 +55,7 @@ class Loader:
         epoch_images: int | None = None,
         flip: bool = False,
     ) -> None:
-        """Move the set to the device.
+        """Move the set to the device, where it has the room.
 
         Args:
             image_set: the images; kept as uint8.
@@ -71,19 +80,27 @@ class Loader:
         self.device = torch.device(device)
         self.epoch_images = count if epoch_images is None else epoch_images
         self.flip = flip
-        self.images = _on_device(image_set.images, self.device)  # uint8 [N,C,H,W]
+        self.images = _placed(image_set.images, self.device)  # uint8 [N,C,H,W]
         self.labels = (  # int64 [N]
             None if image_set.labels is None else _on_device(image_set.labels, self.device)
         )
         self._orders: dict[int, Tensor] = {}
+        self._reader = ThreadPoolExecutor(1)  # which starts no thread before it is used
+        self._ahead: tuple[int, int, Future[Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, start: int, count: int | None = None) -> Batch:
+    @property
+    def whole(self) -> bool:  # noqa: D102  (see the class)
+        return isinstance(self.images, Tensor)
+
+    def batch(self, start: int, count: int | None = None, *, then: int | None = None) -> Batch:
         """Return the images number start..start+count-1 of the stream.
 
         count: images wanted; `batch_size` when None. They may belong to several epochs.
+        then: the start of as many images that will be asked for next; unless the set is `whole`
+        they are read meanwhile. It changes nothing but the time.
 
         Raises ConfigError when start is below 0 or count below 1.
         """
@@ -94,13 +111,36 @@ class Loader:
             )
         index = torch.cat(list(self._indices(start, start + count)))
         stream_index = torch.arange(start, start + count)
-        images = self.images[index]
+        if isinstance(self.images, Tensor):
+            images = self.images[index]
+        else:
+            images = send(self._read(start, index).result(), self.device)
+            if then is not None:
+                ahead = torch.cat(list(self._indices(then, then + count)))
+                self._ahead = (then, count, self._read(then, ahead))
+            index = send(index, self.device)
         if self.flip:
             mirrored = uniform(self.seed, Role.FLIP, stream_index) < 0.5
             mirrored = send(mirrored[:, None, None, None], self.device)
             images = torch.where(mirrored, images.flip(-1), images)
         labels = None if self.labels is None else self.labels[index]
         return Batch(images, labels, stream_index)
+
+    def _read(self, start: int, index: Tensor) -> "Future[Tensor]":
+        """Return the images at these positions, int64 [B] on the CPU, as they are being read."""
+        assert isinstance(self.images, IndexedImages)
+        images, which = self.images, index.numpy()
+        if self._ahead is not None and self._ahead[:2] == (start, len(index)):
+            return self._ahead[2]
+
+        def read() -> Tensor:
+            # From pinned memory a copy to the GPU runs beside its work.
+            pinned = self.device.type == "cuda"
+            batch = torch.empty(len(which), *images.shape[1:], dtype=torch.uint8, pin_memory=pinned)
+            images.read(which, batch.numpy())
+            return batch
+
+        return self._reader.submit(read)
 
     def _indices(self, start: int, stop: int) -> Iterator[Tensor]:
         """Yield the set's indices for the places start..stop-1 of the stream, epoch by epoch."""
@@ -111,14 +151,41 @@ class Loader:
             start += last - first
 
     def _order(self, epoch: int) -> Tensor:
-        """Return one epoch's order, int64 [epoch_images] on the device."""
+        """Return one epoch's order, int64 [epoch_images], where the images lie."""
         if epoch not in self._orders:
             # Two suffice: a batch rarely reaches beyond the next epoch.
             self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
             generator = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
             order = torch.randperm(len(self.images), generator=generator)
-            self._orders[epoch] = send(order[: self.epoch_images], self.device)
+            where = self.images.device if isinstance(self.images, Tensor) else order.device
+            self._orders[epoch] = send(order[: self.epoch_images], where)
         return self._orders[epoch]
+
+
+def _placed(images: ImageArray, device: torch.device) -> Tensor | IndexedImages:
+    """Return the images on the device, where it has the room; else as they are, to be read."""
+    mapped = isinstance(images, np.memmap | IndexedImages)
+    if device.type == "cpu" and not mapped:
+        return _on_device(np.asarray(images), device)
+    if device.type == "cpu" or images.nbytes > SHARE * _free(device):
+        is_part = isinstance(images, IndexedImages)
+        return images if is_part else IndexedImages(np.asarray(images), np.arange(len(images)))
+    # In pieces, so that a memory map never enters memory as a whole.
+    placed = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    start = 0
+    for part in chunks(images):
+        placed[start : start + len(part)] = _on_device(part, device)
+        start += len(part)
+    return placed
+
+
+def _free(device: torch.device) -> float:
+    """Return the bytes of memory that are free on a device; infinite where it cannot be asked."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return float("inf")
 
 
 def _on_device(values: np.ndarray, device: torch.device) -> Tensor:

@@ -1,26 +1,94 @@
-"""`ImageSet`: the one form in which images travel from files to the trainer and the metrics."""
+"""`ImageSet`: the one form in which images travel from files to the trainer and the metrics.
 
-from collections.abc import Sequence
+Images may lie in a memory map that is larger than the memory: what is chosen of them is kept as
+numbers, and what looks at all of them takes them in pieces (`chunks`).
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketddpm.errors import DataError
 
+CHUNK = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class IndexedImages:
+    """Some images of a larger array, by their numbers: what `base[index]` is, without its copy.
+
+    It is indexed as an array is, and what is asked for is read; numpy makes an array of all where
+    it is given one.
+
+    base: uint8 [M,C,H,W], as a rule a memory map. index: int64 [N] in 0..M-1.
+    """
+
+    base: NDArray[np.uint8]
+    index: NDArray[np.int64]
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, channels, height, width)."""
+        _, c, h, w = self.base.shape
+        return len(self.index), c, h, w
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images."""
+        return len(self) * self.base[:1].nbytes
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, which: Any) -> NDArray[np.uint8]:
+        first, *others = which if isinstance(which, tuple) else (which,)
+        images = np.asarray(self.base)[self.index[first]]
+        return images[(*[slice(None)] * (images.ndim - 3), *others)]  # of one image or of several
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def read(self, which: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """Copy the images at these positions to an array; other threads run meanwhile."""
+        np.take(self.base, self.index[which], axis=0, out=out, mode="clip")
+
+
+ImageArray = Union[NDArray[np.uint8], IndexedImages]  # noqa: UP007
+
+
+def chosen(images: ImageArray, index: NDArray[np.int64]) -> ImageArray:
+    """Return the images at these positions, int64 [n], in this order; a map is not copied."""
+    if isinstance(images, IndexedImages):
+        return IndexedImages(images.base, images.index[index])
+    if isinstance(images, np.memmap):
+        return IndexedImages(images, index)
+    return images[index]
+
+
+def chunks(images: ImageArray, size: int = CHUNK) -> Iterator[NDArray[np.uint8]]:
+    """Yield all images, uint8 [size,C,H,W] at a time, the last ones fewer."""
+    for start in range(0, len(images), size):
+        yield np.ascontiguousarray(images[start : start + size])
+
 
 @dataclass(frozen=True)
 class ImageSet:
     """Images with optional labels.
 
-    images: uint8 [N,C,H,W], 0..255 (may be a read-only memory map).
+    images: uint8 [N,C,H,W], 0..255; a read-only memory map, or a part of one, where decoded images
+        lie on the disk.
     labels: int64 [N] in 0..len(classes)-1, or None.
     classes: the class names in label order; empty when there are no labels.
     name: the data set's name, for messages and checkpoints.
     source: what was done to the files, in words ('28x28 padded to 32x32'); empty when nothing was.
     """
 
-    images: NDArray[np.uint8]
+    images: ImageArray
     labels: NDArray[np.int64] | None
     classes: tuple[str, ...]
     name: str
@@ -52,7 +120,7 @@ class ImageSet:
     def select(self, index: NDArray[np.int64]) -> "ImageSet":
         """Return the images at these positions, int64 [n], in this order, with their labels."""
         labels = None if self.labels is None else self.labels[index]
-        return replace(self, images=self.images[index], labels=labels)
+        return replace(self, images=chosen(self.images, index), labels=labels)
 
     def labels_in(self, classes: Sequence[str]) -> NDArray[np.int64] | None:
         """Return the labels as positions, int64 [N], of the same names in other classes.

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from pocketddpm.catalog import DATASETS
 from pocketddpm.data import split as data_split
 from pocketddpm.data.decode import crop_resize, times
-from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.image_set import ImageSet, chunks
 from pocketddpm.data.split import Selection
 from pocketddpm.errors import ConfigError, unknown
 
-CHUNK = 1024
 Split = Literal["train", "test"]
 Fit = Literal["pad", "resize"]
 
@@ -121,9 +120,9 @@ def keep_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
     anew = np.full(len(images.classes), -1, dtype=np.int64)
     anew[chosen] = np.arange(len(chosen))
     labels = anew[images.labels]
-    kept = labels >= 0
+    (kept,) = np.nonzero(labels >= 0)
     names = tuple(images.classes[label] for label in chosen)
-    return replace(images, images=images.images[kept], labels=labels[kept], classes=names)
+    return replace(images.select(kept), labels=labels[kept], classes=names)
 
 
 def fit_size(images: ImageSet, size: tuple[int, int], fit: Fit) -> ImageSet:
@@ -143,9 +142,9 @@ def fit_size(images: ImageSet, size: tuple[int, int], fit: Fit) -> ImageSet:
                 f"{images.name}: {height}x{width} cannot be padded to {times(size)}; "
                 "choose a larger size, or --fit resize"
             )
-        fitted, done = _pad(images.images, size), "padded"
+        fitted, done = _pad(np.asarray(images.images), size), "padded"
     else:
-        fitted, done = _resize(images.images, size), "cropped and resized"
+        fitted, done = _resize(np.asarray(images.images), size), "cropped and resized"
     step = f"{height}x{width} {done} to {times(size)}"
     source = f"{images.source}, then {step}" if images.source else step
     return replace(images, images=fitted, source=source)
@@ -173,9 +172,8 @@ def fingerprint(images: ImageSet) -> str:
     """Return 16 hex digits that change when an image, a label or the order changes."""
     digest = hashlib.sha256()
     digest.update(repr((images.images.shape, images.labels is not None)).encode())
-    # In pieces, so that a memory map never enters memory as a whole.
-    for start in range(0, len(images), CHUNK):
-        digest.update(np.ascontiguousarray(images.images[start : start + CHUNK]).data)
+    for part in chunks(images.images):
+        digest.update(part.data)
     if images.labels is not None:
         digest.update(np.ascontiguousarray(images.labels, dtype="<i8").data)
     return digest.hexdigest()[:16]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from pocketddpm.data.image_set import ImageArray, chunks
 from pocketddpm.errors import ConfigError
 
 
@@ -33,9 +33,11 @@ class Scaling:
                 "as in -1..1"
             )
 
-    def centered(self, images: NDArray[np.uint8], device: torch.device) -> "Scaling":
+    def centered(self, images: ImageArray, device: torch.device) -> "Scaling":
         """Return this map less the mean of images, uint8 [N,C,H,W], which is kept on the device."""
-        mean = images.mean(0, dtype=np.float64) / 255 * (self.high - self.low) + self.low
+        # Sums of whole numbers: exact, in pieces of any size.
+        total = sum(part.sum(0, dtype=np.float64) for part in chunks(images))
+        mean = total / len(images) / 255 * (self.high - self.low) + self.low
         return Scaling(self.low, self.high, torch.from_numpy(mean).float().to(device))
 
     @property

@@ -8,7 +8,7 @@ What a run holds out where its data have no test split are two disjoint draws: t
 among its checkpoints, the second is for reporting and chooses nothing.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -123,4 +123,4 @@ def _part(images: ImageSet, index: NDArray[np.int64], what: str) -> ImageSet:
         if len(empty):
             names = ", ".join(images.classes[label] for label in empty)
             say(f"{images.name}: {what} has no images of {len(empty)} classes ({names})")
-    return replace(images, images=images.images[index], labels=labels)
+    return images.select(index)

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pocketddpm.data.image_set import ImageArray
 from pocketddpm.distributed import share_batches
 from pocketddpm.errors import DataError, unknown
 from pocketddpm.metrics.classifiers import ARCHITECTURES, Unit
@@ -65,7 +64,7 @@ class Extractor:
     @torch.no_grad()
     def __call__(
         self,
-        images: NDArray[np.uint8],
+        images: ImageArray,
         *,
         batch_size: int = FEATURE_BATCH,
         advance: Advance | None = None,
@@ -88,7 +87,7 @@ class Extractor:
         assert values is not None
         return Features(values, logits)
 
-    def check(self, images: NDArray[np.uint8]) -> None:
+    def check(self, images: ImageArray) -> None:
         """Raise DataError when there are no images, or of another shape than the extractor's."""
         if images.shape[1:] != self.shape or not len(images):
             raise DataError(
@@ -99,7 +98,7 @@ class Extractor:
 
 
 def features_together(
-    extractor: Extractor, images: NDArray[np.uint8], advance: Advance | None
+    extractor: Extractor, images: ImageArray, advance: Advance | None
 ) -> Features:
     """Return what `extractor(images)` returns, computed by all processes of torchrun."""
 

@@ -4,11 +4,13 @@ No network is involved: the result depends on no classifier's training.
 """
 
 import hashlib
+from math import prod
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pocketddpm.data.image_set import ImageArray, chunks
 from pocketddpm.metrics.extractor import Extractor, Linear
 from pocketddpm.metrics.extractors import PIXELS_PCA
 from pocketddpm.metrics.split import random_indices
@@ -20,7 +22,7 @@ BLOCK = 5000
 Array = NDArray[np.float64]
 
 
-def fit_pixels_pca(images: NDArray[np.uint8], data: str) -> Extractor:
+def fit_pixels_pca(images: ImageArray, data: str) -> Extractor:
     """Return the extractor for images uint8 [N,C,H,W]: at most 64 directions, signs fixed.
 
     Sets of images of more than 4000 values are represented by 4000 images, drawn at random.
@@ -29,8 +31,7 @@ def fit_pixels_pca(images: NDArray[np.uint8], data: str) -> Extractor:
     n, c, h, w = images.shape
     wide = c * h * w > LARGEST
     used = images[np.sort(random_indices(n, LARGEST))] if wide and n > LARGEST else images
-    flat = np.asarray(used).reshape(len(used), -1)
-    mean, directions = (_of_images if wide else _of_pixels)(flat)
+    mean, directions = (_of_images if wide else _of_pixels)(used)
     directions = directions[: min(DIRECTIONS, n - 1)]
     # An eigenvector's sign is arbitrary: its largest entry is made positive.
     largest = np.abs(directions).argmax(1)
@@ -42,12 +43,12 @@ def fit_pixels_pca(images: NDArray[np.uint8], data: str) -> Extractor:
     return Extractor(PIXELS_PCA, digest.hexdigest(), network.eval(), (c, h, w), (), facts)
 
 
-def _of_pixels(flat: NDArray[np.uint8]) -> tuple[Array, Array]:
-    """Return mean [D] and directions [D,D], from the covariance of pixels; flat: [N,D]."""
-    n, size = flat.shape
+def _of_pixels(images: ImageArray) -> tuple[Array, Array]:
+    """Return mean [D] and directions [D,D], from the covariance of pixels."""
+    n, size = len(images), prod(images.shape[1:])
     total, outer = np.zeros(size), np.zeros((size, size))
-    for start in range(0, n, BLOCK):
-        part = flat[start : start + BLOCK] / 255.0
+    for block in chunks(images, BLOCK):
+        part = block.reshape(len(block), -1) / 255.0
         total += part.sum(0)
         outer += part.T @ part
     mean = total / n
@@ -55,8 +56,9 @@ def _of_pixels(flat: NDArray[np.uint8]) -> tuple[Array, Array]:
     return mean, vectors[:, ::-1].T
 
 
-def _of_images(flat: NDArray[np.uint8]) -> tuple[Array, Array]:
+def _of_images(images: ImageArray) -> tuple[Array, Array]:
     """Return the same from the products of images, for more pixels than images; at most 64."""
+    flat = np.asarray(images).reshape(len(images), -1)
     n, size = flat.shape
     mean, products = np.zeros(size), np.zeros((n, n))
     parts = [slice(start, start + BLOCK) for start in range(0, size, BLOCK)]

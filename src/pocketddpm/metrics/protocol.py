@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.image_set import ImageArray, ImageSet
 from pocketddpm.distributed import rank
 from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.metrics.classifier_scores import agreement, class_score
@@ -92,7 +91,9 @@ def evaluate(subject: str | Path | Model, options: EvaluateOptions) -> Report:
     samples = replace(samples, images=images)
     if options.out is not None and model is not None and rank() == 0:
         # Drawing may have taken hours: the samples are kept, whatever comes next.
-        Samples(images, samples.labels, 0, model.classes).save(options.out / "samples.npz")
+        Samples(np.asarray(images), samples.labels, 0, model.classes).save(
+            options.out / "samples.npz"
+        )
     recipe = Recipe(epochs=12) if options.tstr else None
     report = score(samples, reference.resized_like(size, fit), tstr=recipe, together=together)
     if model is not None:
@@ -162,7 +163,7 @@ def score(
     report = Report(n, reference.name)
     floor = reference.floor_images(n)
 
-    def features(extractor: Extractor, images: NDArray[np.uint8], whose: str) -> Features:
+    def features(extractor: Extractor, images: ImageArray, whose: str) -> Features:
         advance = counter(f"{extractor.name} of {whose}", len(images))
         if together:
             return features_together(extractor, images, advance)
@@ -201,8 +202,8 @@ def score(
             real = _agreement(judge, floor, features(judge, floor.images, "test images"))
         name = f"label agreement ({judge.name})"
         report.rows.append(Row("agreement", name, value, real, "difference", percent=True))
-    value = Interval(distinct_share(samples.images))
-    real = None if floor is None else Interval(distinct_share(floor.images))
+    value = Interval(distinct_share(np.asarray(samples.images)))
+    real = None if floor is None else Interval(distinct_share(np.asarray(floor.images)))
     report.rows.append(Row("distinct", "distinct images", value, real, "difference", percent=True))
     if tstr is not None:
         _train_on_samples(report, samples, reference, tstr)
@@ -212,7 +213,7 @@ def score(
 
 def _flat(images: ImageSet) -> Tensor:
     """Return images as rows of pixels, uint8 [N,C*H*W]."""
-    return torch.from_numpy(images.images.reshape(len(images), -1).copy())
+    return torch.from_numpy(np.array(images.images).reshape(len(images), -1))
 
 
 def frechet(features: Features, reference: Moments) -> Interval:
@@ -339,7 +340,8 @@ def _train_on_samples(
         assert labels is not None
         advance = counter(f"training on {whose}", run_length(len(images), recipe))
         classes = len(train.classes)
-        network = train_classifier(images.images, labels, classes, recipe, advance=advance)
+        pixels = np.asarray(images.images)
+        network = train_classifier(pixels, labels, classes, recipe, advance=advance)
         classifier = Extractor("tstr", "", network, test.shape, train.classes, {})
         accuracies.append(_agreement(classifier, test, classifier(test.images)))
     value, real = accuracies

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pocketddpm.build import pick_device
 from pocketddpm.data.folder import list_images, load_folder
-from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.image_set import ImageArray, ImageSet
 from pocketddpm.data.load import fit_size
 from pocketddpm.data.npz import MissingArray, read_npz
 from pocketddpm.errors import DataError
@@ -89,8 +89,8 @@ def _read_folder(path: Path, classes: tuple[str, ...]) -> ImageSet:
 
 
 def to_data_size(
-    images: NDArray[np.uint8], shape: tuple[int, int, int], fit: Fit, name: str
-) -> NDArray[np.uint8]:
+    images: ImageArray, shape: tuple[int, int, int], fit: Fit, name: str
+) -> ImageArray:
     """Return images [N,C,H,W] at the data set's size, undoing how their own size was reached.
 
     shape: the data set's (channels, height, width). fit: 'pad' crops the middle, exactly what
@@ -110,7 +110,7 @@ def to_data_size(
                 f"{name}: {own_height}x{own_width} is smaller than {height}x{width}, so nothing "
                 "was padded; give --fit resize"
             )
-        return images[:, :, top : top + height, left : left + width]
+        return np.asarray(images)[:, :, top : top + height, left : left + width]
     return fit_size(ImageSet(images, None, (), name), (height, width), "resize").images
 
 

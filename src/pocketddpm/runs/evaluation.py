@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pocketddpm.config import Experiment
 from pocketddpm.data.batches import mix
-from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.image_set import ImageArray, ImageSet
 from pocketddpm.errors import ConfigError
 from pocketddpm.metrics.frechet import Moments, frechet_distance
 from pocketddpm.metrics.pca import fit_pixels_pca
@@ -129,7 +128,7 @@ class Validation:
         """Whether the log has a row for this step."""
         return bool(self.rows) and self.rows[-1]["step"] == step
 
-    def _features(self, images: NDArray[np.uint8]) -> Tensor:
+    def _features(self, images: ImageArray) -> Tensor:
         with torch.no_grad():
             brought = to_data_size(images, self.extractor.shape, self.fit, "the data")
             return self.extractor(brought).values

@@ -37,9 +37,10 @@ def describe(
     source = f" ({data['source']})" if data["source"] else ""
     classes = len(record["classes"])
     not_there = refusal(trainer.experiment, (c, h, w), trainer.scaling)
+    where = "" if trainer.loader.whole else "; they stay on the disk, and batches are read"
     return (
         f"{data['name']}: {data['images']} images {c}x{h}x{w}{source}, "
-        f"{f'{classes} classes' if classes else 'no labels'}\n"
+        f"{f'{classes} classes' if classes else 'no labels'}{where}\n"
         f"{trainer.experiment.network.name}: {parameters / 1e6:.2f}M parameters, "
         f"{flops / 1e9:.2f} GFLOP per image; {trainer.device} "
         f"x {count()}, {training.precision}\n"

@@ -64,7 +64,7 @@ def quickstart(options: QuickstartOptions) -> Model:
     model = session.model()
     few = session.images.select(np.arange(8))
     names = names_of(few.labels, few.classes)
-    save_forward(out / "forward.png", few.images, model.schedule, names, seed=seed)
+    save_forward(out / "forward.png", np.asarray(few.images), model.schedule, names, seed=seed)
     session.log.save_curve(out / "loss.png")
     name, drawn = session.meta["data"]["name"], {"labels": model.classes, "seed": seed}
     films = {"gif": out / "denoising.gif", "strip": out / "strip.png"}

@@ -237,7 +237,7 @@ class Trainer:
         seen: list[tuple[Tensor, Tensor]] = []
         for part in range(config.accumulate):
             start = self.images_seen + (part * count() + rank()) * share
-            batch = self.loader.batch(start, share)
+            batch = self.loader.batch(start, share, then=start + count() * share)
             last = part == config.accumulate - 1
             with self._no_sync(last), _seeded(mix(config.seed, "dropout", start), self.device):
                 with autocast(self.device, AUTOCAST.get(config.precision)):
