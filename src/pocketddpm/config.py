@@ -106,14 +106,26 @@ class ObjectiveConfig:
     """Begin with 10 noise levels, and double them up to half of the run."""
     variance: Literal["beta", "beta-tilde", "learned"] = "beta-tilde"
     """Variance of the reverse steps, for the bound; learned needs hybrid or vlb."""
-    sigma_data: float = option(0.5, "> 0")
-    """Deviation of the images' pixels, for edm and soft-min-snr."""
+    # None: measured when a run starts, where something uses it.
+    sigma_data: float | None = option(None, "> 0")
+    """Root mean square of the images as the network sees them, for edm and soft-min-snr; measured
+    unless it is given."""
     label_dropout: float = option(0.1, ">= 0, < 1")
     """Share of labels hidden, for guidance."""
     guidance: float = option(1.0, ">= 1")
     """Guidance learned into the network, which then samples guided at no extra cost; 1: none."""
     guidance_below: float | None = option(None, "> 0")
     """Learn guidance only where sigma is below this number; at all noise levels by default."""
+
+    @property
+    def deviation(self) -> float:
+        """sigma_data; EDM's 0.5 where nothing was measured (arXiv 2206.00364, table 1)."""
+        return 0.5 if self.sigma_data is None else self.sigma_data
+
+    @property
+    def uses_deviation(self) -> bool:
+        """Whether anything depends on sigma_data."""
+        return self.prediction == "edm" or self.weighting in ("edm", "soft-min-snr")
 
 
 @dataclass(frozen=True)
