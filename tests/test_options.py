@@ -57,6 +57,7 @@ OPTIONS = experiment_options()
 ALLOWED: dict[str, list[tuple[Any, str, Any]]] = {  # in Python, as text, in the experiment
     "data": [("mnist", "mnist", "mnist"), (Path("a/b"), "a/b", "a/b")],
     "image_size": [((28, 36), "28x36", (28, 36)), (32, "32", (32, 32)), ([8, 12], "8x12", (8, 12))],
+    "background": [("white", "white", "white"), ("#102030", "#102030", "#102030")],
     "classes": [(["1", "7"], "1,7", ("1", "7")), (("cat",), "cat", ("cat",))],
     "network": [("lean", "lean", "lean"), ("unet", "unet", "unet")],
     "net": [
@@ -71,6 +72,7 @@ ALLOWED: dict[str, list[tuple[Any, str, Any]]] = {  # in Python, as text, in the
 WRONG: dict[str, list[Any]] = {
     "data": [3, True, ["mnist"]],
     "image_size": [0, (28,), (28, 0), (28, -1), (28.5, 28), "big", "28x", 28.5, True, {"h": 28}],
+    "background": [3, True, (255, 255, 255)],
     "classes": [3, [3], "", ",", {"a": 1}, True],
     "network": [3, True],
     "net": [3, "widths", "=3", ["widths"], {"widths": object()}, {3: 4}, {"widths": {"a": 1}}],

@@ -6,13 +6,14 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from pocketddpm.commands.options import Plugins
+from pocketddpm.commands.options import Plugins, given, options_of
+from pocketddpm.config import ImageOptions
 from pocketddpm.errors import ConfigError
-from pocketddpm.values import parse_names, parse_options, parse_size
+from pocketddpm.values import from_dict, parse_names, parse_options, parse_size
 
 
-@dataclass(frozen=True)
-class Show:
+@dataclass(frozen=True, kw_only=True)
+class Show(options_of(ImageOptions)):
     """Make a picture: of a data set, of its forward process, of a schedule, or of a denoising.
 
     Example: pocketddpm show forward mnist --out forward.png
@@ -38,6 +39,8 @@ class Show:
     """Only these classes, such as 0,1,7."""
     image_size: str | None = None
     """Image size, 32 or 28x36 (height x width)."""
+    fit: Literal["pad", "crop", "resize", "contain"] | None = None
+    """How that is reached, as in `train`."""
     seed: int = 0
     """Seed of the noise."""
     out: Path | None = None
@@ -69,6 +72,8 @@ class Show:
             self.subject,
             image_size=parse_size(self.image_size) if self.image_size else None,
             classes=parse_names(self.classes) if self.classes else None,
+            fit=self.fit,
+            **from_dict(ImageOptions, given(self)).image_options(),
         )
 
     def _data(self, out: Path) -> None:
