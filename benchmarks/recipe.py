@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import tyro
 
+from pocketddpm.commands.main import VERBS
 from pocketddpm.commands.options import given
-from pocketddpm.commands.train import Train
+from pocketddpm.commands.parser import parse
 from pocketddpm.metrics.frechet import Moments, frechet_distance
 from pocketddpm.metrics.reference_data import load_reference_data
 from pocketddpm.presets import get_preset
@@ -56,7 +56,7 @@ def main() -> None:
 
 def score(args, reference, options: list[str], seed: int, folder: Path) -> dict[str, object]:
     """Train one variant and return its costs and scores."""
-    train = tyro.cli(Train, args=[args.preset, *options, "--seed", str(seed)])
+    train = parse("train", VERBS, [args.preset, *options, "--seed", str(seed)])
     fixed = {"sample_every": 0, "checkpoint_every": 0, "overwrite": True}
     budget = {"steps": None, "epochs": None, "images": args.images, "minutes": args.minutes}
     session = start(get_preset(args.preset), **(given(train) | fixed | budget | {"out": folder}))

@@ -11,7 +11,6 @@ import re
 from contextlib import redirect_stdout, suppress
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
-from typing import get_args
 
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
@@ -19,7 +18,8 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from pocketddpm.commands.main import Command, main
+from pocketddpm.commands.main import VERBS, main
+from pocketddpm.commands.parser import help_text
 
 ROOT = Path(__file__).parent.parent
 SHOWN = ("list", "info mnist")
@@ -73,33 +73,30 @@ def _formula(tex: str, display: str) -> str:
 def commands() -> str:
     """Return the page of commands, from the help of each, and what some of them print."""
     parts = [
-        "# Commands\n\nMade from `pocketddpm VERB --help` when this site was built. With `--quiet` "
-        "any verb prints errors and results only.\n"
+        "# Commands\n\nMade from `pocketddpm VERB --help-all` when this site was built. With "
+        "`--quiet` any verb prints errors and results only.\n"
     ]
-    for verb in (get_args(verb)[1].name for verb in get_args(Command)):
-        parts.append(f"## {verb}\n\n{_help(_printed([verb, '--help']))}")
+    for verb, kind in VERBS.items():
+        parts.append(f"## {verb}\n\n{_help(verb, kind)}")
         for shown in (line for line in SHOWN if line.split()[0] == verb):
             text = _printed(shown.split()).replace(f"{ROOT}/", "")
             parts.append(f"`pocketddpm {shown}` prints\n\n```text\n{text}```\n")
     return "\n".join(parts)
 
 
-def _help(text: str) -> str:
-    """Return a verb's help as Markdown: the boxes of the terminal become tables."""
-    about, *boxes = re.split(r"^╭─ (.*?) ─*╮\n", text, flags=re.MULTILINE)
-    usage, _, about = about.partition("\n\n")
-    about = re.sub(r"^Example: (.*)$", r"    \1", about, flags=re.MULTILINE)
-    parts = [f"```text\n{usage.removeprefix('usage: ')}\n```\n\n{about}"]
-    for title, box in zip(boxes[::2], boxes[1::2], strict=True):
-        rows: list[list[str]] = []
-        for line in re.findall(r"^│ (.*?) *│$", box, re.MULTILINE):
-            name, _, rest = re.sub(" {2,}", "\n", line, count=1).partition("\n")
-            if name:
-                rows.append([name.replace("{None}|", ""), rest.strip()])
-            else:
-                rows[-1][1] += " " + rest.strip()
-        parts.append(f"\n| {title} | |\n|---|---|\n")
-        parts += [f"| `{name}` | {rest.replace(' (default: None)', '')} |\n" for name, rest in rows]
+def _help(verb: str, kind: type) -> str:
+    """Return a verb's help as Markdown: each of its groups is a table."""
+    usage, *about = help_text(verb, kind, everything=True).split("\n\n")
+    groups = [part for part in about if re.match(r"  \S|\S.*:\n  --", part)]
+    prose = "\n\n".join(part for part in about if part not in groups)
+    prose = re.sub(r"^Example: (.*)$", r"    \1", prose, flags=re.MULTILINE)
+    parts = [f"```text\n{usage.removeprefix('usage: ')}\n```\n\n{prose}\n"]
+    for group in groups:
+        title, rows = group.split("\n", 1) if not group.startswith(" ") else ("", group)
+        parts.append(f"\n| {title.rstrip(':')} | |\n|---|---|\n")
+        for row in re.split(r"\n(?=  \S)", rows):
+            name, _, rest = re.sub(r" {2,}|\n", "\n", row.strip(), count=1).partition("\n")
+            parts.append(f"| `{name}` | {' '.join(rest.split())} |\n")
     return "".join(parts)
 
 

@@ -100,7 +100,7 @@ def test_every_catalogue_entry_says_what_it_is():
 
 def test_shell_completion_is_offered():
     done = subprocess.run(
-        [sys.executable, "-m", "pocketddpm", "--tyro-print-completion", "bash"],
+        [sys.executable, "-m", "pocketddpm", "completion", "bash"],
         capture_output=True,
         text=True,
     )
@@ -244,9 +244,8 @@ def test_unlabelled_grey_and_colour_folders_train_and_sample(tmp_path, capsys):
             pixels = rng.integers(0, 256, shape, dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / name / f"{k}.png")
         out = tmp_path / f"run-{name}"
-        run("train", "unet-folder", "--data", tmp_path / name, "--image-size", "8x12",
-            "--steps", "2", "--batch-size", "4", "--net", TINY_NET, "--out", out,
-            "--device", "cpu")  # fmt: skip
+        run("train", "folder", "--data", tmp_path / name, "--image-size", "8x12", "--steps", "2",
+            "--batch-size", "4", "--net", TINY_NET, "--out", out, "--device", "cpu")  # fmt: skip
         run("sample", out, "--n", "3", "--steps", "2", "--out", tmp_path / f"{name}.npz")
         with np.load(tmp_path / f"{name}.npz") as arrays:
             assert list(arrays) == ["images"]

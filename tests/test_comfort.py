@@ -12,18 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 import tqdm.auto
-import tyro
 
 from pocketddpm.build import pick_device
 from pocketddpm.commands import main as entry
 from pocketddpm.commands.main import main
+from pocketddpm.commands.parser import parse
 from pocketddpm.data.load import load_images
 from pocketddpm.errors import DDPMError
 from pocketddpm.progress import bar, say
 
 PACKAGE = Path(entry.__file__).parent.parent
-# name on the command line -> class
-VERBS = {c.__metadata__[0].name: c.__origin__ for c in entry.Command.__args__}
+VERBS = entry.VERBS
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -33,7 +32,7 @@ def test_every_verb_has_examples_that_parse(verb):
     for example in found:
         program, *words = shlex.split(example.split(">")[0])
         assert (program, words[0]) == ("pocketddpm", verb)
-        assert isinstance(tyro.cli(entry.Command, args=words, config=entry.MARKERS), VERBS[verb])
+        assert isinstance(parse(verb, VERBS, words[1:]), VERBS[verb])
 
 
 # Progress ----------------------------------------------------------------------------------------
@@ -144,9 +143,7 @@ def test_quiet_says_errors_all_the_same(monkeypatch, capsys):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_the_verbs(shell, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["completion", shell])
-    assert not stop.value.code
+    main(["completion", shell])
     script = capsys.readouterr().out
     for word in ("pocketddpm", "train", "evaluate", "guidance"):
         assert word in script, word

@@ -299,7 +299,7 @@ def test_what_cannot_compute_is_refused_by_name(name):
     assert len(str(refused.value)) < 400
 
 
-VERBS = {c.__metadata__[0].name: c.__origin__ for c in entry.Command.__args__}
+VERBS = entry.VERBS
 WORDS = {
     "quickstart": "--out OUT",
     "train": "digits --steps 1 --out OUT",

@@ -23,7 +23,7 @@ from pocketddpm.models.checkpoint import (
 from test_cli import TINY_NET, refused, run
 
 ENCODINGS = ("gbk", "cp1252", "ascii", "latin-1", "shift_jis", "utf-8")
-VERBS = [verb.__name__.lower() for verb in main.VERBS]
+VERBS = list(main.VERBS)
 
 
 def pocketddpm(*words, encoding="utf-8", home=None, stdout=subprocess.PIPE):

@@ -31,8 +31,14 @@ class OutputError(DDPMError):
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> ConfigError:
     """Return the error for a name that is not in a list, with the nearest names first."""
     names = sorted(allowed)
-    plain = {known.casefold(): known for known in names}
-    near = [known for key, known in plain.items() if len(name) > 2 and name.casefold() in key][:3]
-    near = near or [plain[key] for key in get_close_matches(name.casefold(), plain, 3, 0.5)]
+    near = nearest(name, names)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return ConfigError(f"unknown {kind} {name!r}: {hint}choose from {', '.join(names)}")
+
+
+def nearest(name: str, names: Iterable[str]) -> list[str]:
+    """Return up to three names like `name`: those that hold it, the shortest first, or look so."""
+    plain = {known.casefold(): known for known in names}
+    near = [known for key, known in plain.items() if len(name) > 2 and name.casefold() in key]
+    looks = [plain[key] for key in get_close_matches(name.casefold(), plain, 3, 0.5)]
+    return sorted(near, key=len)[:3] or looks

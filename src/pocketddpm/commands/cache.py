@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from tyro.conf import Positional
+from pocketddpm.commands.options import Positional
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import Positional
-
-from pocketddpm.commands.options import Plugins, given, options_of
+from pocketddpm.commands.options import Plugins, Positional, given, options_of
 from pocketddpm.runs.options import CompareOptions
 
 

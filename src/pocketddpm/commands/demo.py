@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import Positional
-
-from pocketddpm.commands.options import Plugins
+from pocketddpm.commands.options import Plugins, Positional
 from pocketddpm.errors import ConfigError
 
 

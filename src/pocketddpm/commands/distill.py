@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from tyro.conf import Positional
-
-from pocketddpm.commands.options import given, training_options
+from pocketddpm.commands.options import Positional, given, training_options
 from pocketddpm.config import BUDGETS
 from pocketddpm.runs.options import DISTILLATION
 

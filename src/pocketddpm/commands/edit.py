@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tyro.conf import Positional
-
-from pocketddpm.commands.options import Plugins, parse_numbers
+from pocketddpm.commands.options import Plugins, Positional, parse_numbers
 from pocketddpm.errors import ConfigError
 
 

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from tyro.conf import Positional
-
-from pocketddpm.commands.options import Plugins, given, options_of, print_report
+from pocketddpm.commands.options import Plugins, Positional, given, options_of, print_report
 from pocketddpm.metrics.options import EvaluateOptions
 
 

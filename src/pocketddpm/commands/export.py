@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tyro.conf import Positional
-
-from pocketddpm.commands.options import Plugins
+from pocketddpm.commands.options import Plugins, Positional
 from pocketddpm.errors import ConfigError, unknown
 
 if TYPE_CHECKING:

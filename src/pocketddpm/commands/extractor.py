@@ -4,9 +4,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import Positional
-
-from pocketddpm.commands.options import Plugins, given, options_of
+from pocketddpm.commands.options import Plugins, Positional, given, options_of
 from pocketddpm.metrics.options import ExtractorOptions
 
 

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-from tyro.conf import Positional
-
+from pocketddpm.commands.options import Flag, Positional
 from pocketddpm.errors import unknown
 
 FORMATS = ("diffusers",)
@@ -22,7 +20,7 @@ class Import:
 
     path: Positional[Path]
     """A folder that diffusers' save_pretrained wrote."""
-    format: Annotated[str, tyro.conf.arg(name="from")]
+    format: Annotated[str, Flag("from")]
     """diffusers."""
     data: str | None = None
     """The data set that it was trained on, for `evaluate`."""

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tyro.conf import Positional
-
+from pocketddpm.commands.options import Positional
 from pocketddpm.errors import CheckpointError
 
 

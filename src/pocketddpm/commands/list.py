@@ -4,10 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from tyro.conf import Positional
-
 from pocketddpm.catalog import KINDS, describe_all
-from pocketddpm.commands.options import Plugins
+from pocketddpm.commands.options import Plugins, Positional
 
 if TYPE_CHECKING:
     Kind = str

@@ -4,16 +4,12 @@ import codecs
 import errno
 import os
 import sys
-from dataclasses import fields, replace
-from pathlib import Path
-from typing import Annotated, Any, Union
-
-import tyro
+from typing import Any
 
 from pocketddpm import __version__
 from pocketddpm.commands.cache import Cache
 from pocketddpm.commands.compare import Compare
-from pocketddpm.commands.completion import Completion
+from pocketddpm.commands.completion import Completion, script
 from pocketddpm.commands.demo import Demo
 from pocketddpm.commands.distill import Distill
 from pocketddpm.commands.edit import Edit
@@ -24,23 +20,43 @@ from pocketddpm.commands.import_model import Import
 from pocketddpm.commands.info import Info
 from pocketddpm.commands.likelihood import Likelihood
 from pocketddpm.commands.list import List
+from pocketddpm.commands.parser import help_text, overview, parse
 from pocketddpm.commands.quickstart import Quickstart
 from pocketddpm.commands.reproduce import Reproduce
 from pocketddpm.commands.sample import Sample
 from pocketddpm.commands.show import Show
 from pocketddpm.commands.train import Train
-from pocketddpm.errors import DDPMError
-from pocketddpm.output import expanded
+from pocketddpm.errors import ConfigError, DDPMError, nearest
+from pocketddpm.presets import PRESETS
 
-VERBS = (
-    *(Quickstart, Train, Distill, Sample, Evaluate, Likelihood, Extractor, Edit, Compare, Export),
-    *(Import, Reproduce, Demo, Show, Info, List, Cache, Completion),
-)
-Command: Any = Union[  # noqa: UP007
-    tuple(Annotated[verb, tyro.conf.subcommand(verb.__name__.lower())] for verb in VERBS)
-]
-FRAMES = str.maketrans("╭╮╰╯├┤─│", "++++++-|")  # of help and of errors in options
-MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+VERBS: dict[str, type] = {
+    verb.__name__.lower(): verb
+    for verb in (
+        *(
+            Quickstart,
+            Train,
+            Distill,
+            Sample,
+            Evaluate,
+            Likelihood,
+            Extractor,
+            Edit,
+            Compare,
+            Export,
+        ),
+        *(Import, Reproduce, Demo, Show, Info, List, Cache, Completion),
+    )
+}
+
+
+ELSEWHERE = {
+    **dict.fromkeys(("generate", "draw", "create", "run"), "sample"),
+    **dict.fromkeys(("finetune", "fine-tune", "fit", "resume"), "train"),
+    **dict.fromkeys(("inpaint", "interpolate", "img2img"), "edit"),
+    **dict.fromkeys(("test", "score", "fid"), "evaluate"),
+    **dict.fromkeys(("gui", "ui", "serve", "web"), "demo"),
+}
+"""What people call a verb, and what it is called here."""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -53,22 +69,10 @@ def main(args: list[str] | None = None) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
-        if args == ["--version"]:
-            print(f"pocketddpm {__version__}", flush=True)
+        command = _command(_without_quiet(args))
+        if command is None:
+            sys.stdout.flush()
             return
-        command = tyro.cli(
-            Command,
-            prog="pocketddpm",
-            description="Denoising diffusion for small images: train, sample, look, measure. "
-            "With --quiet any verb prints errors and results only; --version prints the version.",
-            args=_without_quiet(args),
-            config=MARKERS,
-        )
-        if isinstance(command, Completion):  # tyro knows all verbs and options, prints and exits
-            return main(["--tyro-print-completion", command.shell])
-        command = replace(
-            command, **{f.name: _expanded(getattr(command, f.name)) for f in fields(command)}
-        )
         if plugins := getattr(command, "plugin", ()):
             from pocketddpm.plugins import load_plugin
 
@@ -92,21 +96,52 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(141 if error.errno == errno.EPIPE else 2)
 
 
+def _command(args: list[str]) -> Any:
+    """Return the command that the words mean; None where a help or the version was printed."""
+    verb, *words = args or [""]
+    if verb in ("-h", "--help", "help") and not words:
+        print(overview(VERBS), end="")
+    elif verb in ("-V", "--version"):
+        print(f"pocketddpm {__version__}")
+    elif verb in ("-h", "--help", "help"):
+        return _command([*words, "--help"])
+    elif verb not in VERBS:
+        raise _no_verb(verb)
+    elif wanted := {"-h", "--help", "--help-all"}.intersection(words):
+        everything = "--help-all" in wanted
+        print(help_text(verb, VERBS[verb], words, everything=everything), end="")
+    else:
+        command = parse(verb, VERBS, words)
+        if not isinstance(command, Completion):
+            return command
+        print(script(command.shell, VERBS), end="")
+    return None
+
+
+def _no_verb(typed: str) -> ConfigError:
+    if not typed:
+        return ConfigError(
+            "which verb? A first picture: pocketddpm sample mnist; all verbs: pocketddpm --help"
+        )
+    if typed.startswith("-"):
+        return ConfigError(
+            f"options come after the verb, as in: pocketddpm sample mnist {typed} ..."
+        )
+    if typed in PRESETS or "/" in typed:
+        return ConfigError(f"which verb? As in: pocketddpm train {typed}, or sample {typed}")
+    near = [ELSEWHERE[typed]] if typed in ELSEWHERE else nearest(typed, VERBS)
+    way = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(VERBS)}."
+    return ConfigError(f"there is no verb '{typed}': {way} pocketddpm --help says what each does")
+
+
 def _in_plain_text(error: UnicodeError) -> tuple[str, int]:
-    """Replace what a terminal's encoding lacks: frames by + - |, the rest by its number."""
+    """Replace what a terminal's encoding lacks by its number."""
     assert isinstance(error, UnicodeEncodeError)
-    text = error.object[error.start : error.end].translate(FRAMES)
+    text = error.object[error.start : error.end]
     return text.encode("ascii", "backslashreplace").decode(), error.end
 
 
 codecs.register_error("pocketddpm", _in_plain_text)
-
-
-def _expanded(value: Any) -> Any:
-    """Return an option with ~ replaced in paths: a shell leaves that of --out=~/x to us."""
-    if isinstance(value, tuple):
-        return tuple(map(_expanded, value))
-    return expanded(value) if isinstance(value, Path) else value
 
 
 def _without_quiet(args: list[str]) -> list[str]:

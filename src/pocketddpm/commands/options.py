@@ -10,15 +10,23 @@ from typing import (
     Annotated,
     Any,
     Literal,
+    NamedTuple,
     TypeVar,
     get_args,
     get_origin,
     get_type_hints,
 )
 
-from tyro.conf import UseAppendAction, arg
-
-from pocketddpm.config import experiment_options
+from pocketddpm.config import (
+    DataConfig,
+    EvaluationConfig,
+    NetworkConfig,
+    ObjectiveConfig,
+    OptimiserConfig,
+    ScheduleConfig,
+    TrainingConfig,
+    experiment_options,
+)
 from pocketddpm.errors import ConfigError
 from pocketddpm.runs.options import RunOptions
 from pocketddpm.values import option_of, sentence
@@ -27,9 +35,31 @@ if TYPE_CHECKING:
     from pocketddpm.metrics.likelihood import LikelihoodReport
     from pocketddpm.metrics.report import Report
 
-Plugins = Annotated[tuple[Path, ...], UseAppendAction]
-"""The type of --plugin, which may be given several times; `main` loads them before a verb runs."""
+T = TypeVar("T")
 Number = TypeVar("Number", int, float)
+POSITIONAL, REPEATED = "positional", "repeated"  # marks that `commands.parser` reads
+Positional = Annotated[T, POSITIONAL]
+"""The type of what is typed without a name, in the order of the fields."""
+Plugins = Annotated[tuple[Path, ...], REPEATED]
+"""The type of --plugin, which may be given several times; `main` loads them before a verb runs."""
+GROUPS = {
+    DataConfig: "data",
+    NetworkConfig: "network",
+    ScheduleConfig: "noise and loss",
+    ObjectiveConfig: "noise and loss",
+    OptimiserConfig: "optimiser",
+    TrainingConfig: "budget",
+    EvaluationConfig: "measuring",
+}
+"""The groups of training's options in its help."""
+
+
+class Flag(NamedTuple):
+    """The mark of an option that is not called as its field."""
+
+    name: str
+
+
 Place = tuple[type, "Field[Any]", Any, Any]
 """Class and field where an option stands, its type on the command line, its default."""
 
@@ -56,8 +86,6 @@ def options_of(config: type) -> type:
         default: Any = f.default
         if option_of(f).read is not None:  # is read from text
             hint, default = (str, ",".join(default)) if default else (str | None, None)
-        elif bool in get_args(hint):  # and None
-            hint = Literal["yes", "no"] | None
         places[f.name] = (config, f, hint, default)
     return _base(places, {})
 
@@ -65,9 +93,9 @@ def options_of(config: type) -> type:
 def _base(places: Mapping[str, Place], defaults: Mapping[str, Any]) -> type:
     made = []
     for name, (kind, f, hint, default) in places.items():
-        told = arg(help=sentence(kind, f.name))
-        default = field(default=defaults.get(name, default), kw_only=True)
-        made.append((name, Annotated[hint, told], default))
+        told = {"option": option_of(f), "told": (sentence(kind, f.name), GROUPS.get(kind))}
+        default = field(default=defaults.get(name, default), kw_only=True, metadata=told)
+        made.append((name, hint, default))
     return make_dataclass("Options", made, frozen=True)
 
 

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tyro.conf import Positional
-
-from pocketddpm.commands.options import Plugins, parse_numbers
+from pocketddpm.commands.options import Plugins, Positional, parse_numbers
 from pocketddpm.errors import ConfigError
 from pocketddpm.values import parse_options
 
@@ -21,6 +19,11 @@ class Sample:
 
     Example: pocketddpm sample runs/mnist --labels 0,1,2,3,4,5,6,7,8,9 --n 100 --out digits.png
     """
+
+    EVERYDAY: ClassVar = (
+        *("n", "labels", "seed", "sampler", "steps", "guidance"),
+        *("out", "gif", "strip", "overwrite", "device"),
+    )
 
     model: Positional[str]
     """A run folder, a checkpoint, or the name of a shipped model (mnist, mnist-fast,
@@ -48,7 +51,8 @@ class Sample:
     guide: str | None = None
     """A weaker model to lead away from (autoguidance): a run folder or a checkpoint."""
     clip: Literal["yes", "no"] | None = None
-    """Keep every estimate of the clean image in the images' range; None is the model's own plan."""
+    """Keep every estimate of the clean image in the images' range; by default as the
+    model's own plan has it."""
     threshold: float | None = None
     """Dynamic thresholding in place of clipping: a share of the values, such as 0.995."""
     eta: float | None = None

@@ -4,16 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
-
-from pocketddpm.commands.options import Plugins, given, options_of
-from pocketddpm.config import ImageOptions
+from pocketddpm.commands.options import Plugins, Positional
 from pocketddpm.errors import ConfigError
-from pocketddpm.values import from_dict, parse_names, parse_options, parse_size
+from pocketddpm.values import parse_names, parse_options, parse_size
 
 
-@dataclass(frozen=True, kw_only=True)
-class Show(options_of(ImageOptions)):
+@dataclass(frozen=True)
+class Show:
     """Make a picture: of a data set, of its forward process, of a schedule, or of a denoising.
 
     Example: pocketddpm show forward mnist --out forward.png
@@ -39,8 +36,6 @@ class Show(options_of(ImageOptions)):
     """Only these classes, such as 0,1,7."""
     image_size: str | None = None
     """Image size, 32 or 28x36 (height x width)."""
-    fit: Literal["pad", "crop", "resize", "contain"] | None = None
-    """How that is reached, as in `train`."""
     seed: int = 0
     """Seed of the noise."""
     out: Path | None = None
@@ -72,8 +67,6 @@ class Show(options_of(ImageOptions)):
             self.subject,
             image_size=parse_size(self.image_size) if self.image_size else None,
             classes=parse_names(self.classes) if self.classes else None,
-            fit=self.fit,
-            **from_dict(ImageOptions, given(self)).image_options(),
         )
 
     def _data(self, out: Path) -> None:

@@ -2,10 +2,9 @@
 
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
-from tyro.conf import Positional
-
-from pocketddpm.commands.options import Plugins, given, training_options
+from pocketddpm.commands.options import Plugins, Positional, given, training_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,10 +12,18 @@ class Train(training_options()):
     """Train a model. `pocketddpm list presets` names the presets; options change them.
 
     Example: pocketddpm train mnist --minutes 10 --out runs/mnist
+
+    Example: pocketddpm train folder --data my/photos --image-size 32
     """
 
+    EVERYDAY: ClassVar = (
+        *("data", "image_size", "classes", "minutes", "epochs", "steps", "batch_size", "seed"),
+        *("out", "resume", "begin_with", "sample_every", "overwrite"),
+        *("network", "net", "guidance", "lr", "evaluate_every", "device"),
+    )
+
     preset: Positional[str]
-    """The experiment to start from."""
+    """The experiment to start from, such as mnist; for your own images: folder --data PATH."""
     json: bool = False
     """At the end, print what was done and written as one line of JSON."""
     plugin: Plugins = ()
@@ -24,9 +31,10 @@ class Train(training_options()):
 
     def run(self) -> None:
         """Train, and say where everything is."""
+        from pocketddpm.presets import get_preset
         from pocketddpm.runs.start import start
 
-        session = start(self.preset, **given(self))
+        session = start(get_preset(self.preset), **given(self))
         session.run()
         if self.json and session.main:
             trainer = session.trainer

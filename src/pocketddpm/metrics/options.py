@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pocketddpm.config import ImageOptions, Options
+from pocketddpm.config import Options
 from pocketddpm.values import SEEDS, option, parse_names, parse_options, parse_size
 
 FEWEST = 20  # samples
 
 
 @dataclass(frozen=True)
-class EvaluateOptions(ImageOptions):
+class EvaluateOptions:
     """How samples are drawn or read, and what they are measured against."""
 
     data: str | None = None
@@ -19,7 +19,7 @@ class EvaluateOptions(ImageOptions):
     n: int = option(10_000, f">= {FEWEST}")
     """How many samples to score; at most as many as there are real test images."""
     sampler: str | None = None
-    """For a model: the algorithm; None is the model's own plan, here and below."""
+    """For a model: the algorithm; by default the model's own plan, here and below."""
     steps: int | None = option(None, ">= 1")
     """Steps of the sampler."""
     spacing: str | None = None
@@ -36,7 +36,7 @@ class EvaluateOptions(ImageOptions):
     """Seed of the samples. What is drawn of the real images never changes."""
     batch_size: int = option(250, ">= 1")
     """Samples drawn at a time; bounds the memory."""
-    fit: Literal["pad", "crop", "resize", "contain"] | None = None
+    fit: Literal["pad", "resize"] | None = None
     """How samples came to another size than the data's; a model knows."""
     extractor: str | None = None
     """A feature extractor, by name or as a .safetensors file, instead of the data set's own."""
@@ -70,7 +70,7 @@ class LikelihoodOptions:
     labels: Literal["data", "none"] = "data"
     """data: p(x given y) with the true labels, where the model has labels. none: p(x)."""
     variance: Literal["beta", "beta-tilde", "learned"] | None = None
-    """Variance of the bound's steps; None is the model's own."""
+    """Variance of the bound's steps; by default the model's own."""
     weights: str = "ema"
     """ema (the average), model (the last step's), or a further average such as ema-3000."""
     seed: int = option(0, SEEDS)
@@ -86,7 +86,7 @@ class LikelihoodOptions:
 
 
 @dataclass(frozen=True)
-class ExtractorOptions(ImageOptions):
+class ExtractorOptions:
     """How an extractor of one's own is made."""
 
     image_size: tuple[int, int] | None = option(None, ">= 1", read=parse_size)
