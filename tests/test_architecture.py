@@ -22,7 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     "values": {"catalog", "errors"},
     "presets": {"config", "errors"},
     "plugins": {"catalog", "errors"},
-    "build": {"catalog", "config", "diffusion", "distributed", "errors", "plugins", "values"},
+    "build": {"catalog", "config", "data", "diffusion", "distributed", "errors"}
+    | {"plugins", "values"},
     "networks": {"errors", "values"},
     "schedules": {"diffusion", "errors", "values"},
     # catalog: a sampler is asked for by its name, and only then imported.

@@ -29,6 +29,7 @@ from pocketddpm.config import (
     OptimiserConfig,
     TrainingConfig,
 )
+from pocketddpm.data.augmentation import CONDITIONS
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.guidance import Guidance
 from pocketddpm.distributed import agree_on_start
@@ -119,6 +120,7 @@ CASES = {
     "x0, l1, progressive": experiment(prediction="x0", loss="l1", progressive=True),
     "the bound": experiment(loss="vlb"),
     "learned variance": experiment(loss="hybrid", variance="learned"),
+    "augmentation": experiment(LEAN, data=DataConfig("digits", augment=0.5), **EDM),
     "consistency": experiment(LEAN, **EDM | {"weighting": "simple"}, loss="consistency"),
 }
 
@@ -134,7 +136,8 @@ def test_a_training_step_neither_reads_the_device_nor_needs_float64(case, monkey
     read = []
     monkeypatch.setattr(training.Trainer, "_read", lambda self: read.append(self.step))
     trainer.loader.batch(0)  # the epoch's order travels at its start
-    with LikeAnotherDevice(BATCH) as mode:
+    numbers = CONDITIONS if CASES[case].data.augment else 1  # of an image, that travel
+    with LikeAnotherDevice(BATCH * numbers) as mode:
         results = list(itertools.islice(trainer.steps(), 2))
     assert mode.transfers > 0
     assert not read

@@ -1,12 +1,14 @@
 """Where the names of an experiment become objects; `diffusion.build` has its mathematics."""
 
 from dataclasses import fields
+from inspect import signature
 
 import torch
 from torch import nn
 
 from pocketddpm.catalog import NETWORKS, SCHEDULES
 from pocketddpm.config import Experiment, NetworkConfig, ScheduleConfig
+from pocketddpm.data.augmentation import CONDITIONS
 from pocketddpm.diffusion.prediction import multiplies_bf16
 from pocketddpm.diffusion.schedule import Schedule, shift_snr, zero_terminal_snr
 from pocketddpm.distributed import local_rank
@@ -53,13 +55,20 @@ def build_network(experiment: Experiment, shape: tuple[int, int, int], classes: 
 
     The initial weights are a function of the training seed; torch's global generator is left as it
     was. A network that owns a table of times (`Config.T`) gets as many as the schedule has; one
-    that learns the variance has 2C output channels.
+    that learns the variance has 2C output channels. Raises ConfigError with augmentation for one
+    that cannot be told of it.
     """
     module = NETWORKS.load(experiment.network.name)
     given = experiment.network.sizes
     if "T" in {field.name for field in fields(module.Config)}:
         given = {"T": experiment.schedule.T, **given}
     sizes = from_dict(module.Config, given, f"network {experiment.network.name}: ")
+    told = {"augmentation": CONDITIONS} if experiment.data.augment else {}
+    if not told.keys() <= signature(module.build).parameters.keys():
+        raise ConfigError(
+            f"network {experiment.network.name} cannot be told how images were augmented; use "
+            "--network lean or unet, or leave --augment out"
+        )
     channels, height, width = shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.training.seed)
@@ -70,6 +79,7 @@ def build_network(experiment: Experiment, shape: tuple[int, int, int], classes: 
             height=height,
             width=width,
             classes=classes if module.CONDITIONAL else 0,
+            **told,
         )
 
 

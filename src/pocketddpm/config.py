@@ -48,6 +48,9 @@ class DataConfig:
     # None: the data set's own habit.
     flip: bool | None = None
     """Mirror images at random."""
+    augment: float = option(0.0, ">= 0, <= 1")
+    """Chance of each kind of change of an image (mirror, scale, turn, stretch, shift) that the
+    network is told of, for few images; 0: none. About 0.12 is usual."""
     low: float = -1.0
     """What the byte 0 becomes in the network's input."""
     high: float = 1.0

@@ -34,6 +34,7 @@ class Role(IntEnum):
     BOUND = 9  # times and noise of the variational bound
     FLOW = 10  # dequantisation and probe of the probability flow's likelihood
     SELECT = 11  # which images are kept in a subset, or held out
+    AUGMENT = 12  # how training images are changed
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pocketddpm.catalog import NETWORKS
+from pocketddpm.data.augmentation import WEIGHT
 from pocketddpm.models.model import Model
 from pocketddpm.networks import ddpm_unet, unet
 from pocketddpm.values import from_dict
@@ -33,9 +34,9 @@ def as_ddpm_unet(model: Model) -> tuple[ddpm_unet.Config, dict[str, Tensor]]:
     """
     name, given = model.experiment.network.name, model.experiment.network.sizes
     sizes = from_dict(NETWORKS.load(name).Config, given, f"network {name}: ")
-    tensors = {
-        k: v.detach().cpu().float().contiguous() for k, v in model.network.state_dict().items()
-    }
+    # Of an image as it is, at 0, the layer for augmentation adds nothing.
+    state = {k: v for k, v in model.network.state_dict().items() if k != WEIGHT}
+    tensors = {k: v.detach().cpu().float().contiguous() for k, v in state.items()}
     if isinstance(sizes, unet.Config):
         return _from_unet(sizes, tensors)
     return sizes, tensors

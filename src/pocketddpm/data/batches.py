@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pocketddpm.data.augmentation import augmented
 from pocketddpm.data.image_set import ImageArray, ImageSet, IndexedImages, chunks
 from pocketddpm.errors import ConfigError
 from pocketddpm.noise import Role, send, uniform
@@ -32,11 +33,13 @@ class Batch:
     images: uint8 [B,C,H,W].
     labels: int64 [B], or None for a set without labels.
     stream_index: int64 [B] on the CPU, the images' numbers in the stream.
+    augmentation: float32 [B,9], how the images were changed (`data.augmentation`), or None.
     """
 
     images: Tensor
     labels: Tensor | None
     stream_index: Tensor
+    augmentation: Tensor | None = None
 
 
 class Loader:
@@ -54,16 +57,18 @@ class Loader:
         device: torch.device | str,
         epoch_images: int | None = None,
         flip: bool = False,
+        augment: float = 0.0,
     ) -> None:
         """Move the set to the device, where it has the room.
 
         Args:
             image_set: the images; kept as uint8.
             batch_size: images in a batch, unless `batch` is given another count.
-            seed: decides the order and the flips.
+            seed: decides the order, the flips and the changes.
             device: where batches are made.
             epoch_images: images in an epoch, each at most once; None is the whole set.
             flip: mirror about half of the images left to right.
+            augment: the probability of each kind of change (`data.augmentation`).
 
         Raises ConfigError when batch_size is below 1, or epoch_images not in 1..N.
         """
@@ -79,7 +84,7 @@ class Loader:
         self.seed = seed
         self.device = torch.device(device)
         self.epoch_images = count if epoch_images is None else epoch_images
-        self.flip = flip
+        self.flip, self.augment = flip, augment
         self.images = _placed(image_set.images, self.device)  # uint8 [N,C,H,W]
         self.labels = (  # int64 [N]
             None if image_set.labels is None else _on_device(image_set.labels, self.device)
@@ -124,7 +129,10 @@ class Loader:
             mirrored = send(mirrored[:, None, None, None], self.device)
             images = torch.where(mirrored, images.flip(-1), images)
         labels = None if self.labels is None else self.labels[index]
-        return Batch(images, labels, stream_index)
+        condition = None
+        if self.augment:
+            images, condition = augmented(images, self.augment, self.seed, stream_index)
+        return Batch(images, labels, stream_index, condition)
 
     def _read(self, start: int, index: Tensor) -> "Future[Tensor]":
         """Return the images at these positions, int64 [B] on the CPU, as they are being read."""

@@ -54,7 +54,8 @@ class Consistency(Objective):
             a_r = (1 + sigma.square()).rsqrt()
             b_r = sigma * a_r
             x_r = a_r * x0 + b_r * eps
-            output = call_network(network, self.prediction, x_r, r, batch.y, a_r, b_r).output
+            told = (batch.y, a_r, b_r, batch.augmentation)
+            output = call_network(network, self.prediction, x_r, r, *told).output
             x0_r = self.prediction.x0(output, x_r, a_r, b_r)
             target = torch.where(send(clean, x0.device), x0, x0_r)
         return LossInputs(batch, x0_hat, target, 1 / gap.flatten())

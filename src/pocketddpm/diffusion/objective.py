@@ -26,7 +26,8 @@ class NoisyBatch(NamedTuple):
     """Training images x0 at their times: x_t = a x0 + b eps.
 
     t: int64 [B] in 1..T, on the CPU. a, b: [B,1,1,1]. y: int64 [B], of which some are hidden, or
-    None. x0, eps, x_t: [B,C,H,W]. run_fraction: how much of the run is done, 0..1.
+    None. x0, eps, x_t: [B,C,H,W]. run_fraction: how much of the run is done, 0..1. augmentation:
+    float32 [B,9], how the images were changed, or None.
     """
 
     t: Tensor
@@ -37,6 +38,7 @@ class NoisyBatch(NamedTuple):
     b: Tensor
     y: Tensor | None
     run_fraction: float
+    augmentation: Tensor | None = None
 
 
 class LossInputs(NamedTuple):
@@ -85,12 +87,14 @@ class Objective:
         stream_index: Tensor,
         seed: int,
         run_fraction: float = 0.0,
+        augmentation: Tensor | None = None,
     ) -> Tensor:
         """Return the loss of each image, [B]: the mean over its pixels, the bound in bits/dim.
 
         x0: [B,C,H,W] in model range. y: int64 [B] or None. stream_index: int64 [B] on the CPU, each
         image's number in the endless stream of training images; with `seed` it fixes t, eps and
-        label dropout. run_fraction: how much of the run is done, 0..1.
+        label dropout. run_fraction: how much of the run is done, 0..1. augmentation: float32 [B,9],
+        how the images were changed, which the network is told; None tells it nothing.
         """
         t, importance = self.times.draw(seed, stream_index, run_fraction)
         a, b = amplitudes(self.schedule.at(t), x0)
@@ -100,7 +104,8 @@ class Objective:
         if y is not None and self.null is not None and self.label_dropout > 0:
             hidden = uniform(seed, Role.LABEL_DROPOUT, stream_index) < self.label_dropout
             y = torch.where(send(hidden, y.device), self.null, y)
-        batch = NoisyBatch(t, x0, eps, a * x0 + b * eps, a, b, y, run_fraction)
+        x_t = a * x0 + b * eps
+        batch = NoisyBatch(t, x0, eps, x_t, a, b, y, run_fraction, augmentation)
         losses = self.loss(self, self.compare(network, batch))
         return losses * send(importance, losses.device, losses.dtype)
 
@@ -116,7 +121,16 @@ class Objective:
     def call(self, network: nn.Module, batch: NoisyBatch) -> NetworkOutput:
         """Return the network's output at x_t."""
         times = send(batch.t, batch.x0.device, torch.float32)
-        return call_network(network, self.prediction, batch.x_t, times, batch.y, batch.a, batch.b)
+        return call_network(
+            network,
+            self.prediction,
+            batch.x_t,
+            times,
+            batch.y,
+            batch.a,
+            batch.b,
+            batch.augmentation,
+        )
 
     @torch.no_grad()
     def _guidance_shift(self, network: nn.Module, batch: NoisyBatch, output: Tensor) -> Tensor:

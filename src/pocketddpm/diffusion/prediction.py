@@ -122,13 +122,16 @@ def call_network(
     y: Tensor | None,
     a: Scalar,
     b: Scalar,
+    augmentation: Tensor | None = None,
 ) -> NetworkOutput:
     """Return the network's output at x_t, [B,C,H,W]; this is the only call of a network.
 
     t: float32 [B], 0..T. y: int64 [B] or None. a, b: amplitudes of image and noise, as in
-    `Prediction`. The output has the dtype of x_t, also under autocast.
+    `Prediction`. augmentation: float [B,A], how an image was changed, for networks with that input;
+    None for an image as it is. The output has the dtype of x_t, also under autocast.
     """
-    out = network(prediction.input_scale(a, b) * x_t, t, y).to(x_t.dtype)
+    told = () if augmentation is None else (augmentation,)
+    out = network(prediction.input_scale(a, b) * x_t, t, y, *told).to(x_t.dtype)
     output, *rest = out.split(x_t.shape[1], dim=1)
     # The network's zero is the middle: an untrained one begins between the two variances.
     return NetworkOutput(output, (rest[0] + 1) / 2 if rest else None)

@@ -82,6 +82,15 @@ def with_label(embedding: Tensor, labels: nn.Embedding | None, y: Tensor | None)
     return embedding + labels(y)
 
 
+def augmentation_layer(numbers: int, embedding: int) -> nn.Module | None:
+    """Return the layer that adds to the embedding, [B,E], what was done to an image; None for none.
+
+    It has no bias, so that an image as it is, at 0, adds nothing, and begins at 0. A network makes
+    it last: the weights before it are those of a network without it.
+    """
+    return zeroed(nn.Linear(numbers, embedding, bias=False)) if numbers else None
+
+
 def zeroed(module: nn.Module) -> nn.Module:
     """Zero a last layer's weights, so that its block begins as the identity."""
     for parameter in module.parameters():

@@ -15,6 +15,7 @@ from pocketddpm.errors import ConfigError
 from pocketddpm.networks._common import (
     Downsample,
     Upsample,
+    augmentation_layer,
     check_padding,
     cropped,
     padded,
@@ -48,9 +49,18 @@ class Config:
 
 
 def build(
-    config: Config, *, channels: int, out_channels: int, height: int, width: int, classes: int
+    config: Config,
+    *,
+    channels: int,
+    out_channels: int,
+    height: int,
+    width: int,
+    classes: int,
+    augmentation: int = 0,
 ) -> nn.Module:
     """Return the network, net(x_t, t, y) as in `UNet.forward`, untrained.
+
+    augmentation: how many numbers tell of an augmentation; 0 for a network without that input.
 
     Images of every size fit: they are padded inside (see `padded`). Raises ConfigError without
     widths, for so many that there would be little but padding, for widths that do not divide by
@@ -69,13 +79,15 @@ def build(
         raise ConfigError(
             f"unet attention counts levels, 0..{len(config.widths)}, got {config.attention}"
         )
-    return UNet(config, channels, out_channels, classes)
+    return UNet(config, channels, out_channels, classes, augmentation)
 
 
 class UNet(nn.Module):
     """net(x_t, t, y) -> [B,out_channels,H,W]."""
 
-    def __init__(self, config: Config, channels: int, out_channels: int, classes: int) -> None:
+    def __init__(
+        self, config: Config, channels: int, out_channels: int, classes: int, augmentation: int = 0
+    ) -> None:
         super().__init__()
         self.time_width = config.widths[0]
         embedding = 4 * config.widths[0]
@@ -118,11 +130,24 @@ class UNet(nn.Module):
                 self.up.append(Upsample(current))
         self.norm_out = nn.GroupNorm(config.groups, current)
         self.conv_out = zeroed(nn.Conv2d(current, out_channels * config.patch**2, 3, padding=1))
+        self.embed_augmentation = augmentation_layer(augmentation, embedding)
 
-    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """x_t: [B,C,H,W]. t: [B], 0..T. y: int64 [B] in 0..classes, or None for no label."""
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        y: Tensor | None = None,
+        augmentation: Tensor | None = None,
+    ) -> Tensor:
+        """x_t: [B,C,H,W]. t: [B], 0..T. y: int64 [B] in 0..classes, or None for no label.
+
+        augmentation: float [B,augmentation], or None, which is 0: an image as it is.
+        """
         embedding = self.embed_time(sinusoids(t, self.time_width).to(self.conv_in.weight.dtype))
-        embedding = F.silu(with_label(embedding, self.embed_label, y))
+        embedding = with_label(embedding, self.embed_label, y)
+        if self.embed_augmentation is not None and augmentation is not None:
+            embedding = embedding + self.embed_augmentation(augmentation.to(embedding.dtype))
+        embedding = F.silu(embedding)
         whole = padded(x_t, self.factor)
         h = self.conv_in(F.pixel_unshuffle(whole, self.patch))  # [B,C p^2,H/p,W/p]
         skips = [h]

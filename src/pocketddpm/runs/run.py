@@ -288,6 +288,7 @@ def build_trainer(experiment: Experiment, data: RunData, device: torch.device) -
         device=device,
         epoch_images=batches * training.batch_size if batches else None,
         flip=bool(data.config.flip),
+        augment=data.config.augment,
     )
     objective = build_objective(
         experiment.objective,

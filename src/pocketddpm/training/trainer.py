@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketddpm.config import Experiment
+from pocketddpm.data.augmentation import WEIGHT
 from pocketddpm.data.batches import Loader, mix
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.objective import Objective
@@ -248,6 +249,7 @@ class Trainer:
                         batch.stream_index,
                         config.seed,
                         run_fraction,
+                        batch.augmentation,
                     )
                     loss = losses.mean() / config.accumulate
                 (loss * self._loss_scale.scale).backward()
@@ -319,9 +321,13 @@ class Trainer:
     def init_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take a model's weights as first ones, and the model as a teacher where one is followed.
 
+        Whether one of them is told of augmentation, and the other is not, makes no difference.
         Raises CheckpointError if they do not fit.
         """
-        here = {name: tuple(v.shape) for name, v in self.network.state_dict().items()}
+        own = self.network.state_dict()
+        weights = {name: v for name, v in weights.items() if name != WEIGHT or name in own}
+        weights |= {name: own[name] for name in (WEIGHT,) if name in own and name not in weights}
+        here = {name: tuple(v.shape) for name, v in own.items()}
         there = {name: tuple(v.shape) for name, v in weights.items()}
         if here != there:
             name = next(n for n in [*here, *there] if here.get(n) != there.get(n))
