@@ -81,7 +81,7 @@ def inside(page: Any) -> None:
     page.click("#errors-start")
     wait_for(page, "#errors-status", "16 of 16")
     page.click("#estimates-start")
-    wait_for(page, "#inside-estimates", ", 0")
+    wait_for(page, "#inside-estimates", "t = 0")
     page.wait_for_timeout(1500)
 
 

@@ -1,8 +1,11 @@
 """The demo's plain functions: what the page's fields mean, films, masks, races; no browser."""
 
 import gc
+import re
 import threading
 import time
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,13 +83,16 @@ def test_a_stream_passes_errors_on():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"n": 0}, "images.*1.*40.*0"),
-        ({"n": None}, "images.*1.*40"),
-        ({"n": float("nan")}, "images.*nan"),
+        ({"n": 0}, "Images.*1.*40.*0"),
+        ({"n": None}, "Images.*1.*40"),
+        ({"n": float("nan")}, "Images.*nan"),
+        ({"n": 41, "called": {"n": "Variants"}}, "Variants.*1.*40.*41"),
         ({"steps": 2.5}, r"Steps.*1.*250.*2\.5"),
         ({"steps": 251}, "Steps.*250.*251"),
-        ({"seed": -1}, "seed.*-1"),
-        ({"seed": 1e300}, r"seed.*1e\+300"),
+        ({"seed": -1}, "Seed.*-1"),
+        ({"seed": None}, "Seed.*0.*9007199254740991"),
+        ({"seed": 1.5, "called": {"seed": "From seed"}}, r"From seed.*1\.5"),
+        ({"seed": 1e300}, r"Seed.*1e\+300"),
         ({"guidance": None}, "Guidance.*0.*10"),
         ({"guidance": float("nan")}, "Guidance.*0.*10"),
         ({"guidance": 11}, "Guidance.*0.*10"),
@@ -100,7 +106,7 @@ def test_bad_values_are_explained(model, values, message):
 def test_labels_are_cycled_and_laid_out_in_columns(model, plain):
     wanted = wish(model, labels=["3", "7"], n=5)
     assert wanted.numbers(model).tolist() == [3, 7, 3, 7, 3]
-    assert wanted.columns(model) == 2
+    assert wanted.columns(model) == 4
     assert wish(model, n=12).numbers(model).tolist() == [*range(10), 0, 1]
     assert wish(model, n=12).columns(model) == 10
     assert wish(model, n=4).columns(model) == 4
@@ -109,6 +115,17 @@ def test_labels_are_cycled_and_laid_out_in_columns(model, plain):
     unlabelled = wish(plain, labels=["3"], n=12, guidance=3)
     assert (unlabelled.numbers(plain), unlabelled.guidance) == (None, 1.0)
     assert unlabelled.columns(plain) == 10
+
+
+def test_no_label_is_no_class_and_is_not_guided(model):
+    wanted = wish(model, "no-label", n=2, guidance=3.0)
+    assert (wanted.guidance, wanted.numbers(model).tolist()) == (1.0, [10, 10])
+    *_, film = draw(model, wanted)
+    assert film.names == ["no label"] * 2
+    np.testing.assert_array_equal(
+        film.frames[-1].x,
+        model.sample(2, labels=None, sampler="ddim", steps=20, guidance=1.0).images,
+    )
 
 
 # Drawing -----------------------------------------------------------------------------------------
@@ -131,6 +148,7 @@ def test_long_films_keep_their_ends(model):
     steps = [frame.i for frame in film.frames]
     assert (steps[0], steps[-1]) == (0, 250)
     assert len(steps) <= MOST_FRAMES
+    assert {b - a for a, b in pairwise(steps[1:])} == {film.every} == {3}
 
 
 def test_downloads(model, tmp_path):
@@ -206,6 +224,20 @@ def test_a_model_that_needs_labels_is_told_them():
     *_, found = insight.errors_by_time(fast, images, labels)
     assert len(found.t) == found.total
     assert wish(fast, "3", guidance=3.0).guidance == 1.0
+
+
+def test_examples_of_a_model_of_fewer_classes_are_of_these(tmp_path):
+    for k, name in enumerate(("ant", "bee", "cow")):
+        (tmp_path / name).mkdir()
+        for j in range(3):
+            Image.new("L", (4, 4), 10 * k + j).save(tmp_path / name / f"{j}.png")
+    few = model_around(Labelled(2), classes=("cow", "ant"))
+    data = replace(few.experiment.data, name=str(tmp_path))
+    few = replace(few, experiment=replace(few.experiment, data=data))
+    models = ModelList([Path("mnist-fast")], torch.device("cpu"))
+    found = models.examples(few)
+    assert found.labels.tolist()[:2] == [0, 1] and len(found.labels) == 8
+    assert found.images[0].max() >= 20 > 10 > found.images[1].max()
 
 
 def test_a_model_that_does_not_need_labels_is_told_none():
@@ -297,7 +329,9 @@ def test_inpainting_keeps_the_rest(model):
     np.testing.assert_array_equal(last[:, :, ~mask], np.repeat(image[None], 3, 0)[:, :, ~mask])
     assert (last[0] != last[1]).any()
     assert film.done
-    assert film.frames[-1].i == film.steps
+    assert film.frames[-1].i == film.steps > wanted.steps
+    assert "8" in film.note
+    assert film.names == ["3"] * 3
 
 
 def test_a_sketch_is_finished(model):
@@ -305,7 +339,8 @@ def test_a_sketch_is_finished(model):
     *_, film = painting.finished(model, sketch, 0.5, Wish(n=2, steps=10))
     assert film.done
     assert (film.steps, film.labels) == (5, None)
-    with pytest.raises(ConfigError, match="strength"):
+    assert "10" in film.note
+    with pytest.raises(ConfigError, match="Strength"):
         painting.finished(model, sketch, 0.0, Wish())
 
 
@@ -319,9 +354,9 @@ def test_between_two_seeds_lie_both(model):
     # The circle's ends are the noises up to rounding, and so are the images.
     for found, expected in zip(film.frames[-1].x[[0, -1]], ends, strict=True):
         assert np.abs(found.astype(int) - expected).max() <= 1
-    with pytest.raises(ConfigError, match=r"2.*1"):
+    with pytest.raises(ConfigError, match=r"on the way.*2.*1"):
         painting.between(model, 9, Wish(n=1))
-    with pytest.raises(ConfigError, match="other seed"):
+    with pytest.raises(ConfigError, match="To seed"):
         painting.between(model, None, Wish(n=2))
 
 
@@ -332,6 +367,15 @@ def test_markup_escapes_what_they_are_given():
     assert "<b>" not in markup.panel("<b>", "")
     assert "<b>" not in markup.facts(["<b>"])
     assert '"><b>' not in markup.board(np.zeros((1, 1, 2, 2), np.uint8), alt='"><b>')
+
+
+def test_boards_have_a_name_under_each_image():
+    html = markup.board(np.zeros((5, 1, 4, 6), np.uint8), 3, alt="five", names=[*"abcd", '<"&>'])
+    assert html.count("<img") == 2  # a row each
+    assert re.findall(r"<span[^>]*>([^<]*)</span>", html) == [*"abcd", "&lt;&quot;&amp;&gt;"]
+    assert 'alt="five: a, b, c"' in html and 'alt="five: d, &lt;&quot;&amp;&gt;"' in html
+    assert html.count("repeat(3,") == 2
+    assert "problem" in markup.problem("<b>") and "<b>" not in markup.problem("<b>")
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])

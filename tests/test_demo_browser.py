@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,9 +16,13 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pocketddpm.commands.main import main
+from pocketddpm.demo.model_list import ModelList
+from pocketddpm.demo.server import serving
+from pocketddpm.errors import ConfigError
 
 pytest.importorskip("gradio", reason="needs Gradio: pip install 'pocketddpm[demo]'")
 playwright = pytest.importorskip(
@@ -119,6 +124,10 @@ class Person:
             "([s, t]) => document.querySelector(s)?.innerText.includes(t)", arg=[selector, text]
         )
 
+    def value(self, label):
+        field = self.page.get_by_label(label, exact=True).locator("visible=true").first
+        return field.input_value()
+
     def text(self, selector):
         return self.page.inner_text(selector)
 
@@ -157,6 +166,7 @@ def test_draws_scrubs_and_downloads(person):
     assert name == "pocketddpm-run-ddim-6-seed0.png"
     assert Image.open(io.BytesIO(png)).format == "PNG"
     assert "step 6 of 6" in person.text("#draw-status")
+    assert page.inner_text("#draw-x .names").split() == ["3"] * 4
     last = person.picture("#draw-x")
     gif = Image.open(io.BytesIO(person.download("#draw-gif")[1]))
     assert (gif.format, gif.n_frames) == ("GIF", 7)
@@ -191,6 +201,8 @@ def test_stops(person):
     assert "Error" not in stopped
     assert "step 250" not in stopped
     page.wait_for_timeout(500)
+    assert f"step {person.value('number input for Step')} of 250" in stopped
+    page.wait_for_timeout(500)
     assert person.text("#draw-status") == stopped
     # What was drawn until then is there to keep.
     assert Image.open(io.BytesIO(person.download("#draw-png")[1])).format == "PNG"
@@ -200,9 +212,13 @@ def test_bad_values_are_explained(person):
     page = person.page
     person.set("number input for Images", 1)
     person.set("number input for Steps", 2)
-    person.set("Seed", "")
-    page.click("#draw-start")
-    page.wait_for_selector("text=The seed must be a whole number")
+    for wrong in ("", "-1", "2.5", "1e300"):
+        person.set("Seed", wrong)
+        page.click("#draw-start")
+        given = {"": "nothing", "1e300": "1e+300"}.get(wrong, wrong)
+        person.wait_for("#draw-status [role=alert]", f"got {given}.")
+        assert person.text("#draw-status").startswith("Seed: ")
+        assert "starting" not in person.text("#draw-status")
     person.set("Seed", 1)
     page.click("#draw-start")
     person.wait_for("#draw-status", "step 2 of 2")
@@ -245,6 +261,9 @@ def test_forward_samplers_and_inside(person):
     person.wait_for("#errors-status", "16 of 16 times")
     page.click("#estimates-start")
     page.wait_for_selector("#inside-estimates img")
+    page.get_by_label("Seed", exact=True).locator("visible=true").first.fill("")
+    page.click("#estimates-start")
+    person.wait_for("#estimates-status [role=alert]", "Seed")
 
 
 def test_edits(person):
@@ -252,11 +271,21 @@ def test_edits(person):
     person.tab("Edit")
     person.set("number input for Steps", 6)
     page.click("#inpaint-start")
-    page.wait_for_selector("text=Nothing is marked")
+    person.wait_for("#inpaint-status [role=alert]", "nothing is marked")
+    for image in (1, 0):  # whose classes the test set of digits knows
+        person.set("number input for Image", image)
+        page.wait_for_function(
+            """k => [...document.querySelectorAll("input[aria-label=Class]")]
+                .some(e => e.offsetParent && e.value == k)""",
+            arg=str(image),
+        )
     brush(page, "#edit-mask")
     page.click("#inpaint-start")
     page.wait_for_selector("#inpaint-png:not([disabled])")
     assert "t = 0" in person.text("#inpaint-status")
+    taken = int(re.search(r"step (\d+) of \1 ", person.text("#inpaint-status"))[1])
+    assert taken == int(person.value("number input for Step"))
+    assert page.inner_text("#inpaint-x .names").split() == ["0"] * 8
     person.choose("Part", "left half")
     before = person.picture("#inpaint-x")
     page.click("#inpaint-start")
@@ -268,7 +297,7 @@ def test_edits(person):
     page.wait_for_selector("#between-gif:not([disabled])")
     person.tab("Finish my drawing")
     page.click("#sketch-start")
-    page.wait_for_selector("text=The sheet is empty")
+    person.wait_for("#sketch-status [role=alert]", "sheet is empty")
     brush(page, "#edit-sketch")
     page.click("#sketch-start")
     page.wait_for_selector("#sketch-png:not([disabled])")
@@ -294,6 +323,12 @@ def test_a_phone_in_the_dark(browser, site):
     phone = Person(browser, site, color_scheme="dark")
     phone.page.set_viewport_size({"width": 390, "height": 844})
     page = phone.page
+    phone.set("number input for Steps", 4)
+    page.click("#draw-start")
+    page.wait_for_selector("#draw-x img")
+    for selector in ("#draw-start", "#draw-stop", "#draw-x img"):
+        box = page.locator(selector).first.bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 844, selector
     for name in ("Draw", "Forward", "Samplers", "Edit", "Inside"):
         phone.tab(name)
         page.wait_for_timeout(300)
@@ -317,6 +352,14 @@ def test_nothing_left_this_machine(person, site):
     assert connected, "the hook saw nothing, not even the server's own check of its address"
     assert not [entry for entry in connected if entry[1] not in LOCAL]
     assert "Traceback" not in site.output.read_text()
+
+
+def test_a_port_that_is_taken_is_said_in_a_line(site):
+    port = urlsplit(site.address).port
+    models = ModelList([Path("mnist-fast")], torch.device("cpu"))
+    with pytest.raises(ConfigError, match=rf"{port}.*--port") as refused, serving(models, port):
+        pass
+    assert "\n" not in str(refused.value)
 
 
 def test_the_page_refuses_other_hosts_and_names_its_policy(site):

@@ -13,6 +13,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from models import model_around
@@ -324,7 +325,7 @@ def test_the_page_draws_pythons_images(page, site):
     assert difference.max() <= 1
     assert samples.images.std() > 5
     names = page.locator("#grid canvas").evaluate_all("all => all.map(c => c.ariaLabel)")
-    assert names == ["a", "b", "c", "a"]
+    assert names == page.locator("#grid figcaption").all_inner_texts() == ["a", "b", "c", "a"]
 
 
 def test_the_page_by_keyboard(page):
@@ -345,6 +346,11 @@ def test_the_page_by_keyboard(page):
     with page.expect_download() as download:
         page.click("#save")
     assert download.value.suggested_filename == "seed-1.png"
+    with Image.open(download.value.path()) as saved:
+        # Two images side by side, enlarged four times, with their names below.
+        assert saved.size == (2 * (16 * 4 + 4) + 4, 16 * 4 + 15 + 2 * 4)
+        below = np.asarray(saved.convert("L"))[4 + 64 : -4]
+    assert below.min() < 90 and below.max() == 192
 
 
 def test_the_page_stops_and_refuses_bad_values(page):

@@ -26,6 +26,11 @@ def train(preset: str | Experiment, *, out: str | Path | None = None, **options:
     value. Give exactly one budget (steps, epochs, images, minutes), or keep the preset's.
     Raises ConfigError for an option that is unknown or not allowed, before anything is written, and
     KeyboardInterrupt on Ctrl-C, with the run saved.
+
+    >>> import pocketddpm as pd
+    >>> model = pd.train("digits", steps=2, batch_size=16, device="cpu", out="runs/two-steps")
+    >>> model.sample(labels=["0", "1"], steps=2).images.shape
+    (2, 1, 8, 8)
     """
     from pocketddpm.runs.start import start
 
@@ -39,6 +44,11 @@ def distill(model: str | Path, *, out: str | Path | None = None, **options: Any)
     model: a run folder, a checkpoint or the name of a shipped model. out: the run folder,
     runs/PRESET-distilled by default. options: those of `pocketddpm distill` by name.
     Raises as `train` does, and ConfigError for a model that cannot be distilled.
+
+    >>> import pocketddpm as pd
+    >>> quick = pd.distill("runs/digits", steps=2, device="cpu", out="runs/quick")
+    >>> quick.sample(10).nfe
+    2
     """
     from pocketddpm.runs.start import distillation
 
@@ -60,6 +70,11 @@ def evaluate(subject: str | Path | Model, **options: Any) -> "Report":
     `sampler_options={"eta": 1}`; text as on the command line is read too. `out` is a folder for the
     report. Raises ConfigError for an option that is unknown or not allowed, before anything is
     drawn or written.
+
+    >>> import pocketddpm as pd
+    >>> report = pd.evaluate("runs/digits", n=20, steps=2, device="cpu", out="scores")
+    >>> "Frechet distance" in report.text()
+    True
     """
     from pocketddpm.metrics import protocol
     from pocketddpm.metrics.options import EvaluateOptions
@@ -71,6 +86,11 @@ def likelihood(subject: str | Path | Model, **options: Any) -> "LikelihoodReport
     """Measure bits per dimension of real images, as `pocketddpm likelihood` does.
 
     options: those of the command by name; `out` is a folder for the report. Raises as `evaluate`.
+
+    >>> import pocketddpm as pd
+    >>> report = pd.likelihood("runs/digits", n=8, device="cpu")
+    >>> "bound" in report.text()
+    True
     """
     from pocketddpm.metrics import likelihood as bits
     from pocketddpm.metrics.options import LikelihoodOptions

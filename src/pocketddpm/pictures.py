@@ -62,7 +62,12 @@ def names_of(labels: Iterable[Any] | None, classes: Sequence[str]) -> list[str]:
 
 def time_text(t: float) -> str:
     """Return a time t as pictures write it, which may lie between whole numbers."""
-    return f"t = {t:.3g}" if t < 100 else f"t = {t:.0f}"
+    return f"t = {short_number(t)}"
+
+
+def short_number(value: float) -> str:
+    """Return a number in three digits, or as many as its whole part has."""
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def grid(
@@ -123,7 +128,8 @@ def grid(
     draw = ImageDraw.Draw(picture)
     for text, x, y, room, anchor in texts:
         fill = (INK,) * len(board.getbands())
-        draw.text((x, y), shortened(text, room), fill, _font(letters), anchor, align="center")
+        text = "\n".join(shortened(part, room) for part in text.split("\n"))
+        draw.text((x, y), text, fill, _font(letters), anchor, align="center")
     return picture
 
 

@@ -50,6 +50,10 @@ def load_plugin(path: str | Path) -> Plugin:
     """Run a file and enter it into its catalogue; twice the same file is once.
 
     Raises ConfigError for a file that is missing, fails, defines no entry, or has a taken name.
+
+    >>> import pocketddpm as pd
+    >>> pd.load_plugin("slow_start.py").name  # of docs/plugins.md
+    'slow-start'
     """
     path = Path(path).expanduser().resolve()
     if path.suffix != ".py" or not path.is_file():

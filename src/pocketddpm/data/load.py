@@ -52,6 +52,11 @@ def load_images(
     Raises ConfigError for an unknown name, split, fit, selection or class, a subset larger than the
     set, a size below 1, and padding to less than the set's size; DataError for all that can be
     wrong with the files.
+
+    >>> import pocketddpm as pd
+    >>> images = pd.load_images("digits", classes=["3", "7"])
+    >>> images.images.dtype, images.shape, images.classes
+    (dtype('uint8'), (1, 8, 8), ('3', '7'))
     """
     for what, given, known in (
         ("split", split, get_args(Split)),

@@ -1,11 +1,12 @@
 """Drawing from noise, frame by frame: what a person wishes, and the film of how it came about."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from pocketddpm.demo.streaming import stream
 from pocketddpm.diffusion.sampling import State
 from pocketddpm.errors import ConfigError
+from pocketddpm.models.labels import NO_LABEL
 from pocketddpm.models.model import Model
 from pocketddpm.models.samples import Samples, Watch
+from pocketddpm.pictures import columns_for
 
 MOST_IMAGES = 40
 ROW = 10  # images in a row, at most
@@ -52,9 +55,9 @@ class Wish:
         return 1 if labels is None or self.guidance in (0, 1) else 2
 
     def columns(self, model: Model) -> int:
-        """Return how many columns show it best: one for each class, where that works out."""
+        """Return how many columns show it best: each of one class, where that works out."""
         classes = len(self.labels) or len(model.classes)
-        return classes if 1 < classes <= ROW and self.n >= classes else min(self.n, ROW)
+        return columns_for(self.n, classes if 1 < classes <= ROW else 1, ROW)
 
 
 def wish(
@@ -64,33 +67,40 @@ def wish(
     steps: float | None = 20,
     guidance: float | None = 1.0,
     seed: float | None = 0,
-    sampler: str = "ddim",
+    sampler: str | None = "ddim",
     spacing: str | None = None,
+    *,
+    called: Mapping[str, str] | None = None,
 ) -> Wish:
-    """Return the wish that a page's fields stand for. spacing: None is the model's own.
+    """Return the wish that a page's fields stand for. sampler, spacing: None is the model's own.
 
+    called: how the page calls a field, where it is not Images, Steps or Seed.
     Raises ConfigError, in words for the person at the page, for an invalid value.
     """
+    called = {"n": "Images", "steps": "Steps", "seed": "Seed", **(called or {})}
     low, high = GUIDANCE
     if guidance is None or not low <= guidance <= high:
-        raise ConfigError(f"Guidance must lie between {low:g} and {high:g}; 1 is none.")
+        given = "nothing" if guidance is None else f"{guidance:g}"
+        raise ConfigError(f"Guidance: a number from {low:g} to {high:g}, 1 is none; got {given}.")
     names = [labels] if isinstance(labels, str) else labels or []
+    # Without a label there is nothing to be guided towards.
+    guided = model.null is not None and names != [NO_LABEL]
     return Wish(
         labels=tuple(filter(None, names)) if model.classes else (),
-        n=whole(n, "The number of images", 1, MOST_IMAGES),
-        sampler=sampler,
-        steps=whole(steps, "Steps", 1, min(MOST_STEPS, model.schedule.T)),
+        n=whole(n, called["n"], 1, MOST_IMAGES),
+        sampler=sampler or model.experiment.sampling.sampler,
+        steps=whole(steps, called["steps"], 1, min(MOST_STEPS, model.schedule.T)),
         spacing=spacing or model.experiment.sampling.spacing,
-        guidance=1.0 if model.null is None else float(guidance),
-        seed=whole(seed, "The seed", 0, LARGEST_SEED),
+        guidance=float(guidance) if guided else 1.0,
+        seed=whole(seed, called["seed"], 0, LARGEST_SEED),
     )
 
 
-def whole(value: float | None, what: str, low: int, high: int) -> int:
-    """Return value as an int; ConfigError when it is none, or outside of low..high."""
+def whole(value: float | None, field: str, low: int, high: int) -> int:
+    """Return the value of a field as an int; ConfigError if it is none, or not in low..high."""
     if value is None or not low <= value <= high or value != int(value):
         given = "nothing" if value is None else f"{value:g}"
-        raise ConfigError(f"{what} must be a whole number from {low} to {high}; got {given}.")
+        raise ConfigError(f"{field}: a whole number from {low} to {high}, please; got {given}.")
     return int(value)
 
 
@@ -107,7 +117,11 @@ class Frame:
 
 @dataclass
 class Film:
-    """All frames of a run so far. steps: how many there will be. name: for files."""
+    """All frames of a run so far. steps: how many there will be. name: for files.
+
+    note: what the steps are, where they are others than were asked for. stop: set to have it shown
+    no further. ended: set when it is shown no further.
+    """
 
     name: str
     steps: int
@@ -116,6 +130,20 @@ class Film:
     columns: int
     frames: list[Frame] = field(default_factory=list)
     seconds: float = 0.0
+    note: str = ""
+    stop: Event = field(default_factory=Event)
+    ended: Event = field(default_factory=Event)
+
+    @property
+    def every(self) -> int:
+        """At every how many steps a frame is kept: at most `MOST_FRAMES` in all."""
+        return -(-self.steps // MOST_FRAMES)
+
+    @property
+    def names(self) -> list[str]:
+        """The class of each image; empty without labels."""
+        names = [*self.classes, "no label"]
+        return [] if self.labels is None else [names[k] for k in self.labels]
 
     @property
     def done(self) -> bool:
@@ -125,7 +153,9 @@ class Film:
     def samples(self) -> Samples:
         """Return the last images, with all that came before as frames."""
         last, frames = self.frames[-1], np.stack([frame.x for frame in self.frames])
-        return Samples(last.x, self.labels, last.nfe, self.classes, self.columns, frames)
+        times = tuple(frame.t for frame in self.frames)
+        own = self.labels, last.nfe, self.classes, self.columns
+        return Samples(last.x, *own, frames, times=times)
 
 
 Run = Callable[[Watch], Any]
@@ -134,16 +164,15 @@ Run = Callable[[Watch], Any]
 def record(model: Model, film: Film, run: Run, branches: int = 1) -> Iterator[Film]:
     """Yield the film as it grows while `run(watch)` samples; close the generator to stop it.
 
-    branches: network evaluations of an image for each call that a state has counted. At most
-    `MOST_FRAMES` frames are kept, evenly, the first and the last always.
+    branches: network evaluations of an image for each call that a state has counted. Frames are
+    kept evenly, counted from the last step; the first one always.
     """
-    every = -(-film.steps // MOST_FRAMES)
     started = time.monotonic()
 
     def work(report: Callable[[Film], None]) -> None:
         def watch(which: slice, state: State) -> None:
             film.seconds = time.monotonic() - started
-            if state.i % every == 0 or state.i >= film.steps:
+            if (film.steps - state.i) % film.every == 0 or not film.frames:
                 x = model.scaling.to_uint8(state.x).cpu().numpy()
                 # Before the first step there is no estimate: the network has not been asked.
                 x0 = model.scaling.to_uint8(state.x0).cpu().numpy() if state.i else x

@@ -12,6 +12,7 @@ from pocketddpm.demo.widgets import Page, slider
 from pocketddpm.models.model import Model
 
 CANVAS = 336  # CSS pixels; 12 for each of 28
+VARIANTS = {"n": widgets.VARIANTS}
 
 
 def build(page: Page) -> None:
@@ -38,33 +39,38 @@ def _inpaint(page: Page) -> None:
             editor = _editor("Image to mark", "edit-mask", 36, ["#d97706"])
             part = gr.Dropdown(list(painting.REGIONS), value=painting.BRUSH, label="Part")
             repeats = slider(1, 10, value=2, label="Repeats", info="1 is none.")
-            fields = widgets.wish_fields(page)
+            # Not one that follows the model by itself: an image brings its class along.
+            kind = gr.Dropdown(label="Class", **widgets.one_class(page.first))
+            fields = widgets.wish_fields(page, kind)
         view = FilmView(page, "inpaint", "Paint")
 
     def image(model: Model, number: float) -> tuple[Any, Any]:
-        """Return the image to mark, and its own class."""
+        """Return the image to mark, and its own class where it is known."""
         examples = page.models.examples(model)
         k = min(int(number), len(examples.images) - 1)
         background = painting.enlarged(examples.images[k], CANVAS)
-        own = None if examples.labels is None else model.classes[examples.labels[k]]
+        classes = widgets.one_class(model, unlabelled=True)
+        if examples.labels is not None:
+            classes["value"] = model.classes[examples.labels[k]]
         value = {"background": background, "layers": [], "composite": background}
-        return value, gr.skip() if own is None else gr.update(value=own)
+        return value, gr.update(**classes)
 
     def other(model: Model) -> tuple[Any, ...]:
         last = len(page.models.examples(model).images) - 1
         return gr.update(maximum=last, value=0), *image(model, 0)
 
-    page.show([number.change], image, [number], [editor, fields[0]])
-    page.show([page.picker.change], other, [], [number, editor, fields[0]])
+    page.show([number.change], image, [number], [editor, kind])
+    page.show([page.picker.change], other, [], [number, editor, kind])
 
     def films(
         model: Model, number: float, value: Any, part: str, repeats: float, *fields: Any
     ) -> Iterator[Film]:
         images = page.models.examples(model).images
-        image = images[whole(number, "The image's number", 0, len(images) - 1)]
+        image = images[whole(number, "Image", 0, len(images) - 1)]
         brushed, shape = part == painting.BRUSH, model.shape
         mask = painting.mask_of(value, shape) if brushed else painting.region(part, shape)
-        return painting.inpainted(model, image, mask, wish(model, *fields, sampler="ddpm"), repeats)
+        wanted = wish(model, *fields, sampler="ddpm", called=VARIANTS)
+        return painting.inpainted(model, image, mask, wanted, repeats)
 
     view.wire(films, [number, editor, part, repeats, *fields])
 
@@ -83,10 +89,12 @@ def _between(page: Page) -> None:
             label, n = widgets.class_field(page), widgets.count_field(10, "Images on the way", 2)
             steps, guidance = widgets.steps_field(page), widgets.guidance_field(page)
         view = FilmView(page, "between", "Go")
-    view.wire(
-        lambda model, other, *fields: painting.between(model, other, wish(model, *fields)),
-        [other, label, n, steps, guidance, seed],
-    )
+    called = {"seed": "From seed", "n": "Images on the way"}
+
+    def films(model: Model, other: float, *fields: Any) -> Iterator[Film]:
+        return painting.between(model, other, wish(model, *fields, called=called))
+
+    view.wire(films, [other, label, n, steps, guidance, seed])
 
 
 def _sketch(page: Page) -> None:
@@ -104,12 +112,14 @@ def _sketch(page: Page) -> None:
             )  # fmt: skip
             info = "The time t as a share of T."
             strength = slider(0.05, 1, value=0.6, step=0.05, label="Strength", info=info)
-            fields = widgets.wish_fields(page, unlabelled=True)
+            fields = widgets.wish_fields(page, widgets.class_field(page, unlabelled=True))
         view = FilmView(page, "sketch", "Finish it")
 
     def films(model: Model, value: Any, strength: float, *fields: Any) -> Iterator[Film]:
         sketch = painting.sketch_of(value, model.shape)
-        return painting.finished(model, sketch, float(strength), wish(model, *fields))
+        return painting.finished(
+            model, sketch, float(strength), wish(model, *fields, called=VARIANTS)
+        )
 
     view.wire(films, [editor, strength, *fields])
 

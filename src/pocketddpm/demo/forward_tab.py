@@ -35,16 +35,19 @@ def build(page: Page) -> None:
         images, labels = examples.first(SHOWN)
         found = noised(model, images, labels, min(int(t), model.schedule.T))
         told = "no label told" if labels is None else "labels told"
-        return (*_boards(found, told), _facts(found, examples.source), _curve(model, found))
+        known = () if examples.labels is None else examples.labels[:SHOWN]
+        names = [model.classes[k] for k in known]
+        return (*_boards(found, told, names), _facts(found, examples.source), _curve(model, found))
 
     outputs = [x, guess, facts, curve]
     page.show([t.input], show, [t], outputs)
     page.show([page.picker.change], lambda m: show(m, m.schedule.T // 4), [], outputs)
 
 
-def _boards(found: Noised, told: str) -> tuple[str, str]:
-    x = markup.board(found.x_t, 5, alt=f"{len(found.x_t)} images at t = {found.t}")
-    guess = markup.board(found.guess, 5, alt="the network's estimates of the clean images")
+def _boards(found: Noised, told: str, names: list[str]) -> tuple[str, str]:
+    x = markup.board(found.x_t, 5, alt=f"{len(found.x_t)} images at t = {found.t}", names=names)
+    alt = "the network's estimates of the clean images"
+    guess = markup.board(found.guess, 5, alt=alt, names=names)
     title = f"The network's guess at x0 from it ({told})"
     return markup.panel(f"x_t at t = {found.t}", x), markup.panel(title, guess)
 

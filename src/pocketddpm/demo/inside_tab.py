@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import gradio as gr
 
@@ -11,6 +10,7 @@ from pocketddpm.demo.drawing import draw, wish
 from pocketddpm.demo.insight import Errors
 from pocketddpm.demo.widgets import Page
 from pocketddpm.models.model import Model
+from pocketddpm.pictures import time_text
 
 IMAGES = 32
 
@@ -55,10 +55,10 @@ def _errors(page: Page) -> None:
         for found in insight.errors_by_time(model, *examples.first(IMAGES)):
             done = len(found.t)
             words = [f"{done} of {found.total} times", f"images: {examples.source}"]
-            status = markup.progress(done / found.total, words, busy=done < found.total)
-            yield status, error_curve(found, model)
+            shown = markup.progress(done / found.total, words, busy=done < found.total)
+            yield shown, error_curve(found, model)
 
-    stop.click(None, cancels=[page.run(start, run, [], [status, curve])])
+    page.stop(stop, page.run(start, status, run, [], [status, curve]), status)
 
 
 def _estimates(page: Page) -> None:
@@ -71,17 +71,21 @@ def _estimates(page: Page) -> None:
         label = widgets.class_field(page, unlabelled=True)
         fields = [label, widgets.seed_field(), widgets.steps_field(page)]
     start, stop = widgets.buttons("Draw one", "estimates")
+    status = gr.HTML(elem_id="estimates-status")
     board = gr.HTML(markup.empty("Nothing drawn yet."), elem_id="inside-estimates")
 
-    def run(model: Model, label: str, seed: float, steps: float) -> Iterator[Any]:
+    def run(model: Model, label: str, seed: float, steps: float) -> Iterator[tuple[str, str]]:
         for film in draw(model, wish(model, label, 1, steps, seed=seed)):
             if len(film.frames) > 1:
                 times, panels = insight.strip(film)
-                alt = "x_t above, estimates of x0 below"
-                title = f"t = {', '.join(f'{t:.4g}' for t in times)}"
-                yield markup.panel(title, markup.board(panels, len(times), alt=alt))
+                alt = "x_t, and below it estimates of x0"
+                names = [time_text(t) for t in times] * 2
+                done = film.frames[-1].i
+                words = [f"step {done} of {film.steps}", *film.names]
+                shown = markup.progress(done / film.steps, words, busy=not film.done)
+                yield shown, markup.board(panels, len(times), alt=alt, names=names)
 
-    stop.click(None, cancels=[page.run(start, run, fields, board)])
+    page.stop(stop, page.run(start, status, run, fields, [status, board]), status)
 
 
 def schedule_curve(model: Model, steps: int, spacing: str) -> str:

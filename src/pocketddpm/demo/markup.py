@@ -7,6 +7,7 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,19 +19,50 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+GAP = 2  # pixels of the images between them
 TILE = 84  # the largest width of one image on the screen, in CSS pixels
 # Legible on white and on black; told apart without seeing red or green (Okabe and Ito, darkened).
 COLOURS = ("#d97706", "#2b8cc4", "#1a9e77", "#c05c9a")
 INK = "#8a8a8a"
 
 
-def board(images: NDArray[np.uint8], columns: int | None = None, *, alt: str) -> str:
-    """Return an <img> of a grid of images, uint8 [N,C,H,W], with see-through gaps."""
+def board(
+    images: NDArray[np.uint8],
+    columns: int | None = None,
+    *,
+    alt: str,
+    names: Sequence[str] = (),
+) -> str:
+    """Return an <img> of a grid of images, uint8 [N,C,H,W], with see-through gaps.
+
+    names: text below each image; then there is an <img> for each row.
+    """
+    if not names:
+        return _picture(images, columns, alt)
+    columns = columns or ceil(sqrt(len(images)))
+    rows = []
+    gap = 100 * GAP / (columns * (images.shape[3] + GAP) - GAP)  # % of the width
+    for first in range(0, len(images), columns):
+        told = names[first : first + columns]
+        cells = "".join(f'<span title="{escape(n, quote=True)}">{escape(n)}</span>' for n in told)
+        which = f"{alt}: {', '.join(told)}"
+        rows.append(
+            f"{_picture(images[first : first + columns], columns, which)}"
+            f'<div class="names" aria-hidden="true" '
+            f'style="grid-template-columns:repeat({columns},minmax(0,1fr));'
+            f'column-gap:{gap:.2f}%">{cells}</div>'
+        )
+    return f'<div class="board" style="max-width:{columns * TILE}px">{"".join(rows)}</div>'
+
+
+def _picture(images: NDArray[np.uint8], columns: int | None, alt: str) -> str:
     from PIL import Image
 
-    grid = tile(images, columns)
-    inside = tile(np.zeros_like(images[:, :1]), columns)[..., 0] == 0
-    inside &= (tile(np.full_like(images[:, :1], 255), columns) == 255)[..., 0]
+    grid, black, white = (
+        tile(pixels, columns, GAP)[GAP:-GAP, GAP:-GAP]
+        for pixels in (images, np.zeros_like(images[:, :1]), np.full_like(images[:, :1], 255))
+    )
+    inside = (black[..., 0] == 0) & (white[..., 0] == 255)
     colours = grid if grid.shape[2] == 3 else grid[..., :1].repeat(3, 2)
     alpha = np.where(inside, 255, 0).astype(np.uint8)[..., None]
     file = io.BytesIO()
@@ -63,6 +95,11 @@ def progress(share: float, words: Sequence[str], *, busy: bool = True) -> str:
         f'aria-valuemin="0" aria-valuemax="100" aria-label="progress of the run">'
         f'<div style="width:{percent}%"></div></div>{facts(words)}'
     )
+
+
+def problem(text: str) -> str:
+    """Return what went wrong, in the place of a run's progress; read aloud at once."""
+    return f'<p class="problem" role="alert">{escape(text)}</p>'
 
 
 def facts(words: Sequence[str]) -> str:

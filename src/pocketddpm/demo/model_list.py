@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import load_images
 from pocketddpm.errors import CheckpointError, DDPMError
 from pocketddpm.metrics.extractor import Extractor, load_shipped
@@ -104,17 +105,31 @@ def _real(model: Model) -> Examples | None:
         except DDPMError:
             continue
         needed = bool(model.classes) and model.null is None
-        if images.shape != model.shape or (needed and images.classes != model.classes):
+        own = _own_labels(images, model)
+        if images.shape != model.shape or (needed and own is None):
             continue
-        chosen = np.arange(min(EXAMPLES, len(images)))
-        if images.labels is not None:  # one of each class first
-            firsts = np.unique(images.labels, return_index=True)[1]
-            chosen = np.concatenate([firsts, chosen])[:EXAMPLES]
-        own = images.labels if images.classes == model.classes else None
+        chosen = np.arange(len(images))
+        if own is not None:  # one of each class first, and none of another
+            chosen = np.flatnonzero(own >= 0)
+            firsts = np.unique(own[chosen], return_index=True)[1]
+            chosen = chosen[np.concatenate([firsts, np.arange(len(chosen))])]
+        chosen = chosen[:EXAMPLES]
         labels = None if own is None else own[chosen]
         source = f"the {split} set of {images.name}"
         return Examples(np.ascontiguousarray(images.images[chosen]), source, labels, needed)
     return None
+
+
+def _own_labels(images: ImageSet, model: Model) -> NDArray[np.int64] | None:
+    """Return the images' labels as the model numbers them, -1 for a class that it has not.
+
+    None where no label is known, or the model has none of the classes.
+    """
+    if images.labels is None:
+        return None
+    number = {name: k for k, name in enumerate(model.classes)}
+    own = np.array([number.get(name, -1) for name in images.classes], np.int64)[images.labels]
+    return own if (own >= 0).any() else None
 
 
 def _drawn(model: Model) -> Examples:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pocketddpm.data.decode import crop_resize
-from pocketddpm.demo.drawing import LARGEST_SEED, ROW, Film, Wish, record, whole
+from pocketddpm.demo.drawing import LARGEST_SEED, MOST_IMAGES, ROW, Film, Wish, record, whole
 from pocketddpm.diffusion.sampling import State, start_noise
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.editing import (
@@ -63,7 +63,7 @@ def mask_of(value: dict[str, Any] | None, shape: Shape) -> NDArray[np.bool_]:
         covered = np.maximum(covered, np.asarray(small, np.float64) / 255)
     mask = covered >= COVERED
     if not mask.any():
-        raise ConfigError("Nothing is marked: brush over a part of the image, or choose a half.")
+        raise ConfigError("Image: nothing is marked. Brush over a part of it, or choose a Part.")
     return mask
 
 
@@ -76,7 +76,7 @@ def sketch_of(value: dict[str, Any] | None, shape: Shape) -> Images:
 
     composite = (value or {}).get("composite")
     if composite is None or not composite[..., 3].any() or not composite[..., :3].any():
-        raise ConfigError("The sheet is empty: draw something on it first.")
+        raise ConfigError("The sheet is empty: draw something on it first, or put an image in.")
     ground = Image.new("RGBA", (composite.shape[1], composite.shape[0]), "black")
     ground.alpha_composite(Image.fromarray(composite, "RGBA"))
     flat = crop_resize(ground.convert("L" if shape[0] == 1 else "RGB"), shape[1:])
@@ -109,6 +109,8 @@ def inpainted(
     length = max(1, min(10, wanted.steps // 4))
     steps = sum(b > a for a, b in pairwise(resampling_path(wanted.steps, length, count)))
     film = _film(model, f"inpaint-seed{wanted.seed}", steps, wanted)
+    if steps > wanted.steps:
+        film.note = f"{wanted.steps} steps, some repeated"
     images = np.repeat(image[None], wanted.n, 0)
     jumps = {"jump_length": length, "jump_count": count}
     seen = itertools.count(1)  # a state's own number counts the jumps back as well
@@ -126,9 +128,11 @@ def finished(model: Model, sketch: Images, strength: float, wanted: Wish) -> Ite
     """Yield the film of n images that grow from a sketch, uint8 [C,H,W], noised to strength * T."""
     t = start_time(model, strength)
     if t == 0:
-        raise ConfigError("A strength of 0 returns the sketch as it is; choose more.")
+        raise ConfigError("Strength: 0 returns the sketch as it is; choose more.")
     plan = model.plan(steps=wanted.steps, spacing=wanted.spacing, t_start=t)
     film = _film(model, f"sketch-seed{wanted.seed}", plan.grid.steps, wanted)
+    if plan.grid.steps < wanted.steps:
+        film.note = f"the last of {wanted.steps}, from t = {t}"
     images = np.repeat(sketch[None], wanted.n, 0)
     run = partial(img2img, model, images, strength=strength, **_settings(film, wanted))
     return record(model, film, lambda watch: run(watch=watch), wanted.branches(film.labels))
@@ -139,9 +143,8 @@ def between(model: Model, other_seed: float | None, wanted: Wish) -> Iterator[Fi
 
     Along the great circle between both noises, drawn by DDIM, which adds none of its own.
     """
-    other = whole(other_seed, "The other seed", 0, LARGEST_SEED)
-    if wanted.n < 2:
-        raise ConfigError(f"An interpolation needs at least 2 images; got {wanted.n}.")
+    other = whole(other_seed, "To seed", 0, LARGEST_SEED)
+    whole(wanted.n, "Images on the way", 2, MOST_IMAGES)
     film = _film(model, f"between-{wanted.seed}-{other}", wanted.steps, wanted)
     index = torch.zeros(1, dtype=torch.int64, device=model.device)
     start, end = (start_noise(seed, index, model.shape) for seed in (wanted.seed, other))

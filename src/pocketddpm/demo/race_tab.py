@@ -37,7 +37,7 @@ def build(page: Page) -> None:
             labels, n = widgets.classes_field(page), widgets.count_field(10)
             guidance, spacing = widgets.guidance_field(page), widgets.spacing_field(page)
             seed = widgets.seed_field()
-        with gr.Column(scale=2, min_width=300):
+        with gr.Column(scale=2, min_width=300, elem_classes="result"):
             start, stop = widgets.buttons("Compare", "race")
             status = gr.HTML(elem_id="race-status")
             results = gr.HTML(markup.empty("Nothing compared yet."), elem_id="race-results")
@@ -46,29 +46,32 @@ def build(page: Page) -> None:
         model: Model, samplers: list[str], nfe: float, labels: list[str], n: float,
         guidance: float, spacing: str, seed: float,
     ) -> Iterator[tuple[str, str]]:  # fmt: skip
-        budget = whole(nfe, "The number of evaluations", 2, 100)
+        budget = whole(nfe, "Evaluations (nfe)", 2, 100)
         wanted = wish(model, labels, n, guidance=guidance, spacing=spacing, seed=seed)
         judge = find_judge(model)
+        names = (
+            [model.classes[k] for k in numbers]
+            if (numbers := wanted.numbers(model)) is not None
+            else []
+        )
         for found in race(model, lanes(model, samplers, budget, wanted), wanted, judge):
             done = sum(lane.images is not None for lane in found)
             words = [f"{done} of {len(found)} samplers", f"{wanted.n} images each"]
             if judge is not None:
                 words.append(f"read by {judge.name}")
-            status = markup.progress(done / len(found), words, busy=done < len(found))
-            yield status, _results(found, min(wanted.n, 10))
+            shown = markup.progress(done / len(found), words, busy=done < len(found))
+            yield shown, _results(found, wanted.columns(model), names)
 
     inputs = [samplers, nfe, labels, n, guidance, spacing, seed]
-    event = page.run(start, run, inputs, [status, results])
-    stopped = markup.progress(0, ["stopped"], busy=False)
-    stop.click(lambda: stopped, None, status, cancels=[event], show_progress="hidden")
+    page.stop(stop, page.run(start, status, run, inputs, [status, results]), status)
 
 
-def _results(found: list[Lane], columns: int) -> str:
+def _results(found: list[Lane], columns: int, names: list[str]) -> str:
     judged = any(lane.read is not None for lane in found)
     head = ["sampler", "steps", "nfe", "seconds", *["read as asked", "how surely"] * judged]
     body = markup.table(head, [_row(lane, judged) for lane in found])
     note = f'<p class="facts">{READ if judged else UNREAD}</p>'
-    return body + note + "".join(_board(lane, columns) for lane in found)
+    return body + note + "".join(_board(lane, columns, names) for lane in found)
 
 
 def _row(lane: Lane, judged: bool) -> list[str]:
@@ -80,9 +83,9 @@ def _row(lane: Lane, judged: bool) -> list[str]:
     return [*row, *(["…", "…"] if waits else [f"{lane.read:.0%}", f"{lane.sure:.1%}"])]
 
 
-def _board(lane: Lane, columns: int) -> str:
+def _board(lane: Lane, columns: int, names: list[str]) -> str:
     inside = markup.empty("waiting")
     if lane.images is not None:
         alt = f"{len(lane.images)} images drawn by {lane.sampler}"
-        inside = markup.board(lane.images, columns, alt=alt)
+        inside = markup.board(lane.images, columns, alt=alt, names=names)
     return f'<div class="lane">{markup.panel(f"{lane.sampler}, {lane.steps} steps", inside)}</div>'

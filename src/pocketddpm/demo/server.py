@@ -84,8 +84,12 @@ def serving(models: ModelList, port: int | None = None) -> Iterator[str]:
                 css_paths=Path(__file__).with_name("style.css"),
                 app_kwargs={"middleware": [hosts, Middleware(Policy)]},
             )
-        except OSError as error:
-            raise ConfigError(f"the page cannot be served: {error}; try another --port") from None
+        except OSError:
+            where = "7860 to 7959" if port is None else str(port)
+            raise ConfigError(
+                f"no page can be served on {HOST}, port {where}: another program is there; give "
+                "another --port"
+            ) from None
         try:
             yield address
         finally:

@@ -16,6 +16,21 @@ def theme() -> Base:
         font=SANS,
         font_mono=MONO,
     ).set(
+        # All begins at one edge: text, fields, buttons and tabs.
+        block_padding="*spacing_lg 0",
+        block_background_fill="none",
+        block_background_fill_dark="none",
+        # Outlines that are seen: 3 to 1 and more.
+        input_border_color="*neutral_500",
+        input_border_color_dark="*neutral_500",
+        input_border_width="1px",
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_500",
+        checkbox_label_border_color="*neutral_300",
+        checkbox_label_border_width="1px",
+        button_secondary_border_color="*neutral_500",
+        button_secondary_border_color_dark="*neutral_500",
+        button_border_width="1px",
         # Labels are plain text, dark enough to read (4.5 to 1 and more).
         block_title_background_fill="none",
         block_title_background_fill_dark="none",

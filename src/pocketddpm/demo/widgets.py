@@ -9,12 +9,14 @@ from typing import Any
 
 import gradio as gr
 
-from pocketddpm.demo.drawing import GUIDANCE, LARGEST_SEED, MOST_IMAGES, MOST_STEPS
+from pocketddpm.demo import markup
+from pocketddpm.demo.drawing import GUIDANCE, MOST_IMAGES, MOST_STEPS
 from pocketddpm.demo.model_list import ModelList
 from pocketddpm.demo.racing import drawing_samplers
 from pocketddpm.demo.streaming import WORKERS
 from pocketddpm.diffusion.grid import SPACINGS
 from pocketddpm.errors import DDPMError
+from pocketddpm.models.labels import NO_LABEL
 from pocketddpm.models.model import Model
 
 # Everything that asks the network waits in one queue, so that no run starves another.
@@ -27,6 +29,7 @@ QUEUED: dict[str, Any] = {
 LATEST: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
 
 slider = partial(gr.Slider, step=1, buttons=[])
+VARIANTS = "Variants"
 
 
 @contextmanager
@@ -73,14 +76,29 @@ class Page:
         for listen in (*events, self.blocks.load):
             listen(answer, [*inputs, self.picker], outputs, **LATEST)
 
-    def run(self, start: gr.Button, handler: Any, inputs: list[Any], outputs: Any) -> Any:
-        """Let `start` yield from handler(model, *inputs) into the outputs; return the event."""
+    def run(
+        self, start: gr.Button, status: gr.HTML, handler: Any, inputs: list[Any], outputs: list[Any]
+    ) -> Any:
+        """Let `start` yield from handler(model, *inputs) into the outputs; return the event.
+
+        status: the output that says what went wrong, so that nothing goes on waiting.
+        """
 
         def answer(*values: Any) -> Iterator[Any]:
-            with explained():
+            try:
                 yield from handler(self.models.model(values[-1]), *values[:-1])
+            except DDPMError as error:
+                yield {status: markup.problem(str(error))}
+            except Exception:
+                yield {status: markup.problem("That failed; the terminal says why.")}
+                raise
 
         return start.click(answer, [*inputs, self.picker], outputs, **QUEUED)
+
+    def stop(self, button: gr.Button, event: Any, status: gr.HTML) -> None:
+        """Let a button end an event, and the status say so."""
+        stopped = markup.progress(0, ["stopped"], busy=False)
+        button.click(lambda: stopped, None, status, cancels=[event], show_progress="hidden")
 
 
 def lesson(text: str) -> None:
@@ -92,8 +110,8 @@ def buttons(start: str, name: str) -> tuple[gr.Button, gr.Button]:
     """Return a button that starts, and one that stops; `name` makes their ids."""
     with gr.Row():
         return (
-            gr.Button(start, variant="primary", elem_id=f"{name}-start"),
-            gr.Button("Stop", elem_id=f"{name}-stop"),
+            gr.Button(start, variant="primary", elem_id=f"{name}-start", min_width=100),
+            gr.Button("Stop", elem_id=f"{name}-stop", min_width=100),
         )
 
 
@@ -104,22 +122,24 @@ def classes_field(page: Page) -> Any:
         lambda m: {"choices": list(m.classes), "value": [], "visible": bool(m.classes)},
         label="Classes",
         info="None ticked: all of them in turn.",
+        elem_classes="classes",
     )
 
 
-def class_field(page: Page, *, unlabelled: bool = False) -> Any:
-    """Return the field for one class; or no label, where the model has learned that.
+def one_class(model: Model, *, unlabelled: bool = False) -> dict[str, Any]:
+    """Return the values of a field for one class; or no label, where the model has learned that.
 
     unlabelled: whether no label is chosen at first, in place of the first class.
     """
+    none = [] if model.null is None else [("no label", NO_LABEL)]
+    named = [(name, name) for name in model.classes]
+    first = next(iter([*none, *named] if unlabelled else named), ("", ""))[1]
+    return {"choices": [*none, *named], "value": first, "visible": bool(model.classes)}
 
-    def values(model: Model) -> dict[str, Any]:
-        none = [] if model.null is None else [("no label", "")]
-        named = [(name, name) for name in model.classes]
-        first = next(iter([*none, *named] if unlabelled else named), ("", ""))[1]
-        return {"choices": [*none, *named], "value": first, "visible": bool(model.classes)}
 
-    return page.follow(gr.Dropdown, values, label="Class")
+def class_field(page: Page, *, unlabelled: bool = False) -> Any:
+    """Return the field for one class, see `one_class`."""
+    return page.follow(gr.Dropdown, partial(one_class, unlabelled=unlabelled), label="Class")
 
 
 def sampler_field(page: Page) -> Any:
@@ -175,13 +195,11 @@ def count_field(value: int, label: str = "Images", least: int = 1) -> Any:
 
 
 def seed_field(value: int = 0, label: str = "Seed") -> gr.Number:
-    """Return the field for a seed."""
-    return gr.Number(
-        value, label=label, precision=0, minimum=0, maximum=LARGEST_SEED, min_width=110
-    )
+    """Return the field for a seed. `drawing.wish` knows its bounds, and names it where it errs."""
+    return gr.Number(value, label=label, min_width=110)
 
 
-def wish_fields(page: Page, *, unlabelled: bool = False) -> list[Any]:
-    """Return the fields of a wish for one class, in the order of `drawing.wish`."""
-    kind, count = class_field(page, unlabelled=unlabelled), count_field(8, "Variants")
+def wish_fields(page: Page, kind: Any) -> list[Any]:
+    """Return the fields of a wish for one class, `kind`, in the order of `drawing.wish`."""
+    count = count_field(8, VARIANTS)
     return [kind, count, steps_field(page), guidance_field(page), seed_field()]

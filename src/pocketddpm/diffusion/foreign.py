@@ -65,6 +65,14 @@ def sample(
 
     Raises ConfigError for values that are not allowed or do not go together, and for an f that
     returns another shape.
+
+    Images that are all black, -1: whatever the noise, that is the estimate.
+
+    >>> import torch
+    >>> import pocketddpm as pd
+    >>> black = lambda x, sigma: -torch.ones_like(x)
+    >>> pd.diffusion.sample(black, shape=(2, 1, 8, 8), predicts="x0", steps=5).unique()
+    tensor([-1.])
     """
     choice = build_sampler(sampler, options)
     if takes not in TAKES:

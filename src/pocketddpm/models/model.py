@@ -70,6 +70,13 @@ class Model:
 
     shape: (channels, height, width). classes: class names, empty when unconditional.
     class_counts: images of each class in the training set. meta: the checkpoint's JSON.
+
+    >>> import pocketddpm as pd
+    >>> model = pd.load("mnist-fast")
+    >>> model
+    Model mnist: 1x28x28, 10 classes, lean with 1.73M parameters, draws by consistency in 2 steps
+    >>> model.plan(steps=1).grid.steps
+    1
     """
 
     experiment: Experiment
@@ -81,6 +88,16 @@ class Model:
     class_counts: tuple[int, ...]
     meta: dict[str, Any]
     device: torch.device
+
+    def __repr__(self) -> str:
+        size, named = "x".join(map(str, self.shape)), f"{len(self.classes)} classes"
+        parameters = sum(p.numel() for p in self.network.parameters()) / 1e6
+        own = self.experiment.sampling
+        return (
+            f"Model {self.experiment.preset}: {size}, {named if self.classes else 'no labels'}, "
+            f"{self.experiment.network.name} with {parameters:.2f}M parameters, draws by "
+            f"{own.sampler} in {own.steps} steps"
+        )
 
     @property
     def learned_guidance(self) -> float:
@@ -280,6 +297,12 @@ class Model:
                 and once with the noise.
 
         Raises ConfigError for settings that cannot work.
+
+        >>> import pocketddpm as pd
+        >>> model = pd.load("mnist")
+        >>> samples = model.sample(4, labels="3,7", steps=3, guidance=1.5, seed=1)
+        >>> samples.images.dtype, samples.nfe
+        (dtype('uint8'), 6)
         """
         plan = self.plan(
             sampler=sampler,
@@ -414,6 +437,10 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", weights: st
     'model' (the last step's), or a further average, 'ema-3000', of a run that keeps it.
     Raises CheckpointError when the file is missing, damaged or foreign, ConfigError for a device
     that is not here and for other weights.
+
+    >>> import pocketddpm as pd
+    >>> pd.load("fashion-mnist").classes[7:]
+    ('Sneaker', 'Bag', 'Ankle boot')
     """
     checkpoint = load_checkpoint(find_checkpoint(Path(path)))
     where = device if isinstance(device, torch.device) else pick_device(str(device))

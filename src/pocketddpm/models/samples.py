@@ -1,5 +1,6 @@
 """`Samples`: images that a model drew, and the files that they are written to."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,24 +13,34 @@ from torch import Tensor
 from pocketddpm.diffusion.sampling import State
 from pocketddpm.errors import ConfigError
 from pocketddpm.output import expanded, file_name, replacing
-from pocketddpm.pictures import names_of, save_gif, save_grid, save_png, stretched, time_text
+from pocketddpm.pictures import grid, names_of, save_gif, save_grid, save_png, stretched, time_text
 
 Images = NDArray[np.uint8]
 Watch = Callable[[slice, State], None]
 """watch(which, state): called with the state of the images `which` after every step."""
 
 NO_LABEL = "no-label"
+MOST_SHOWN = 100  # images in a notebook
 MOST_RECORDED = 100  # images, and about as many frames
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Images that a model drew.
+    """Images that a model drew; in a notebook they show themselves.
 
     images: uint8 [N,C,H,W]. labels: int64 [N], positions in `classes`, or None. nfe: network
     evaluations per image. columns: those of a grid that suit the labels; None: about a square.
     frames: the first images on their way from noise, uint8 [F,M,C,H,W], or None if not recorded.
     times: the frames' t. seconds: how long drawing took.
+
+    >>> import pocketddpm as pd
+    >>> samples = pd.load("mnist-fast").sample(labels=[3, 7])
+    >>> samples
+    Samples: 2 images 1x28x28, of 3 and 7, 2 network evaluations each
+    >>> samples.images.shape, samples.labels.tolist()
+    ((2, 1, 28, 28), [3, 7])
+    >>> samples.save("digits.png")
+    >>> samples.save("digits.npz")
     """
 
     images: Images
@@ -40,6 +51,23 @@ class Samples:
     frames: Images | None = None
     seconds: float = 0.0
     times: tuple[float, ...] = ()
+
+    def __repr__(self) -> str:
+        n, c, h, w = self.images.shape
+        counts = self.label_counts() or {}
+        named = "" if not counts else f", of {len(counts)} classes"
+        if 0 < len(counts) <= 3:
+            named = f", of {' and '.join(counts)}"
+        calls = "1 network evaluation" if self.nfe == 1 else f"{self.nfe} network evaluations"
+        return f"Samples: {n} {'image' if n == 1 else 'images'} {c}x{h}x{w}{named}, {calls} each"
+
+    def _repr_png_(self) -> bytes:
+        """Return the first images as a PNG with the names of classes: notebooks ask for it."""
+        shown = self.images[:MOST_SHOWN]
+        file = io.BytesIO()
+        names = self._names()[:MOST_SHOWN]
+        grid(shown, self.columns, names=names).save(file, "PNG")
+        return file.getvalue()
 
     def save(self, path: str | Path, columns: int | None = None, *, names: bool = True) -> None:
         """Write a grid (.png), an array file (.npz), or single PNGs into a folder (no suffix).
@@ -72,8 +100,8 @@ class Samples:
         """Return how many images there are of each class that was drawn; None without labels."""
         if self.labels is None:
             return None
-        names = (*self.classes, NO_LABEL)
-        return {names[k]: int((self.labels == k).sum()) for k in np.unique(self.labels)}
+        names = (*self.classes, NO_LABEL) if self.classes else range(int(self.labels.max()) + 1)
+        return {str(names[k]): int((self.labels == k).sum()) for k in np.unique(self.labels)}
 
     def save_gif(self, path: str | Path, *, names: bool = True) -> None:
         """Write the frames as an animation (.gif), or one for each class into a folder (no suffix).

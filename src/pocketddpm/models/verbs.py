@@ -58,6 +58,10 @@ def sample(
 
     Raises what `load` and `Model.sample` raise, and OutputError for a file that exists or cannot be
     written, before anything is drawn.
+
+    >>> import pocketddpm as pd
+    >>> pd.sample("mnist-fast", 6, labels="3,7", out="six.png", gif="six.gif")
+    Samples: 6 images 1x28x28, of 3 and 7, 2 network evaluations each
     """
     _check_outputs(overwrite, (out, ".png", ".npz", ""), (gif, ".gif", ""), (strip, ".png"))
     check_panels(panels)
@@ -133,6 +137,15 @@ def edit(
 
     Raises ConfigError for settings that cannot work, DataError for images that cannot be read,
     OutputError for a file that exists or cannot be written.
+
+    >>> import pocketddpm as pd
+    >>> model = pd.load("mnist")
+    >>> three = model.sample(labels=[3], steps=4)
+    >>> anew = pd.edit(
+    ...     "inpaint", model, three.images, mask=(14, 0, 28, 28), labels=[3], steps=4, jump_count=1
+    ... )
+    >>> bool((anew.images[:, :, :14] == three.images[:, :, :14]).all())
+    True
     """
     if what not in get_args(Edit):
         raise unknown("edit", str(what), get_args(Edit))

@@ -17,7 +17,7 @@ from pocketddpm.models.cost import count_flops, count_parameters
 from pocketddpm.models.for_diffusers import refusal
 from pocketddpm.models.model import Model
 from pocketddpm.noise import Role, normal
-from pocketddpm.pictures import columns_for, names_of, save_grid, time_text
+from pocketddpm.pictures import columns_for, names_of, save_grid, short_number, time_text
 from pocketddpm.training.trainer import Trainer
 
 PREVIEW_ROWS, PREVIEW_CLASSES, PREVIEW_STEPS = 6, 10, 50
@@ -76,7 +76,7 @@ def save_forward(
     Above each column stand t and the noise level, sigma = sqrt((1 - alpha_bar) / alpha_bar).
     """
     times = [round(share * schedule.T) for share in FORWARD_SHARES]
-    heads = [f"{time_text(t)}\nσ = {float(schedule.sigma[t]):.3g}" for t in times]
+    heads = [f"{time_text(t)}\nσ = {short_number(float(schedule.sigma[t]))}" for t in times]
     panels = forward_panels(images, schedule, scaling=scaling, seed=seed)
     save_grid(path, panels, len(heads), heads=heads, sides=names)
 

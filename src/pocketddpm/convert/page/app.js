@@ -43,6 +43,8 @@ function labelsFor(count) {
   return chosen.length ? Array.from({ length: count }, (_, k) => chosen[k % chosen.length]) : [];
 }
 
+function nameOf(k) { return settings.labels ? facts.classes[settings.labels[k]] : ""; }
+
 function draw() {
   if (busy || !facts || !at("form").reportValidity()) return;
   const count = +at("count").value, labels = labelsFor(count);
@@ -56,10 +58,15 @@ function draw() {
     const canvas = document.createElement("canvas");
     Object.assign(canvas, { width: w, height: h });
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", labels ? facts.classes[labels[k]] : `image ${k + 1}`);
+    canvas.setAttribute("aria-label", nameOf(k) || `image ${k + 1}`);
     return canvas;
   });
-  at("grid").replaceChildren(...canvases);
+  at("grid").replaceChildren(...canvases.map((canvas, k) => {
+    const figure = document.createElement("figure"), caption = document.createElement("figcaption");
+    caption.textContent = nameOf(k);
+    figure.append(canvas, ...(labels ? [caption] : []));
+    return figure;
+  }));
   at("progress").value = 0;
   setBusy(true);
   say("Drawing …");
@@ -80,13 +87,35 @@ function paint(bytes) {
   });
 }
 
+// A name as it fits into so many pixels: an ellipsis stands for its middle.
+function fitting(context, name, room) {
+  const letters = Array.from(name);
+  let shown = name;
+  for (let kept = letters.length - 1; kept > 0 && context.measureText(shown).width > room; kept--) {
+    const end = Math.floor(kept / 2);
+    shown = letters.slice(0, kept - end).join("") + "…" + letters.slice(letters.length - end).join("");
+  }
+  return shown;
+}
+
 function save() {
-  const [, h, w] = facts.shape, columns = Math.ceil(Math.sqrt(canvases.length));
+  const columns = Math.ceil(Math.sqrt(canvases.length)), rows = Math.ceil(canvases.length / columns);
+  const [, h, w] = facts.shape, scale = Math.max(1, Math.ceil(56 / w)), gap = 4;
+  const line = settings.labels ? 15 : 0, wide = w * scale + gap, high = h * scale + line + gap;
   const board = document.createElement("canvas");
-  Object.assign(board, { width: columns * w, height: Math.ceil(canvases.length / columns) * h });
+  Object.assign(board, { width: columns * wide + gap, height: rows * high + gap });
   const context = board.getContext("2d");
-  canvases.forEach((canvas, k) =>
-    context.drawImage(canvas, (k % columns) * w, Math.floor(k / columns) * h));
+  context.fillStyle = "#c0c0c0";
+  context.fillRect(0, 0, board.width, board.height);
+  Object.assign(context, {
+    fillStyle: "#000", font: "11px system-ui, sans-serif", textAlign: "center",
+    textBaseline: "middle", imageSmoothingEnabled: false,
+  });
+  canvases.forEach((canvas, k) => {
+    const x = gap + (k % columns) * wide, y = gap + Math.floor(k / columns) * high;
+    context.drawImage(canvas, x, y, w * scale, h * scale);
+    context.fillText(fitting(context, nameOf(k), wide - 2), x + (w * scale) / 2, y + high - gap - line / 2);
+  });
   const link = document.createElement("a");
   Object.assign(link, { href: board.toDataURL(), download: `seed-${settings.seed}.png` });
   link.click();
