@@ -19,7 +19,7 @@ KEPT = 5  # float32 numbers for each parameter: weight, average, gradient, two m
 NETWORKS: dict[str, NetworkConfig] = {
     "lean (train mnist)": NetworkConfig("lean"),
     "unet 32/64/128": NetworkConfig("unet", {"widths": (32, 64, 128)}),
-    "unet 128/256/256 (train cifar10)": NetworkConfig(
+    "unet 128/256/256 (train unet-cifar10)": NetworkConfig(
         "unet", {"widths": (128, 256, 256), "blocks": 2, "attention": 2, "dropout": 0.1}
     ),
     "unet 128/256/384/512": NetworkConfig(

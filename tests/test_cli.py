@@ -244,8 +244,9 @@ def test_unlabelled_grey_and_colour_folders_train_and_sample(tmp_path, capsys):
             pixels = rng.integers(0, 256, shape, dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / name / f"{k}.png")
         out = tmp_path / f"run-{name}"
-        run("train", "folder", "--data", tmp_path / name, "--image-size", "8x12", "--steps", "2",
-            "--batch-size", "4", "--net", TINY_NET, "--out", out, "--device", "cpu")  # fmt: skip
+        run("train", "unet-folder", "--data", tmp_path / name, "--image-size", "8x12",
+            "--steps", "2", "--batch-size", "4", "--net", TINY_NET, "--out", out,
+            "--device", "cpu")  # fmt: skip
         run("sample", out, "--n", "3", "--steps", "2", "--out", tmp_path / f"{name}.npz")
         with np.load(tmp_path / f"{name}.npz") as arrays:
             assert list(arrays) == ["images"]

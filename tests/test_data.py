@@ -457,7 +457,7 @@ def test_celeba_follows_the_partition(tmp_path: Path) -> None:
     np.testing.assert_allclose(train.images[:, 0, 32, 32], [0, 40, 80], atol=2)
     np.testing.assert_allclose(test.images[:, 0, 8, 6], [160, 200], atol=2)
     assert train.labels is None
-    assert train.source == "centre crop and resize to 64x64"
+    assert train.source == "cropped and resized to 64x64"
     assert celeba.FLIP
 
 

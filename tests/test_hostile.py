@@ -307,7 +307,7 @@ def test_decompression_bombs_are_bounded(tmp_path, monkeypatch):
         for read in (
             lambda: read_npz(tmp_path / "bomb.npz", ["images"]),
             lambda: read_idx(tmp_path / "bomb.gz", (1000,)),
-            lambda: decode(tmp_path / "bomb.png", channels=1),
+            lambda: decode(tmp_path / "bomb.png", 1),
         ):
             try:
                 read()

@@ -39,7 +39,6 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     "train ./photos": ("./photos", "folder", "--data ./photos"),
     "train photos": ("photos", "folder", "--data photos"),
     "train /my/folder": ("/my/folder", "folder", "--data /my/folder"),
-    "train hf:ylecun/mnist": ("hf:ylecun/mnist", "folder", "--data hf:ylecun/mnist"),
     "train folder": ("--data",),
     "train folder photos": ("photos", "--data photos"),
     "train folder --data ./absent": ("absent",),

@@ -57,6 +57,7 @@ OPTIONS = experiment_options()
 ALLOWED: dict[str, list[tuple[Any, str, Any]]] = {  # in Python, as text, in the experiment
     "data": [("mnist", "mnist", "mnist"), (Path("a/b"), "a/b", "a/b")],
     "image_size": [((28, 36), "28x36", (28, 36)), (32, "32", (32, 32)), ([8, 12], "8x12", (8, 12))],
+    "background": [("white", "white", "white"), ("#102030", "#102030", "#102030")],
     "classes": [(["1", "7"], "1,7", ("1", "7")), (("cat",), "cat", ("cat",))],
     "network": [("lean", "lean", "lean"), ("unet", "unet", "unet")],
     "net": [
@@ -71,6 +72,7 @@ ALLOWED: dict[str, list[tuple[Any, str, Any]]] = {  # in Python, as text, in the
 WRONG: dict[str, list[Any]] = {
     "data": [3, True, ["mnist"]],
     "image_size": [0, (28,), (28, 0), (28, -1), (28.5, 28), "big", "28x", 28.5, True, {"h": 28}],
+    "background": [3, True, (255, 255, 255)],
     "classes": [3, [3], "", ",", {"a": 1}, True],
     "network": [3, True],
     "net": [3, "widths", "=3", ["widths"], {"widths": object()}, {3: 4}, {"widths": {"a": 1}}],
@@ -278,7 +280,7 @@ def test_an_allowed_value_changes_the_experiment(name, asked):
 
 def test_none_keeps_what_the_preset_says(asked):
     for name in PRESETS:
-        if name != "folder":
+        if get_preset(name).data.name:
             experiment, _ = asked(pd.train, name, **dict.fromkeys(OPTIONS))
             assert experiment == get_preset(name)
 
@@ -301,7 +303,7 @@ def test_numbers_of_other_kinds_are_what_they_say(asked):
 
 
 def test_sizes_are_added_and_go_with_their_network():
-    base = get_preset("cifar10")
+    base = get_preset("unet-cifar10")
     wider = with_options(base, {"net": {"widths": (8, 16)}})
     assert wider.network.sizes == {**base.network.sizes, "widths": (8, 16)}
     assert with_options(base, {"network": "lean"}).network.sizes == {}

@@ -13,6 +13,7 @@ from pocketddpm.catalog import NETWORKS
 from pocketddpm.config import Experiment, NetworkConfig
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.scaling import Scaling
+from pocketddpm.data.split import Parts
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.model import Model
 from pocketddpm.networks._common import cropped, padded
@@ -54,7 +55,7 @@ def test_every_size_trains_and_samples(name, size, channels):
     )
     found, device = images(shape), torch.device("cpu")
     scaling = Scaling().centered(found.images, device)
-    data = RunData(experiment.data, found, None, scaling, found.classes, "")
+    data = RunData(experiment.data, Parts(found), scaling, found.classes, "")
     trainer = build_trainer(experiment, data, device)
     before = {k: v.clone() for k, v in trainer.network.state_dict().items()}
     (result,) = trainer.steps()

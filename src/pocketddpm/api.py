@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from pocketddpm.config import Experiment
 from pocketddpm.models.model import Model, load_model
-from pocketddpm.presets import get_preset
 from pocketddpm.values import from_dict
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 def train(preset: str | Experiment, *, out: str | Path | None = None, **options: Any) -> Model:
     """Train a preset, or an experiment of one's own, and return the model.
 
+    preset: its name (also that of a data set, or hf:ORG/NAME), or an `Experiment`.
     out: the run folder, runs/PRESET by default. options: those of `pocketddpm train` by name, as
     Python's own types: `flip=True`, `image_size=(28, 28)`, `net={"widths": (32, 64)}`,
     `classes=["cat", "dog"]`; text as on the command line is read too. None keeps the preset's
@@ -34,8 +34,7 @@ def train(preset: str | Experiment, *, out: str | Path | None = None, **options:
     """
     from pocketddpm.runs.start import start
 
-    experiment = get_preset(preset) if isinstance(preset, str) else preset
-    return _trained(start(experiment, out=out, **options))
+    return _trained(start(preset, out=out, **options))
 
 
 def distill(model: str | Path, *, out: str | Path | None = None, **options: Any) -> Model:

@@ -28,16 +28,39 @@ Options = dict[str, Any]
 BUDGETS = ("steps", "epochs", "images", "minutes")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """What becomes of images on their way; None is the habit, or a model's own way."""
+
+    grey: bool | None = None
+    """Make grey images of coloured ones."""
+    background: str | None = None
+    """Colour under transparency and in padding, by name or as #rrggbb; white under transparency."""
+    stretch: bool | None = None
+    """Spread the values of image files, from the least to the greatest of the training set, over
+    the whole range, as 12 bits in 16-bit files need."""
+
+    def image_options(self) -> dict[str, Any]:
+        """Return these options by name, as `load_images` takes them."""
+        return {f.name: getattr(self, f.name) for f in fields(ImageOptions)}
+
+    def over(self, own: "ImageOptions") -> "ImageOptions":
+        """Return these options, and where they are None the others."""
+        given = {k: v for k, v in self.image_options().items() if v is not None}
+        return ImageOptions(**{**own.image_options(), **given})
+
+
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(ImageOptions):
     """Which images, and in what form the network sees them."""
 
     name: str = option(MISSING, name="data")
     """A data set's name or a folder of images, instead of the preset's."""
     image_size: tuple[int, int] | None = option(None, ">= 1", read=parse_size)
     """Image size, 32 or 28x36 (height x width)."""
-    fit: Literal["pad", "resize"] | None = None
-    """How another image size is reached."""
+    fit: Literal["pad", "crop", "resize", "contain"] | None = None
+    """How another image size is reached: pad and crop keep the scale; resize takes the largest
+    centred part of that shape, contain the whole image, and pads the rest."""
     subset: int | None = option(None, ">= 1")
     """Train on N images only."""
     selection: Literal["random", "first"] = "random"
@@ -109,14 +132,26 @@ class ObjectiveConfig:
     """Begin with 10 noise levels, and double them up to half of the run."""
     variance: Literal["beta", "beta-tilde", "learned"] = "beta-tilde"
     """Variance of the reverse steps, for the bound; learned needs hybrid or vlb."""
-    sigma_data: float = option(0.5, "> 0")
-    """Deviation of the images' pixels, for edm and soft-min-snr."""
+    # None: measured when a run starts, where something uses it.
+    sigma_data: float | None = option(None, "> 0")
+    """Root mean square of the images as the network sees them, for edm and soft-min-snr; measured
+    unless it is given."""
     label_dropout: float = option(0.1, ">= 0, < 1")
     """Share of labels hidden, for guidance."""
     guidance: float = option(1.0, ">= 1")
     """Guidance learned into the network, which then samples guided at no extra cost; 1: none."""
     guidance_below: float | None = option(None, "> 0")
     """Learn guidance only where sigma is below this number; at all noise levels by default."""
+
+    @property
+    def deviation(self) -> float:
+        """sigma_data; EDM's 0.5 where nothing was measured (arXiv 2206.00364, table 1)."""
+        return 0.5 if self.sigma_data is None else self.sigma_data
+
+    @property
+    def uses_deviation(self) -> bool:
+        """Whether anything depends on sigma_data."""
+        return self.prediction == "edm" or self.weighting in ("edm", "soft-min-snr")
 
 
 @dataclass(frozen=True)
@@ -233,7 +268,7 @@ def experiment_options() -> dict[str, Place]:
     places = {}
     for part, kind in get_type_hints(Experiment).items():
         hints = get_type_hints(kind) if part not in ("preset", "sampling") else {}
-        for f in fields(kind) if hints else ():
+        for f in sorted(fields(kind), key=lambda f: f.kw_only is True) if hints else ():
             places[option_of(f).name or f.name] = Place(part, kind, f, hints[f.name])
     return places
 

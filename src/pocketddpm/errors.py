@@ -30,7 +30,7 @@ class OutputError(DDPMError):
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> ConfigError:
     """Return the error for a name that is not in a list, with the nearest names first."""
-    names = sorted(allowed)
+    names = sorted(set(allowed))
     near = nearest(name, names)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return ConfigError(f"unknown {kind} {name!r}: {hint}choose from {', '.join(names)}")

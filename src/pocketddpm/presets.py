@@ -1,19 +1,24 @@
 """The experiments: one small function per preset, returning the whole configuration.
 
-Standard library only. The first line of a function's docstring is its help text.
+Standard library only. The first line of a function's docstring is its help text. Image sets without
+numbers of their own get one recipe, and `sized` chooses its sizes when the images are known.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf, sqrt
 from pathlib import Path
+from typing import NamedTuple
 
+from pocketddpm.catalog import DATASETS
 from pocketddpm.config import (
     DataConfig,
     Experiment,
     NetworkConfig,
     ObjectiveConfig,
     OptimiserConfig,
+    Options,
     SamplingConfig,
     ScheduleConfig,
     TrainingConfig,
@@ -37,6 +42,7 @@ def mnist() -> Experiment:
             times="log-normal",
             p_mean=0.0,
             p_std=1.4,
+            sigma_data=0.5,
             guidance=1.5,
         ),
         optimiser=OptimiserConfig("muon", lr=5e-3),
@@ -76,9 +82,82 @@ def digits() -> Experiment:
 
 
 def cifar10() -> Experiment:
-    """CIFAR-10, 32x32 colour, class-conditional, with flips: for a GPU."""
+    """CIFAR-10, 32x32 colour, class-conditional, with flips."""
+    return _by_rule("cifar10", "cifar10")
+
+
+def celeba() -> Experiment:
+    """CelebA, faces at 64x64 in colour, unconditional, with flips."""
+    faces = _by_rule("celeba", "celeba")
+    return replace(faces, data=replace(faces.data, image_size=(64, 64)))
+
+
+def folder() -> Experiment:
+    """Your own images: `--data PATH`, with labels from sub-folder names when there are any."""
+    return _by_rule("folder")
+
+
+def hf() -> Experiment:
+    """A set of the Hugging Face hub, or a copy of one on disk: `train hf:ORG/NAME`."""
+    return _by_rule("hf")
+
+
+def _by_rule(preset: str, data: str = "") -> Experiment:
+    """Return the recipe of `mnist` for any images; `sized` makes it fit them."""
+    recipe = mnist()
+    return replace(
+        recipe,
+        preset=preset,
+        data=DataConfig(data, center=True),
+        # Guidance makes images clearer and less varied; it can be asked for.
+        objective=replace(recipe.objective, sigma_data=None, guidance=1.0),
+        training=TrainingConfig(minutes=30),
+    )
+
+
+class Found(NamedTuple):
+    """What a run's images are, as far as the rule asks: their size, and how many to train on."""
+
+    height: int
+    width: int
+    images: int
+
+
+def follows_rule(preset: str) -> bool:
+    """Return whether the rule, `sized`, completes the preset."""
+    return preset in ("cifar10", "celeba", "folder", "hf") or preset not in PRESETS
+
+
+def sized(recipe: Experiment, found: Found) -> Experiment:
+    """Return the recipe with sizes for the images that were found: the rule (docs/recipe.md).
+
+    Patches leave the finest level about 8 to 20 places a side, for more cost more than they give.
+    Neither channels nor classes change anything.
+    """
+    side = sqrt(found.height * found.width)  # of a square with as many pixels
+    sizes = next(sizes for most, sizes in SIZES if side <= most)
+    return replace(
+        recipe,
+        network=NetworkConfig("lean", sizes),
+        training=replace(recipe.training, batch_size=64 if found.images < MANY else 128),
+    )
+
+
+SIZES: tuple[tuple[float, Options], ...] = (
+    (15, {"widths": (64, 128), "blocks": (2, 3), "patch": 1}),
+    (40, {"widths": (64, 128), "blocks": (2, 3), "patch": 2}),
+    (80, {"widths": (64, 128), "blocks": (2, 3), "patch": 4}),
+    (inf, {"widths": (64, 128, 128), "blocks": (1, 2, 3), "patch": 4}),
+)
+"""Largest side, and the sizes of `lean` up to it."""
+MANY = 100_000
+"""Images from which on a larger batch does better than more steps."""
+
+
+def unet_cifar10() -> Experiment:
+    """CIFAR-10 with the plain U-Net, 29M parameters, v prediction: for a GPU."""
     return Experiment(
-        preset="cifar10",
+        preset="unet-cifar10",
         data=DataConfig("cifar10"),
         network=NetworkConfig(
             sizes={"widths": (128, 256, 256), "blocks": 2, "attention": 2, "dropout": 0.1}
@@ -88,10 +167,10 @@ def cifar10() -> Experiment:
     )
 
 
-def folder() -> Experiment:
-    """Your own images: `--data PATH`, with labels from sub-folder names when there are any."""
+def unet_folder() -> Experiment:
+    """Your own images, `--data PATH`, with the plain U-Net, which diffusers can hold."""
     return Experiment(
-        preset="folder",
+        preset="unet-folder",
         data=DataConfig(""),
         network=NetworkConfig(sizes={"widths": (32, 64, 128)}),
         optimiser=OptimiserConfig(lr=1e-3),
@@ -179,7 +258,11 @@ PRESETS: dict[str, Callable[[], Experiment]] = {
     "unet-mnist": unet_mnist,
     "digits": digits,
     "cifar10": cifar10,
+    "celeba": celeba,
     "folder": folder,
+    "hf": hf,
+    "unet-cifar10": unet_cifar10,
+    "unet-folder": unet_folder,
     "diffunet-mnist": diffunet_mnist,
     "conditional-mnist": conditional_mnist,
     "small-unet-mnist": small_unet_mnist,
@@ -188,15 +271,22 @@ PRESETS: dict[str, Callable[[], Experiment]] = {
 
 
 def get_preset(name: str) -> Experiment:
-    """Return the experiment called `name`; ConfigError, with the nearest names, if none is."""
-    if name not in PRESETS:
-        if "/" in name or os.sep in name or Path(name).is_dir():
-            raise ConfigError(
-                f"{name!r} is no preset: for images in a folder of your own, the preset is folder "
-                f"with --data {name}"
-            )
-        raise unknown("preset", name, PRESETS)
-    return PRESETS[name]()
+    """Return the experiment called `name`, which may be a data set's name too, or hf:ORG/NAME.
+
+    Raises ConfigError, with the nearest names, if there is none.
+    """
+    if name in PRESETS:
+        return PRESETS[name]()
+    if name.startswith("hf:"):
+        return replace(hf(), data=replace(hf().data, name=name))
+    if name in DATASETS.names():  # a plug-in's
+        return _by_rule(name, name)
+    if "/" in name or os.sep in name or Path(name).is_dir():
+        raise ConfigError(
+            f"{name!r} is no preset: for images in a folder of your own, the preset is folder "
+            f"with --data {name}"
+        )
+    raise unknown("preset", name, [*PRESETS, *DATASETS.names()])
 
 
 def describe_presets() -> dict[str, str]:

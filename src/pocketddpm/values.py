@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
+from inspect import get_annotations
 from itertools import pairwise
 from math import isfinite
 from numbers import Real
@@ -61,8 +62,9 @@ def option_of(f: "Field[Any]") -> Option:
 
 
 def sentence(kind: type, name: str) -> str:
-    """Return the sentence that stands below a field of a config class."""
-    return _sentences(str(sys.modules[kind.__module__].__file__))[kind.__name__, name]
+    """Return the sentence that stands below a field of a config class, or of a base of it."""
+    owner = next(c for c in kind.__mro__ if name in get_annotations(c))
+    return _sentences(str(sys.modules[owner.__module__].__file__))[owner.__name__, name]
 
 
 @cache

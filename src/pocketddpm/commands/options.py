@@ -86,6 +86,8 @@ def options_of(config: type) -> type:
         default: Any = f.default
         if option_of(f).read is not None:  # is read from text
             hint, default = (str, ",".join(default)) if default else (str | None, None)
+        elif bool in get_args(hint):  # and None
+            hint = Literal["yes", "no"] | None
         places[f.name] = (config, f, hint, default)
     return _base(places, {})
 

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pocketddpm.commands.options import Plugins, Positional
+from pocketddpm.commands.options import Plugins, Positional, given, options_of
+from pocketddpm.config import ImageOptions
 from pocketddpm.errors import ConfigError
-from pocketddpm.values import parse_names, parse_options, parse_size
+from pocketddpm.values import from_dict, parse_names, parse_options, parse_size
 
 
-@dataclass(frozen=True)
-class Show:
+@dataclass(frozen=True, kw_only=True)
+class Show(options_of(ImageOptions)):
     """Make a picture: of a data set, of its forward process, of a schedule, or of a denoising.
 
     Example: pocketddpm show forward mnist --out forward.png
@@ -36,6 +37,8 @@ class Show:
     """Only these classes, such as 0,1,7."""
     image_size: str | None = None
     """Image size, 32 or 28x36 (height x width)."""
+    fit: Literal["pad", "crop", "resize", "contain"] | None = None
+    """How that is reached, as in `train`."""
     seed: int = 0
     """Seed of the noise."""
     out: Path | None = None
@@ -67,6 +70,8 @@ class Show:
             self.subject,
             image_size=parse_size(self.image_size) if self.image_size else None,
             classes=parse_names(self.classes) if self.classes else None,
+            fit=self.fit,
+            **from_dict(ImageOptions, given(self)).image_options(),
         )
 
     def _data(self, out: Path) -> None:

@@ -31,10 +31,9 @@ class Train(training_options()):
 
     def run(self) -> None:
         """Train, and say where everything is."""
-        from pocketddpm.presets import get_preset
         from pocketddpm.runs.start import start
 
-        session = start(get_preset(self.preset), **given(self))
+        session = start(self.preset, **given(self))
         session.run()
         if self.json and session.main:
             trainer = session.trainer

@@ -76,7 +76,7 @@ def facts(model: Model) -> dict[str, Any]:
         "classes": list(model.classes),
         "null": len(model.classes) if model.classes else None,
         "prediction": objective.prediction,
-        "sigma_data": objective.sigma_data,
+        "sigma_data": objective.deviation,
         "guidable": model.null is not None,
         "alpha_bar": model.schedule.alpha_bar.tolist(),
         "clip": plan.clip,

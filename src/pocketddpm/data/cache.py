@@ -10,16 +10,17 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from pocketddpm.data.download import cache_root
-from pocketddpm.data.files import ImageFiles
+from pocketddpm.data.files import Found, ImageFiles
 from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.progress import say
 
@@ -42,39 +43,40 @@ class Entry:
     used: float
 
 
-def decode_once(files: ImageFiles, key: str) -> tuple[NDArray[np.uint8], list[str]]:
+def decode_once(files: ImageFiles, key: str) -> tuple[NDArray[np.uint8], Found]:
     """Return the decoded images, from the cache where it has them under this key.
 
     Of several processes that ask at a time, one decodes and the others wait for it. Where the cache
     cannot be written or has too little room, they are decoded into memory, and a line says so.
 
-    Returns: uint8 [N,C,H,W], a read-only memory map or an array; and what decoding changed.
+    Returns: uint8 [N,C,H,W], a read-only memory map or an array; and what the files were found
+    to be.
 
     Raises DataError when files are broken, or differ in size while no size is given.
     """
-    count = len(files.sources)
     path = cache_folder() / key / FILE
-    if (found := _open(path, count)) is not None:
-        return found
+    if (cached := _open(path, files)) is not None:
+        return cached
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.parent, files.where):
-            if (found := _open(path, count)) is None:
-                shape, notes = files.survey()
-                _make_room(path, HEADER + prod(shape))
-                about = json.dumps({"where": files.where, "notes": notes})
-                path.with_name(ABOUT).write_text(about, encoding="utf-8")
-                _write(path, shape, files.decoded(shape[1], shape[2:]))
-                found = _open(path, count)
+            if (cached := _open(path, files)) is None:
+                found = files.survey()
+                _make_room(path, HEADER + prod(found.shape))
+                _write(path, found.shape, files.decoded(found))
+                about = {"where": files.where, "notes": found.notes}
+                about |= {"background": found.reading.background, "span": found.reading.span}
+                path.with_name(ABOUT).write_text(json.dumps(about), encoding="utf-8")
+                cached = _open(path, files)
     # No room or no permission: broken image files never get here, they are DataErrors.
     except (OSError, NotImplementedError) as error:
         said = getattr(error, "strerror", None) or error
         say(f"{files.where}: decoded into memory, as the cache cannot be used ({path}: {said})")
-        shape, notes = files.survey()
-        return files.array(shape), notes
-    if found is None:
+        found = files.survey()
+        return files.array(found), found
+    if cached is None:
         raise DataError(f"{path}: was just written, but cannot be read; set POCKETDDPM_CACHE")
-    return found
+    return cached
 
 
 def cache_folder() -> Path:
@@ -91,8 +93,8 @@ def entries() -> list[Entry]:
             stat, shape = path.stat(), ()
             with suppress(ValueError, EOFError):
                 shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
-            where, _ = _about(path) or ("decoded by an older version", [])
-            found.append(Entry(path.parent, where, shape, stat.st_size, stat.st_mtime))
+            where = _about(path).get("where", "decoded by an older version")
+            found.append(Entry(path.parent, str(where), shape, stat.st_size, stat.st_mtime))
     return sorted(found, key=lambda entry: entry.used)
 
 
@@ -140,27 +142,33 @@ def _locked(folder: Path, where: str) -> Iterator[None]:
         lock.release()
 
 
-def _about(path: Path) -> tuple[str, list[str]] | None:
-    """Return what was decoded, and what that changed; None where it is not known."""
+def _about(path: Path) -> dict[str, Any]:
+    """Return what was decoded, and what it was found to be; nothing where that is not known."""
     try:
-        about = json.loads(path.with_name(ABOUT).read_text(encoding="utf-8"))
-        return str(about["where"]), [str(note) for note in about["notes"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return dict(json.loads(path.with_name(ABOUT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
-def _open(path: Path, count: int) -> tuple[NDArray[np.uint8], list[str]] | None:
+def _open(path: Path, files: ImageFiles) -> tuple[NDArray[np.uint8], Found] | None:
     about = _about(path)
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        # Missing, or cut short by a crash: decode again.
-        return None
-    if about is None or images.dtype != np.uint8 or images.ndim != 4 or len(images) != count:
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(files.sources):
+            return None
+        reading = replace(
+            files.reading,
+            channels=images.shape[1],
+            background=about["background"],
+            span=about["span"] and (float(about["span"][0]), float(about["span"][1])),
+        )
+        found = Found(images.shape, reading, [str(note) for note in about["notes"]])
+    except (OSError, ValueError, EOFError, KeyError, TypeError, IndexError):
+        # Missing, cut short by a crash, or of an older version: decode again.
         return None
     with suppress(OSError):
         os.utime(path)  # the time of the last use
-    return images, about[1]
+    return images, found
 
 
 def _write(path: Path, shape: tuple[int, ...], images: Iterator[NDArray[np.uint8]]) -> None:

@@ -11,46 +11,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketddpm.data.cache import decode_once
-from pocketddpm.data.decode import suffixes
-from pocketddpm.data.files import ImageFiles, how_sized
+from pocketddpm.data.decode import Reading, suffixes
+from pocketddpm.data.files import Found, ImageFiles, how_sized
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import DataError
-from pocketddpm.progress import say
 
 # Part of the cache's key; raise it whenever files come to be decoded differently.
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 
 
 def load_folder(
     folder: Path,
-    image_size: tuple[int, int] | None = None,
+    reading: Reading | None = None,
     name: str | None = None,
     classes: tuple[str, ...] | None = None,
 ) -> ImageSet:
     """Return the images under a folder, labelled by its immediate sub-folders where that fits.
 
-    What is left out, and why there are no labels, is said in one line. Files and folders whose
+    What is left out or changed, and why there are no labels, is in `notes`. Files and folders whose
     names begin with a dot are hidden, and left out without a word.
 
     Args:
         folder: searched recursively, links included.
-        image_size: (height, width) to reach by centre crop and resize; None keeps the common size.
+        reading: what becomes of the files.
         name: the set's name; the folder's own when None.
         classes: the names that sub-folders may have, in label order; None takes those there are.
 
-    Returns: images uint8 [N,C,H,W] in natural order of the paths, C = 1 when every file is grey and
-        3 otherwise; labels int64 [N], or None when images lie in fewer than two sub-folders, or
-        so many beside them that they would be a class of their own.
+    Returns: images uint8 [N,C,H,W] in natural order of the paths; labels int64 [N], or None
+        when images lie in fewer than two sub-folders, or so many beside them that they would be a
+        class of their own.
 
     Raises DataError when the folder is missing or holds no images, when files are broken, when
-    their sizes differ and image_size is None, and for a sub-folder that is not among `classes`.
+    their sizes differ and no size is given, and for a sub-folder that is not among `classes`.
     """
     paths, notes = _walk(folder)
     paths, names, labels, more = label_by_folder(folder, paths, classes)
-    images, changed = decode_files(folder, paths, image_size)
-    if notes := [*notes, *more, *changed]:
-        say(f"{folder}: {'; '.join(notes)}")
-    return ImageSet(images, labels, names, name or folder.resolve().name, how_sized(image_size))
+    reading = reading or Reading()
+    images, found = decode_files(folder, paths, reading)
+    return ImageSet(
+        images,
+        labels,
+        names,
+        name or folder.resolve().name,
+        how_sized(reading),
+        (*notes, *more, *found.notes),
+        found.reading,
+    )
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -148,28 +154,29 @@ def label_by_folder(
 
 
 def decode_files(
-    folder: Path, paths: Sequence[Path], image_size: tuple[int, int] | None = None
-) -> tuple[NDArray[np.uint8], list[str]]:
+    folder: Path, paths: Sequence[Path], reading: Reading
+) -> tuple[NDArray[np.uint8], Found]:
     """Return the decoded images, from the cache when the files have not changed since.
 
-    The key is made of the folder, and of the names, sizes and times of the files.
+    The key is made of the folder, of the names, sizes and times of the files, and of `reading`.
 
     Args:
         folder: what the paths are relative to.
         paths: the files, in the order wanted.
-        image_size: (height, width) to reach by centre crop and resize; None keeps the common size.
+        reading: what becomes of them.
 
-    Returns: uint8 [N,C,H,W], a read-only memory map or an array; and what decoding changed.
+    Returns: uint8 [N,C,H,W], a read-only memory map or an array; and what the files were found
+    to be.
 
-    Raises DataError when files are broken, or differ in size while image_size is None.
+    Raises DataError when files are broken, or differ in size while no size is given.
     """
     names = [str(path.relative_to(folder)) for path in paths]
     digest = hashlib.sha256()
-    digest.update(repr((DECODER_VERSION, str(folder.resolve()), image_size)).encode())
+    digest.update(repr((DECODER_VERSION, str(folder.resolve()), reading)).encode())
     for path, name in zip(paths, names, strict=True):
         try:
             stat = path.stat()
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
         digest.update(repr((name, stat.st_size, stat.st_mtime_ns)).encode())
-    return decode_once(ImageFiles(str(folder), names, paths, image_size), digest.hexdigest())
+    return decode_once(ImageFiles(str(folder), names, paths, reading), digest.hexdigest())

@@ -11,6 +11,7 @@ from typing import Any, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketddpm.data.decode import Reading
 from pocketddpm.errors import DataError
 
 CHUNK = 1024
@@ -86,6 +87,8 @@ class ImageSet:
     classes: the class names in label order; empty when there are no labels.
     name: the data set's name, for messages and checkpoints.
     source: what was done to the files, in words ('28x28 padded to 32x32'); empty when nothing was.
+    notes: all else that was left out, changed or decided on the way, a phrase each.
+    reading: how its files were read, with what was left open; None where it has none.
     """
 
     images: ImageArray
@@ -93,6 +96,8 @@ class ImageSet:
     classes: tuple[str, ...]
     name: str
     source: str = ""
+    notes: tuple[str, ...] = ()
+    reading: Reading | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, get_args
@@ -13,13 +14,22 @@ from numpy.typing import NDArray
 
 from pocketddpm.catalog import DATASETS
 from pocketddpm.data import split as data_split
-from pocketddpm.data.decode import crop_resize, times
+from pocketddpm.data.decode import (
+    FITS,
+    PADDED_WITH,
+    Fit,
+    Reading,
+    check_fit,
+    colour,
+    fitted,
+    times,
+)
 from pocketddpm.data.image_set import ImageSet, chunks
 from pocketddpm.data.split import Selection
 from pocketddpm.errors import ConfigError, unknown
+from pocketddpm.progress import say
 
 Split = Literal["train", "test"]
-Fit = Literal["pad", "resize"]
 
 
 def load_images(
@@ -28,30 +38,42 @@ def load_images(
     *,
     image_size: tuple[int, int] | None = None,
     fit: Fit | None = None,
+    grey: bool | None = None,
+    background: str | None = None,
+    stretch: bool | None = None,
     subset: int | None = None,
     selection: Selection = "random",
     classes: Sequence[str] | None = None,
+    quiet: bool = False,
 ) -> ImageSet:
     """Return a data set, reduced to some classes, then to a subset, then fitted to a size.
+
+    What was left out or changed on the way is said in one line on stderr, and kept in `notes`.
 
     Args:
         name_or_path: a name in the catalogue of data sets, or the path of a folder of images (with
             a separator in it, './mnist', where a name would be meant otherwise), or hf:NAME.
         split: 'train' or 'test'.
         image_size: (height, width) of the result; None keeps the set's own.
-        fit: how that size is reached: 'pad' adds zeros on all sides, 'resize' takes the largest
-            centred part of that aspect ratio and resizes it; None is the set's default.
+        fit: how that size is reached: 'pad' and 'crop' keep the scale, 'resize' takes the largest
+            centred part of that aspect ratio, 'contain' the whole image, and pads the rest; None is
+            the set's default.
+        grey: make grey images of coloured ones.
+        background: the colour under transparency and in padding: a name, or '#rrggbb'. None is
+            white under transparency, and in the padding of images that have any; else black pads.
+        stretch: map the least and the greatest value of the training files to 0 and 255.
         subset: how many images to keep; None keeps all.
         selection: which these are: 'random' draws from every class in proportion, with a fixed
             seed, 'first' takes the first ones.
         classes: the classes to keep, by name, or by number where no class is named by a number;
             labels are numbered anew, in the original order of the classes. None keeps all.
+        quiet: say nothing.
 
     Returns: an `ImageSet` whose `source` says in words how the size was reached.
 
-    Raises ConfigError for an unknown name, split, fit, selection or class, a subset larger than the
-    set, a size below 1, and padding to less than the set's size; DataError for all that can be
-    wrong with the files.
+    Raises ConfigError for an unknown name, split, fit, selection, colour or class, a subset larger
+    than the set, a size below 1 or one that its fit cannot reach, and for stretching images that
+    are not read from files; DataError for all that can be wrong with the files.
 
     >>> import pocketddpm as pd
     >>> images = pd.load_images("digits", classes=["3", "7"])
@@ -66,18 +88,26 @@ def load_images(
         if given not in known:
             raise unknown(what, str(given), [name for name in known if name])
     entry, path = _entry(name_or_path)
-    if image_size is not None and min(image_size) < 1:
-        raise ConfigError(f"an image size of {times(image_size)}: both numbers must be at least 1")
-    way: Fit = fit or entry.FIT
-    # Folders reach the size while decoding, but padding starts from the files' own size.
-    while_decoding = image_size if way == "resize" else None
-    images: ImageSet = entry.load(split, path=path, image_size=while_decoding)
+    reading = Reading(
+        image_size, fit or entry.FIT, 1 if grey else None, background, stretch=bool(stretch)
+    )
+    if "reading" in signature(entry.load).parameters:
+        images: ImageSet = entry.load(split, path=path, reading=reading)
+    else:
+        if stretch:
+            raise ConfigError(f"--stretch is for image files; {name_or_path} is not read from any")
+        resized = image_size if reading.fit == "resize" else None
+        images = entry.load(split, path=path, image_size=resized)
+    if images.notes and not quiet:
+        say(f"{name_or_path}: {'; '.join(images.notes)}")
     if classes is not None:
         images = keep_classes(images, classes)
     if subset is not None:
         images = data_split.subset(images, subset, selection)
+    if grey:
+        images = to_grey(images)
     if image_size is not None:
-        images = fit_size(images, image_size, way)
+        images = fit_size(images, image_size, reading.fit, background or PADDED_WITH)
     return images
 
 
@@ -130,47 +160,49 @@ def keep_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
     return replace(images.select(kept), labels=labels[kept], classes=names)
 
 
-def fit_size(images: ImageSet, size: tuple[int, int], fit: Fit) -> ImageSet:
+def to_grey(images: ImageSet) -> ImageSet:
+    """Return grey images, by Pillow's weights (ITU-R 601-2 luma); unchanged if they are grey."""
+    if images.images.shape[1] != 3:
+        return images
+    red, green, blue = np.asarray(images.images).astype(np.uint32).transpose(1, 0, 2, 3)
+    grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    notes = (*images.notes, f"{len(images)} images have colour, of which grey is made")
+    return replace(images, images=grey.astype(np.uint8)[:, None], notes=notes)
+
+
+def fit_size(
+    images: ImageSet, size: tuple[int, int], fit: Fit, background: str = PADDED_WITH
+) -> ImageSet:
     """Return the images at another size (height, width); unchanged where they have it already.
 
-    fit: 'pad' adds zeros on all sides (an odd one at the bottom or right); 'resize' takes the
-        largest centred part of that aspect ratio and resizes it with antialiasing.
+    fit: see `data.decode.FITS`; an odd row of padding is at the bottom or right. background: the
+    colour of padding.
 
-    Raises ConfigError for padding to less than the present size.
+    Raises ConfigError where the present size cannot be padded or cropped to that.
     """
     _, height, width = images.shape
     if size == (height, width):
         return images
-    if fit == "pad":
-        if size[0] < height or size[1] < width:
-            raise ConfigError(
-                f"{images.name}: {height}x{width} cannot be padded to {times(size)}; "
-                "choose a larger size, or --fit resize"
-            )
-        fitted, done = _pad(np.asarray(images.images), size), "padded"
-    else:
-        fitted, done = _resize(np.asarray(images.images), size), "cropped and resized"
-    step = f"{height}x{width} {done} to {times(size)}"
+    check_fit((height, width), size, fit, images.name)
+    step = f"{height}x{width} {FITS[fit]} to {times(size)}"
     source = f"{images.source}, then {step}" if images.source else step
-    return replace(images, images=fitted, source=source)
+    return replace(
+        images, images=_fitted(np.asarray(images.images), size, fit, background), source=source
+    )
 
 
-def _pad(images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    _, _, height, width = images.shape
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    padded = np.zeros((*images.shape[:2], *size), dtype=np.uint8)
-    padded[:, :, top : top + height, left : left + width] = images
-    return padded
-
-
-def _resize(images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def _fitted(
+    images: NDArray[np.uint8], size: tuple[int, int], fit: Fit, background: str
+) -> NDArray[np.uint8]:
     import PIL.Image
 
-    resized = np.empty((*images.shape[:2], *size), dtype=np.uint8)
+    result = np.empty((*images.shape[:2], *size), dtype=np.uint8)
+    channels = images.shape[1]
+    ground = colour(background, "RGB") if channels == 3 else [colour(background, "L")] * channels
     for i, channel in np.ndindex(images.shape[:2]):
         plane = PIL.Image.fromarray(np.ascontiguousarray(images[i, channel]))
-        resized[i, channel] = np.asarray(crop_resize(plane, size))
-    return resized
+        result[i, channel] = np.asarray(fitted(plane, size, fit, ground[channel]))
+    return result
 
 
 def fingerprint(images: ImageSet) -> str:

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pocketddpm.data.image_set import ImageArray, chunks
+from pocketddpm.data.image_set import ImageArray, chosen, chunks
 from pocketddpm.errors import ConfigError
+
+MEASURED = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,18 @@ class Scaling:
         total = sum(part.sum(0, dtype=np.float64) for part in chunks(images))
         mean = total / len(images) / 255 * (self.high - self.low) + self.low
         return Scaling(self.low, self.high, torch.from_numpy(mean).float().to(device))
+
+    def root_mean_square(self, images: ImageArray) -> float:
+        """Return the root mean square of images, uint8 [N,C,H,W], in model units.
+
+        It is EDM's sigma_data: c_in and c_out bring E[x^2] to 1 (arXiv 2206.00364, app. B.6),
+        and that is the mean square around 0, whatever the mean. Of at most MEASURED images, evenly
+        spread over the set; three digits of it, and at least the distance of neighbouring values.
+        """
+        some = chosen(images, np.arange(0, len(images), -(-len(images) // MEASURED)))
+        parts = (self.to_model(torch.from_numpy(part)) for part in chunks(some, 64))
+        of_each = torch.cat([part.square().mean((1, 2, 3)) for part in parts])
+        return max(float(f"{float(of_each.mean()) ** 0.5:.3g}"), self.bin_width)
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -5,9 +5,11 @@ download exists: unpack img_align_celeba.zip into a folder celeba and put list_e
 beside it. The aligned images are 178x218.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from pocketddpm.data.decode import Reading
 from pocketddpm.data.download import find, not_found
 from pocketddpm.data.files import how_sized
 from pocketddpm.data.folder import decode_files, list_images
@@ -28,14 +30,14 @@ def load(
     split: Literal["train", "test"],
     *,
     path: Path | None = None,
-    image_size: tuple[int, int] | None = None,
+    reading: Reading | None = None,
 ) -> ImageSet:
     """Return one split: images uint8 [N,3,H,W], no labels.
 
     Without list_eval_partition.txt, all images are for training.
 
     path: the folder that holds img_align_celeba, instead of celeba under a data root.
-    image_size: (height, width) to reach by centre crop and resize; 64x64 when None.
+    reading: what becomes of the files; their size is 64x64 when it has none.
 
     Raises DataError when the folder or the test split is missing, or files are missing or broken.
     """
@@ -43,9 +45,13 @@ def load(
     folder = find((place,), path)
     if folder is None:
         raise not_found((place,), path)
-    size = image_size or DEFAULT_SIZE
-    images, _ = decode_files(folder, _select(folder, split), size)
-    return ImageSet(images, None, (), "celeba", how_sized(size))
+    reading = reading or Reading()
+    reading = replace(reading, size=reading.size or DEFAULT_SIZE)
+    if split == "test" and reading.stretch:
+        reading = decode_files(folder, _select(folder, "train"), reading)[1].reading
+    images, found = decode_files(folder, _select(folder, split), reading)
+    notes = tuple(found.notes)
+    return ImageSet(images, None, (), "celeba", how_sized(reading), notes, found.reading)
 
 
 def has_test(path: Path | None) -> bool:

@@ -3,13 +3,14 @@
 Given by its path wherever the name of a data set is allowed.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pocketddpm.data.folder import label_by_folder, list_images, load_folder
+from pocketddpm.data.decode import Reading
+from pocketddpm.data.folder import load_folder
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import ConfigError, DataError
-from pocketddpm.progress import say
 
 FLIP = False
 FIT: Literal["pad", "resize"] = "resize"
@@ -25,14 +26,15 @@ def load(
     split: Literal["train", "test"],
     *,
     path: Path | None = None,
-    image_size: tuple[int, int] | None = None,
+    reading: Reading | None = None,
 ) -> ImageSet:
     """Return one split of a folder: images uint8 [N,C,H,W], labels int64 [N] or None.
 
     path: the folder. When it holds a folder for training and one for testing (`SPLITS`), these are
         the splits; a folder for training that is all it holds is searched in its place; in every
         other folder, all images are for training.
-    image_size: (height, width) to reach by centre crop and resize; None keeps the common size.
+    reading: what becomes of the files. Test images are read as the training images were: of as many
+        channels, over the same background, and stretched by the same two values.
 
     Raises ConfigError without a path; DataError for a test split that is not there, and for
     everything that can be wrong with the files.
@@ -51,14 +53,14 @@ def load(
                 f"{path}: has no test split; a folder has one when it holds train/ "
                 f"and one of {'/, '.join(SPLITS['test'])}/"
             )
-        return load_folder(path, image_size, name)
+        return load_folder(path, reading, name)
     unused = [n for n, p in visible.items() if p not in (train, test)]
     more = f"; not used: {', '.join(unused)}" if unused else ""
-    say(f"{path}: {train.name}/ is for training, {test.name}/ for testing{more}")
-    if split == "train":
-        return load_folder(train, image_size, name)
-    classes = label_by_folder(train, list_images(train))[1]
-    return load_folder(test, image_size, name, classes)
+    said = f"{train.name}/ is for training, {test.name}/ for testing{more}"
+    images = load_folder(train, reading, name)
+    if split == "test":
+        images = load_folder(test, images.reading, name, images.classes)
+    return replace(images, notes=(said, *images.notes))
 
 
 def has_test(path: Path | None) -> bool:

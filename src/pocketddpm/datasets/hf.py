@@ -11,12 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketddpm.data.decode import Reading
 from pocketddpm.data.download import offline
 from pocketddpm.data.files import ImageFiles, how_sized
 from pocketddpm.data.folder import natural
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import ConfigError, DataError
-from pocketddpm.progress import over, say
+from pocketddpm.progress import over
 
 FLIP = False
 FIT: Literal["pad", "resize"] = "resize"
@@ -30,14 +31,14 @@ def load(
     split: Literal["train", "test"],
     *,
     path: Path | None = None,
-    image_size: tuple[int, int] | None = None,
+    reading: Reading | None = None,
 ) -> ImageSet:
     """Return one split: images uint8 [N,C,H,W], labels int64 [N] or None.
 
-    What is not used, and why there are no labels, is said in one line.
+    What is not used, and why there are no labels, is in `notes`.
 
     path: the name on the hub ('ylecun/mnist'), or a folder of parquet or image files.
-    image_size: (height, width) to reach by centre crop and resize; None keeps the common size.
+    reading: what becomes of the images.
 
     Raises ConfigError without a name or the extra; DataError for a set that is not found, holds no
     images or no such split, has rows without an image or without a label, and for images that
@@ -60,13 +61,21 @@ def load(
         classes, labels, notes = _labels(stored, found, rows.features[label], f"{name}: {label}")
     unused = [key for key in rows.features if key not in (column, label)]
     notes += [f"columns not used: {', '.join(unused)}"] if unused else []
-    cells = _undecoded(rows, column)
+    reading = reading or Reading()
+    if split == "test" and (training := next((s for s in SPLITS["train"] if s in splits), None)):
+        # Read as the training images were: as many channels, the same background and span.
+        reading = _files(splits[training], column, name, reading).survey().reading
+    files = _files(rows, column, name, reading)
+    survey = files.survey()
+    images = files.array(survey)
+    notes = (*notes, *survey.notes)
+    return ImageSet(images, labels, classes, name, how_sized(reading), notes, survey.reading)
+
+
+def _files(rows: Any, column: str, name: str, reading: Reading) -> ImageFiles:
+    cells = rows.cast_column(column, _as_files())[column]
     sources = [_source(cells[k], k, name) for k in over(range(len(cells)), "reading files")]
-    files = ImageFiles(name, [f"number {k}" for k in range(len(sources))], sources, image_size)
-    shape, changed = files.survey()
-    if notes := [*notes, *changed]:
-        say(f"{name}: {'; '.join(notes)}")
-    return ImageSet(files.array(shape), labels, classes, name, how_sized(image_size))
+    return ImageFiles(name, [f"number {k}" for k in range(len(sources))], sources, reading)
 
 
 def has_test(path: Path | None) -> bool:
@@ -134,10 +143,10 @@ def _labels(
     return tuple(classes), np.array([number[str(v)] for v in stored[split]], np.int64), []
 
 
-def _undecoded(rows: Any, column: str) -> Any:
+def _as_files() -> Any:
     import datasets
 
-    return rows.cast_column(column, datasets.Image(decode=False))[column]
+    return datasets.Image(decode=False)
 
 
 def _source(value: dict[str, Any] | None, number: int, name: str) -> Path | bytes:

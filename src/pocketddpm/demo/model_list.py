@@ -101,7 +101,9 @@ def _real(model: Model) -> Examples | None:
     _, height, width = model.shape
     for split in ("test", "train"):
         try:
-            images = load_images(data.name, split, image_size=(height, width), fit=data.fit)
+            images = load_images(
+                data.name, split, image_size=(height, width), fit=data.fit, **data.image_options()
+            )
         except DDPMError:
             continue
         needed = bool(model.classes) and model.null is None

@@ -122,13 +122,13 @@ def build_objective(
     for refused, message in REFUSALS:
         if refused(config, schedule):
             raise ConfigError(message.format(c=config))
-    prediction = get_prediction(config.prediction, config.sigma_data)
+    prediction = get_prediction(config.prediction, config.deviation)
     kind = Consistency if config.loss == "consistency" else Objective
     return kind(
         schedule=schedule,
         prediction=prediction,
         loss=LOSSES[config.loss],
-        weights=weight_table(config.weighting, schedule, prediction, config.sigma_data),
+        weights=weight_table(config.weighting, schedule, prediction, config.deviation),
         times=build_times(config, schedule, batch_size),
         variance=config.variance,
         decoder=pixel_decoder(bins),

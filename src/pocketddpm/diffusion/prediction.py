@@ -79,7 +79,7 @@ PREDICTIONS: dict[str, Callable[[float], Prediction]] = {
     "v": lambda sigma_data: _V,
     "edm": _edm,
 }
-"""From sigma_data, the deviation of the images' pixels, to the parametrisation."""
+"""From sigma_data, the images' root mean square, to the parametrisation."""
 
 
 def get_prediction(name: str, sigma_data: float = 0.5) -> Prediction:

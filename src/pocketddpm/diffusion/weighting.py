@@ -60,7 +60,7 @@ def weight_table(
 ) -> Tensor:
     """Return the weight of the output's squared error, float64 [T] for t = 1..T.
 
-    name: a key of `WEIGHTINGS`. sigma_data: deviation of the images' pixels, in model units. Raises
+    name: a key of `WEIGHTINGS`. sigma_data: the images' root mean square, in model units. Raises
     ConfigError where a time would have no weight or an infinite one.
     """
     alpha_bar = schedule.alpha_bar[1:]

@@ -209,6 +209,7 @@ def likelihood_images(model: Model, options: LikelihoodOptions) -> LikelihoodIma
             image_size=model.shape[1:],
             fit=fit,
             classes=config.classes if is_own else None,
+            **config.image_options(),
         )
     if images.shape != model.shape:
         raise ConfigError(

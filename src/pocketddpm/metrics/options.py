@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pocketddpm.config import Options
+from pocketddpm.config import ImageOptions, Options
 from pocketddpm.values import SEEDS, option, parse_names, parse_options, parse_size
 
 FEWEST = 20  # samples
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateOptions(ImageOptions):
     """How samples are drawn or read, and what they are measured against."""
 
     data: str | None = None
@@ -36,7 +36,7 @@ class EvaluateOptions:
     """Seed of the samples. What is drawn of the real images never changes."""
     batch_size: int = option(250, ">= 1")
     """Samples drawn at a time; bounds the memory."""
-    fit: Literal["pad", "resize"] | None = None
+    fit: Literal["pad", "crop", "resize", "contain"] | None = None
     """How samples came to another size than the data's; a model knows."""
     extractor: str | None = None
     """A feature extractor, by name or as a .safetensors file, instead of the data set's own."""
@@ -86,7 +86,7 @@ class LikelihoodOptions:
 
 
 @dataclass(frozen=True)
-class ExtractorOptions:
+class ExtractorOptions(ImageOptions):
     """How an extractor of one's own is made."""
 
     image_size: tuple[int, int] | None = option(None, ">= 1", read=parse_size)

@@ -74,7 +74,13 @@ def evaluate(subject: str | Path | Model, options: EvaluateOptions) -> Report:
     else:
         model, facts = load_subject(subject, options.device, options.weights)
         data, size = model.experiment.data, model.shape[1:]
-        reference = load_reference_data(options.data or data.name, options.extractor, size=size)
+        reference = load_reference_data(
+            options.data or data.name,
+            options.extractor,
+            size=size,
+            fit=options.fit or data.fit,
+            images=options.over(data),
+        )
         fit = options.fit or data.fit or reference.fit
         n = min(options.n, reference.max_samples)
         drawn, drawing = draw_samples(model, options, n, together)
@@ -125,7 +131,7 @@ def _read(path: Path, options: EvaluateOptions) -> tuple[ImageSet, ReferenceData
     """Return samples read from files, what they are measured with, and where they come from."""
     if options.data is None:
         raise ConfigError(f"{path} does not say what its samples should look like: give --data")
-    reference = load_reference_data(options.data, options.extractor)
+    reference = load_reference_data(options.data, options.extractor, images=options)
     samples = read_samples(path, reference.classes)
     facts = {"samples": str(path), "given": len(samples)}
     if len(samples) > (n := min(options.n, reference.max_samples)):

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from pocketddpm.catalog import DATASETS
+from pocketddpm.config import ImageOptions
+from pocketddpm.data.decode import Fit
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import fingerprint, load_images
 from pocketddpm.errors import DataError, unknown
@@ -34,7 +36,7 @@ from pocketddpm.metrics.extractors import (
 from pocketddpm.metrics.frechet import Moments, frechet_distance, predicted_bias
 from pocketddpm.metrics.inception import load_inception
 from pocketddpm.metrics.pca import fit_pixels_pca
-from pocketddpm.metrics.samples import Fit, round_trip
+from pocketddpm.metrics.samples import round_trip
 from pocketddpm.metrics.split import random_indices, split_halves
 from pocketddpm.progress import counter
 
@@ -124,30 +126,36 @@ class ReferenceData:
 
 
 def load_reference_data(
-    data: str, extractor: str | None = None, *, size: tuple[int, int] | None = None
+    data: str,
+    extractor: str | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    fit: Fit | None = None,
+    images: ImageOptions | None = None,
 ) -> ReferenceData:
     """Return the reference data of a data set, or of a folder with train/ and test/.
 
     extractor: a name, or a .safetensors file, for the headline; None for the data set's own.
     size: (height, width) of the samples. Folders, and sets whose images are usually resized, have
     no size of their own: they are measured at the extractor file's size, else at this one, else as
-    they are.
+    they are. fit: how they reach it. images: what else becomes of them.
     Raises ConfigError for unknown names; DataError when images are needed and not found.
     """
-    given = None
+    given, options = None, (images or ImageOptions()).image_options()
     if extractor is not None and extractor.endswith(SUFFIX):
         given = load_extractor(Path(extractor).stem, Path(extractor))
     elif extractor is not None and extractor not in EXTRACTORS:
         raise unknown("extractor", extractor, EXTRACTORS)
     is_shipped = bool(shipped_for(data, "metric"))
-    image_size = None
+    image_size = image_fit = None
     if usual_fit(data) == "resize" and not is_shipped:
-        image_size = size if given is None else given.shape[1:]
+        image_size, image_fit = (size if given is None else given.shape[1:]), fit
     train = test = None
     missing = ""
     try:
         train, test = (
-            load_images(data, split, image_size=image_size) for split in ("train", "test")
+            load_images(data, split, image_size=image_size, fit=image_fit, **options)
+            for split in ("train", "test")
         )
     except DataError as error:
         if not is_shipped:

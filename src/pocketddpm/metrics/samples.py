@@ -3,12 +3,13 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketddpm.build import pick_device
+from pocketddpm.data.decode import Fit
 from pocketddpm.data.folder import list_images, load_folder
 from pocketddpm.data.image_set import ImageArray, ImageSet
 from pocketddpm.data.load import fit_size
@@ -19,8 +20,6 @@ from pocketddpm.models.model import Model, load_hashed
 from pocketddpm.models.samples import NO_LABEL, Samples
 from pocketddpm.output import file_name
 from pocketddpm.plugins import ALL_KINDS, require
-
-Fit = Literal["pad", "resize"]
 
 
 def read_samples(path: Path, classes: tuple[str, ...]) -> ImageSet:
@@ -93,9 +92,11 @@ def to_data_size(
 ) -> ImageArray:
     """Return images [N,C,H,W] at the data set's size, undoing how their own size was reached.
 
-    shape: the data set's (channels, height, width). fit: 'pad' crops the middle, exactly what
-    padding added; 'resize' resizes with antialiasing. name: what the images are, for messages.
-    Raises DataError for other colours, and for 'pad' when the images are smaller than the set's.
+    shape: the data set's (channels, height, width). fit: 'pad' and 'contain' crop the middle,
+    exactly what padding added; 'resize' and 'contain' resize with antialiasing. name: what the
+    images are, for messages.
+    Raises DataError for other colours, for 'crop', which cannot be undone, and for 'pad' when the
+    images are smaller than the set's.
     """
     channels, height, width = shape
     _, own_channels, own_height, own_width = images.shape
@@ -103,6 +104,16 @@ def to_data_size(
         raise DataError(f"{name}: {own_channels} colour channels, but the data set has {channels}")
     if (own_height, own_width) == (height, width):
         return images
+    if fit == "crop":
+        raise DataError(
+            f"{name}: {own_height}x{own_width} were cropped, and cannot get the data's "
+            f"{height}x{width} back; give --fit resize"
+        )
+    if fit == "contain":
+        scale = min(own_height / height, own_width / width)
+        inner = max(1, round(height * scale)), max(1, round(width * scale))
+        top, left = (own_height - inner[0]) // 2, (own_width - inner[1]) // 2
+        images = images[:, :, top : top + inner[0], left : left + inner[1]]
     if fit == "pad":
         top, left = (own_height - height) // 2, (own_width - width) // 2
         if top < 0 or left < 0:

@@ -73,7 +73,8 @@ def make_extractor(data: str, out: Path, options: ExtractorOptions) -> tuple[Ext
     if out.suffix != SUFFIX:
         raise ConfigError(f"--out must end in {SUFFIX}, got {out}")
     refuse_existing(out, options.overwrite, folder=False)
-    images = load_images(data, image_size=options.image_size)
+    chosen = {"image_size": options.image_size, **options.image_options()}
+    images = load_images(data, **chosen)
     if images.labels is None:
         extractor, dtype = pixels_extractor(images), torch.float32
         told = "principal directions of the pixels, as the images have no labels"
@@ -86,7 +87,7 @@ def make_extractor(data: str, out: Path, options: ExtractorOptions) -> tuple[Ext
         dtype = torch.float16
         told = f"{len(images.classes)} classes"
         try:
-            test = load_images(data, "test", image_size=options.image_size)
+            test = load_images(data, "test", **chosen)
             reached = agreement(extractor(test.images), test).value
             extractor.facts["test_accuracy"] = reached
             told += f", test accuracy {reached:.2%}"

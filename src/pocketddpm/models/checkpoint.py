@@ -108,6 +108,7 @@ def _complete(meta: dict[str, Any]) -> None:
     if isinstance(data, dict):
         data.setdefault("selection", "first")
         data.setdefault("held_out", 0)
+        data.setdefault("background", "black")
 
 
 def shipped() -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketddpm.data.decode import decode
+from pocketddpm.data.decode import Reading, decode
 from pocketddpm.data.load import load_images
 from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.models.model import Model
@@ -34,13 +34,16 @@ def read_images(
         return source, None
     names = [source] if isinstance(source, str | Path) else list(source)
     if any(expanded(name).is_file() for name in names):
-        return np.stack([_decode(expanded(name), model.shape) for name in names]), None
+        reading = _reading(model)
+        return np.stack([_decode(expanded(n), model.shape[0], reading) for n in names]), None
     if len(names) != 1:
         listed = ", ".join(map(str, names))
         raise DataError(f"no such files: {listed}; give image files, or one data set")
     channels, height, width = model.shape
-    fit = model.experiment.data.fit
-    found = load_images(str(names[0]), split, image_size=(height, width), fit=fit)
+    data = model.experiment.data
+    found = load_images(
+        str(names[0]), split, image_size=(height, width), fit=data.fit, **data.image_options()
+    )
     if found.shape != model.shape:
         raise ConfigError(
             f"{found.name} has {found.shape[0]} channels, and the model edits {channels}"
@@ -66,7 +69,8 @@ def read_mask(
     """
     _, height, width = model.shape
     if isinstance(mask, str | Path):
-        painted = _decode(expanded(mask), (1, height, width))[0] > 127
+        reading = Reading((height, width), background="black")
+        painted = _decode(expanded(mask), 1, reading)[0] > 127
     elif isinstance(mask, tuple):
         top, left, bottom, right = mask
         if not (0 <= top < bottom <= height and 0 <= left < right <= width):
@@ -84,10 +88,18 @@ def read_mask(
     return painted
 
 
-def _decode(path: Path, shape: tuple[int, int, int]) -> Images:
-    """Return an image file as uint8 [C,H,W] of the shape; DataError if it is none."""
+def _reading(model: Model) -> Reading:
+    """Return how the model's own files were read; a file of any size gets the model's."""
+    data, span = model.experiment.data, model.meta.get("data", {}).get("span")
+    fit = "contain" if data.fit == "contain" else "resize"
+    span = None if span is None else (float(span[0]), float(span[1]))
+    return Reading(model.shape[1:], fit, background=data.background, span=span)
+
+
+def _decode(path: Path, channels: int, reading: Reading) -> Images:
+    """Return an image file as uint8 [C,H,W]; DataError if it is none."""
     try:
-        return decode(path, channels=shape[0], image_size=shape[1:])
+        return decode(path, channels, reading)
     # A damaged file can make a decoder raise almost anything.
     except Exception as error:
         raise DataError(f"{path}: cannot be read as an image ({error})") from None

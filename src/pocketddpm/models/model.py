@@ -177,7 +177,7 @@ class Model:
         objective = self.experiment.objective
         return Denoiser(
             self.network,
-            get_prediction(objective.prediction, objective.sigma_data),
+            get_prediction(objective.prediction, objective.deviation),
             labels=labels.to(self.device) if labels is not None and self.classes else None,
             guidance=guidance,
             null=len(self.classes) if self.classes else None,
@@ -236,7 +236,7 @@ class Model:
             ("image shape", self.shape, guide.shape),
             ("classes", self.classes, guide.classes),
             ("prediction", *(m.experiment.objective.prediction for m in (self, guide))),
-            ("sigma_data", *(m.experiment.objective.sigma_data for m in (self, guide))),
+            ("sigma_data", *(m.experiment.objective.deviation for m in (self, guide))),
             ("schedule", *(m.schedule.alpha_bar.tolist() for m in (self, guide))),
             ("scaling", *(_scaling_values(m.scaling) for m in (self, guide))),
         ):

@@ -19,6 +19,7 @@ def load_chosen(config: DataConfig, split: Split = "train") -> ImageSet:
         subset=config.subset if split == "train" else None,
         selection=config.selection,
         classes=config.classes,
+        **config.image_options(),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 
 from pocketddpm.build import plugin_records, takes_labels
 from pocketddpm.catalog import DATASETS
-from pocketddpm.config import DataConfig, Experiment
+from pocketddpm.config import DataConfig, Experiment, ObjectiveConfig
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import class_counts, fingerprint, has_test
 from pocketddpm.data.scaling import Scaling
@@ -116,6 +116,13 @@ def _told(images: ImageSet, held_out: int, reporting: int) -> str:
         f"split: {held_out - reporting} may choose checkpoints (--evaluate-every), {reporting} are "
         "for `evaluate`; --hold-out 0 trains on them too"
     )
+
+
+def measured(objective: ObjectiveConfig, data: RunData) -> ObjectiveConfig:
+    """Return the objective with the images' sigma_data where it is used and nobody gave it."""
+    if objective.sigma_data is not None or not objective.uses_deviation:
+        return objective
+    return replace(objective, sigma_data=data.scaling.root_mean_square(data.images.images))
 
 
 def run_record(

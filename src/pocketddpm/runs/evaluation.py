@@ -14,13 +14,14 @@ from torch import Tensor
 
 from pocketddpm.config import Experiment
 from pocketddpm.data.batches import mix
+from pocketddpm.data.decode import Fit
 from pocketddpm.data.image_set import ImageArray, ImageSet
 from pocketddpm.errors import ConfigError
 from pocketddpm.metrics.frechet import Moments, frechet_distance
 from pocketddpm.metrics.pca import fit_pixels_pca
 from pocketddpm.metrics.precision_recall import neighbourhoods
 from pocketddpm.metrics.reference_data import own_extractor, usual_fit
-from pocketddpm.metrics.samples import Fit, to_data_size
+from pocketddpm.metrics.samples import to_data_size
 from pocketddpm.metrics.split import random_indices
 from pocketddpm.models.model import Model
 from pocketddpm.pictures import save_distance_curve

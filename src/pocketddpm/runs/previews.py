@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pocketddpm.config import Experiment
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.process import add_noise
 from pocketddpm.diffusion.schedule import Schedule
@@ -41,13 +42,22 @@ def describe(
     return (
         f"{data['name']}: {data['images']} images {c}x{h}x{w}{source}, "
         f"{f'{classes} classes' if classes else 'no labels'}{where}\n"
-        f"{trainer.experiment.network.name}: {parameters / 1e6:.2f}M parameters, "
+        f"{_network(trainer.experiment)}: {parameters / 1e6:.2f}M parameters, "
         f"{flops / 1e9:.2f} GFLOP per image; {trainer.device} "
         f"x {count()}, {training.precision}\n"
         f"{total} images in {total // training.batch_size} steps of {training.batch_size} "
         f"({total / trainer.loader.epoch_images:.1f} epochs) -> {out}"
         + (f"\nexport --to diffusers will refuse this model: {not_there}" if not_there else "")
     )
+
+
+def _network(experiment: Experiment) -> str:
+    """Return the network, with the sizes that were chosen and what it takes images for."""
+    name, sizes, objective = experiment.network.name, experiment.network.sizes, experiment.objective
+    texts = {k: "/".join(map(str, v)) if isinstance(v, tuple) else v for k, v in sizes.items()}
+    shown = [f"{k}={text}" for k, text in texts.items()]
+    shown += [f"sigma_data={objective.deviation:g}"] * objective.uses_deviation
+    return f"{name} ({', '.join(shown)})" if shown else name
 
 
 def save_first_pictures(out: Path, trainer: Trainer, classes: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ loss.png and samples/; with evaluation during training evaluation.csv and evalua
 
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from pocketddpm.models.checkpoint import Checkpoint, init_record, save_checkpoin
 from pocketddpm.models.model import Model, model_from
 from pocketddpm.output import refuse_existing, write_json
 from pocketddpm.plugins import ALL_KINDS, require
+from pocketddpm.presets import Found
 from pocketddpm.progress import bar as progress_bar
 from pocketddpm.progress import say
-from pocketddpm.runs.data import RunData, load_run_data, origin, run_record
+from pocketddpm.runs.data import RunData, load_run_data, measured, origin, run_record
 from pocketddpm.runs.evaluation import Validation, check_evaluation
 from pocketddpm.runs.folder import RunFolder
 from pocketddpm.runs.log import RunLog
@@ -52,6 +54,7 @@ class Session:
         checkpoint: Checkpoint | None = None,
         moved_from: Path | None = None,
         init_from: Checkpoint | None = None,
+        rule: Callable[..., Experiment] | None = None,
     ) -> None:
         """Build and check everything before anything is written.
 
@@ -60,6 +63,7 @@ class Session:
         checkpoint: where to continue; None starts a new run, which needs an unused folder.
         moved_from: the folder of the checkpoint's run, where it is not `out`.
         init_from: the model whose weights a new run begins with.
+        rule: rule(found=Found) is the experiment with sizes for the images that were found.
         """
         check_budget(experiment.training)
         check_evaluation(experiment)
@@ -69,9 +73,13 @@ class Session:
         self.out, self.options = out, options
         self.device = pick_device(options.device)
         precision = pick_precision(experiment.training.precision, self.device)
-        training = replace(experiment.training, precision=precision)
         data = load_run_data(experiment, self.device, checkpoint)
-        self.experiment = replace(experiment, data=data.config, training=training)
+        if rule is not None:
+            experiment = rule(found=Found(*data.images.shape[1:], len(data.images)))
+        objective = measured(experiment.objective, data)
+        training = replace(experiment.training, precision=precision)
+        chosen = {"data": data.config, "objective": objective, "training": training}
+        self.experiment = replace(experiment, **chosen)
         began = origin(init_from) if init_from else None
         if checkpoint is not None:
             began = init_record(checkpoint.meta)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,24 @@ from pocketddpm.models.checkpoint import (
     newest_checkpoint,
 )
 from pocketddpm.output import expanded, file_name, refuse_existing
+from pocketddpm.presets import Found, follows_rule, get_preset, sized
 from pocketddpm.runs.folder import only_begun
 from pocketddpm.runs.options import DISTILLATION, RunOptions
 from pocketddpm.runs.run import Session, stored_experiment
 from pocketddpm.values import from_dict
 
 
-def start(experiment: Experiment, **options: Any) -> Session:
-    """Return the run of an experiment, with options in place of its own values.
+def start(preset: str | Experiment, **options: Any) -> Session:
+    """Return the run of a preset or an experiment, with options in place of its own values.
 
-    options: those of `pocketddpm train`, by name; None keeps what is there. Nothing is written
-    before all of them have been found to fit. Raises ConfigError for an option that is unknown or
-    not allowed, OutputError for a folder in use.
+    preset: its name, or an experiment of one's own, whose sizes are taken as they are. options:
+    those of `pocketddpm train`, by name; None keeps what is there. Nothing is written before all of
+    them have been found to fit. Raises ConfigError for a name or an option that is unknown or not
+    allowed, OutputError for a folder in use.
     """
+    recipe = get_preset(preset) if isinstance(preset, str) else preset
     run, given = _split(options, experiment_options())
-    out = run.out or Path("runs") / file_name(experiment.preset)
+    out = run.out or Path("runs") / file_name(recipe.preset)
     checkpoint = init_from = moved_from = None
     if run.begin_with is not None:
         if run.resume not in (None, "auto"):
@@ -49,20 +53,30 @@ def start(experiment: Experiment, **options: Any) -> Session:
         if out.resolve() != path.parent.resolve():
             refuse_existing(out, run.overwrite)  # the run that is there is another one
             moved_from = path.parent
+    complete = partial(_completed, recipe, given, init_from)
     if checkpoint is None:
-        experiment = with_options(experiment, given)
+        experiment = complete()
     else:
-        experiment = _resumed(checkpoint, experiment.preset, given)
+        experiment = _resumed(checkpoint, recipe.preset, given)
         init_from = None
-    if "data" in given:
+    if not experiment.data.name:
+        raise ConfigError(
+            f"preset '{experiment.preset}' needs images: give --data FOLDER or hf:ORG/NAME"
+        )
+    if checkpoint is None or "data" in given:
         data = replace(experiment.data, name=_placed(experiment.data.name))
         experiment = replace(experiment, data=data)
-    if not experiment.data.name:
-        raise ConfigError(f"preset '{experiment.preset}' needs images: give --data FOLDER")
     # Presets and experiments of one's own pass the guard too: what a run stores can be loaded.
     experiment = from_dict(Experiment, experiment.to_dict())
+    by_rule = checkpoint is None and isinstance(preset, str) and follows_rule(recipe.preset)
     return Session(
-        experiment, out, run, checkpoint=checkpoint, moved_from=moved_from, init_from=init_from
+        experiment,
+        out,
+        run,
+        checkpoint=checkpoint,
+        moved_from=moved_from,
+        init_from=init_from,
+        rule=complete if by_rule else None,
     )
 
 
@@ -87,6 +101,29 @@ def _split(options: Mapping[str, Any], allowed: Any) -> tuple[RunOptions, dict[s
     given = {name: value for name, value in options.items() if value is not None}
     run = from_dict(RunOptions, {name: given.pop(name) for name in own if name in given})
     return run, given
+
+
+def _completed(
+    recipe: Experiment,
+    options: Mapping[str, Any],
+    init_from: Checkpoint | None,
+    found: Found | None = None,
+) -> Experiment:
+    """Return the experiment of a new run: the recipe, and what is chosen for it; options win.
+
+    init_from: the model to begin with, whose sigma_data its weights count on. found: the images, of
+    which the rule makes sizes; those of the model to begin with come before.
+    """
+    if found is not None:
+        recipe = sized(recipe, found)
+    if init_from is not None:
+        learned = stored_experiment(init_from)
+        if found is not None:
+            recipe = replace(recipe, network=learned.network)
+        if learned.objective.prediction == recipe.objective.prediction == "edm":
+            deviation = learned.objective.deviation
+            recipe = replace(recipe, objective=replace(recipe.objective, sigma_data=deviation))
+    return with_options(recipe, options)
 
 
 def _placed(data: str) -> str:
@@ -143,6 +180,7 @@ def _tuned(teacher: Checkpoint, options: Mapping[str, Any]) -> Experiment:
         p_std=1.8,
         label_dropout=0.0,
         guidance=1.0,
+        sigma_data=stored.objective.deviation,
     )
     sampling = SamplingConfig("consistency", 2, spacing="jumps")
     tuned = replace(stored, objective=objective, sampling=sampling)
