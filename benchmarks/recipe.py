@@ -21,7 +21,6 @@ from pocketddpm.commands.options import given
 from pocketddpm.commands.parser import parse
 from pocketddpm.metrics.frechet import Moments, frechet_distance
 from pocketddpm.metrics.reference_data import load_reference_data
-from pocketddpm.presets import get_preset
 from pocketddpm.runs.start import start
 
 
@@ -59,7 +58,7 @@ def score(args, reference, options: list[str], seed: int, folder: Path) -> dict[
     train = parse("train", VERBS, [args.preset, *options, "--seed", str(seed)])
     fixed = {"sample_every": 0, "checkpoint_every": 0, "overwrite": True}
     budget = {"steps": None, "epochs": None, "images": args.images, "minutes": args.minutes}
-    session = start(get_preset(args.preset), **(given(train) | fixed | budget | {"out": folder}))
+    session = start(args.preset, **(given(train) | fixed | budget | {"out": folder}))
     session.run()
     model = session.model()
     labels = model.label_numbers("all", args.n, seed)

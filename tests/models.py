@@ -50,13 +50,16 @@ def model_around(
     schedule="cosine",
     scaling=None,
     label_dropout=0.1,
+    sigma_data=None,
     **sampling,
 ):
     experiment = Experiment(
         preset="test",
         data=DataConfig("test"),
         schedule=ScheduleConfig(schedule),
-        objective=ObjectiveConfig(prediction=prediction, label_dropout=label_dropout),
+        objective=ObjectiveConfig(
+            prediction=prediction, label_dropout=label_dropout, sigma_data=sigma_data
+        ),
         sampling=SamplingConfig(**sampling),
     )
     return Model(

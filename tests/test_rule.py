@@ -27,7 +27,7 @@ from test_sizes import SIZES
 
 RULED = [name for name in PRESETS if follows_rule(name)]
 SMALL = {"widths": (8, 8), "blocks": (1, 1), "head_width": 8}
-BUILT = [(7, 7), (30, 30), (65, 40), (100, 60), (128, 128), (5, 400)]  # others take a second each
+BUILT = [(7, 7), (30, 30), (65, 40), (100, 60), (1, 1), (5, 400)]  # others take a second each
 BRIEF = {"steps": 2, "batch_size": 4, "device": "cpu", "sample_every": 0, "optimiser": "adamw"}
 
 
@@ -47,7 +47,7 @@ def photos(tmp_path, monkeypatch):
 
 
 def choices():
-    sizes = [*SIZES, (100, 60), (96, 96), (128, 128), (5, 400)]
+    sizes = [*SIZES, (100, 60), (96, 96), (128, 128), (5, 400), (1, 1)]
     return [Found(*size, images) for size, images in product(sizes, (1, 200, 10**6))]
 
 

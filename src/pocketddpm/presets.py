@@ -151,7 +151,7 @@ SIZES: tuple[tuple[float, Options], ...] = (
 )
 """Largest side, and the sizes of `lean` up to it."""
 MANY = 100_000
-"""Images from which on a larger batch does better than more steps."""
+"""Images from which on a batch is larger: short runs want steps before images."""
 
 
 def unet_cifar10() -> Experiment:

@@ -23,7 +23,8 @@ class Train(training_options()):
     )
 
     preset: Positional[str]
-    """The experiment to start from, such as mnist; for your own images: folder --data PATH."""
+    """The experiment to start from, such as mnist; for your own images: folder --data PATH, or
+    hf:ORG/NAME."""
     json: bool = False
     """At the end, print what was done and written as one line of JSON."""
     plugin: Plugins = ()
