@@ -407,7 +407,7 @@ def test_built_in_sets_need_no_images(tmp_path, monkeypatch, capsys):
         (["s.npz", "--data", "mnits"], ["mnits", "mnist"]),
         (["s.npz", "--data", "digits"], ["6x6", "8x8", "--fit resize"]),
         (["s.npz", "--data", "digits", "--n", "3"], ["n ", ">= 20", "3"]),
-        (["s.npz", "--data", "digits", "--batch-size", "0"], ["batch_size", ">= 1", "0"]),
+        (["s.npz", "--data", "digits", "--batch-size", "0"], ["batch-size", ">= 1", "0"]),
         (["five.npz", "--data", "digits"], ["five.npz", "20", "5"]),
         (["s.npz", "--data", "digits", "--extractor", "digit-cnn"], ["digit-cnn", "digits-cnn"]),
         (["s.npz", "--data", "digits", "--extractor", "x.safetensors"], ["x.safetensors"]),

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pocketddpm.data.load import load_images
+from pocketddpm.data.load import fingerprint, load_images
+from pocketddpm.data.split import divide
 from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.metrics import inception, pca
 from pocketddpm.metrics.extractor import load_extractor
@@ -61,7 +62,7 @@ def test_a_labelled_folder_gets_a_classifier_and_is_evaluated_with_it(
     assert measures["frechet photos"]["ratio"]["value"] == pytest.approx(1)
     assert measures["class score"]["samples"]["value"] > 2
     assert report["facts"]["extractors"]["photos"] == extractor.sha256
-    assert "resize to 8x8" in report["facts"]["real images"]
+    assert "resized to 8x8" in report["facts"]["real images"]
     assert "no judge" in report["skipped"]["label agreement"]
 
 
@@ -74,7 +75,7 @@ def test_a_model_of_a_folder_is_measured_at_its_own_size(photos, tmp_path, capsy
     run("evaluate", out, "--n", "30", "--steps", "2", "--json")
     report = json.loads(capsys.readouterr().out)
     assert "frechet pixels-pca" in report["measures"]
-    assert "resize to 12x12" in report["facts"]["real images"]
+    assert "resized to 12x12" in report["facts"]["real images"]
 
 
 def test_an_unlabelled_folder_gets_principal_directions(photos, tmp_path, capsys):
@@ -87,20 +88,24 @@ def test_an_unlabelled_folder_gets_principal_directions(photos, tmp_path, capsys
     command = shlex.split(capsys.readouterr().out.split("use it with: ")[1])
     assert command[3:] == ["--data", str(plain), "--extractor", str(out)]
     extractor = load_extractor("plain", out)
-    images = load_images(str(plain))
+    # What a run holds out is left out here too.
+    images = divide(load_images(str(plain)), 24, 12, "random").training
     assert (extractor.shape, extractor.classes) == ((1, 8, 8), ())
     half_a, _ = split_halves(len(images))
     truth = fit_pixels_pca(images.images[half_a], "plain")(images.images).values
     torch.testing.assert_close(extractor(images.images).values, truth)
 
 
-def test_labels_without_test_images_are_not_tested(photos, tmp_path, capsys):
+def test_without_a_test_split_what_a_run_holds_out_tests_the_classifier(photos, tmp_path, capsys):
     out = tmp_path / "x.safetensors"
-    run("extractor", photos / "train", "--out", out, "--image-size", "8", "--epochs", "1",
-        "--device", "cpu")  # fmt: skip
-    assert "3 classes, not tested" in capsys.readouterr().out
-    assert "test_accuracy" not in load_extractor("x", out).facts
-    more = ["extractor", photos / "train", "--out", out, "--image-size", "8"]
+    more = ["extractor", photos / "train", "--out", out, "--image-size", "8", "--device", "cpu"]
+    run(*more, "--epochs", "1")
+    told = capsys.readouterr().out
+    facts = load_extractor("x", out).facts
+    assert f"3 classes, accuracy {facts['test_accuracy']:.2%} of 24 held-out images" in told
+    images = divide(load_images(str(photos / "train"), image_size=(8, 8)), 24, 24, "random")
+    assert facts["fingerprint"] == fingerprint(images.training)
+    assert facts["images"] == len(images.training) // 2
     assert "--overwrite" in refused(capsys, *more)
 
 

@@ -203,7 +203,8 @@ def load_extractor(name: str, path: Path, sha256: str | None = None) -> Extracto
             network: nn.Module = Linear(tensors["mean"].float(), tensors["directions"].float())
         elif architecture in ARCHITECTURES:
             # Batch norms are folded away in a stored file.
-            network = ARCHITECTURES[architecture](channels, len(classes))
+            blocks = int((facts.get("recipe") or {}).get("blocks", 1))
+            network = ARCHITECTURES[architecture](channels, len(classes), blocks)
             for module in network.modules():
                 if isinstance(module, Unit):
                     module.norm = nn.Identity()

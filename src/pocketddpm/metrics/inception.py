@@ -6,19 +6,21 @@ which is what published numbers were made with. The class score is that of its 1
 """
 
 import hashlib
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 
-from pocketddpm.data.download import find_or_download
+from pocketddpm.data.download import find, find_or_download
 from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.metrics.extractor import Extractor
 from pocketddpm.metrics.extractors import INCEPTION
 
 SHA256 = "6726825d"  # its first digits, which the file's name states
 FILE = f"weights-inception-2015-12-05-{SHA256}.pth"
+PLACES = (FILE, f"inception/{FILE}")
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
 
 
@@ -45,6 +47,11 @@ class Inception(nn.Module):
         return features, logits
 
 
+def has_inception() -> bool:
+    """Return whether the weights, and what reads them, are there without a download."""
+    return find(PLACES) is not None and find_spec("torch_fidelity") is not None
+
+
 def load_inception(shape: tuple[int, int, int]) -> Extractor:
     """Return the extractor for images of this shape, from a file under a data root or a download.
 
@@ -66,6 +73,6 @@ def load_inception(shape: tuple[int, int, int]) -> Extractor:
         return Extractor(INCEPTION, sha256, Inception(path).eval(), shape, (), facts)
 
     try:
-        return find_or_download([FILE, f"inception/{FILE}"], [URL], read)
+        return find_or_download(PLACES, [URL], read)
     except DataError as error:
         raise DataError(f"the extractor inception needs its weights ({URL}): {error}") from None

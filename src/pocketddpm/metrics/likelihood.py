@@ -190,12 +190,12 @@ def likelihood_images(model: Model, options: LikelihoodOptions) -> LikelihoodIma
     fit = config.fit or DATASETS.load(name if name in DATASETS.names() else "folder").FIT
     if split == "held-out" and not (is_own and config.held_out):
         raise ConfigError("this model's run held no images out; use --split test")
-    if is_own and split == "test" and not has_test(name):
-        split = "held-out for reporting"
-    stored_split = "test" if split == "test" else "train"
-    if is_own and split != "test":
+    is_reporting = is_own and split == "test" and not has_test(name)
+    stored_split = "test" if split == "test" and not is_reporting else "train"
+    if is_own and stored_split == "train":
         parts = run_images(config, model.meta.get("data", {}))
         found = {"train": parts.training, "held-out": parts.held_out}.get(split, parts.reporting)
+        split = "held-out" if is_reporting else split
         if found is None:
             raise ConfigError(
                 f"{name} has no test split, and this model's run held no images out for "

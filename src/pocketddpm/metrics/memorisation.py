@@ -27,9 +27,12 @@ class Nearest:
     index: Tensor
 
 
-def nearest(x: Tensor, train: Tensor, advance: Advance | None = None) -> Nearest:
+def nearest(
+    x: Tensor, train: Tensor, advance: Advance | None = None, *, own: Tensor | None = None
+) -> Nearest:
     """Return the nearest row of train [M,D] for every row of x [N,D] (float, or uint8 pixels).
 
+    own: int64 [N], for rows of train: the row that each of them is, which does not count.
     Candidates are found in float32; the distances returned are exact, so a copy is at 0.
     advance(k): called after k more rows of train.
     """
@@ -42,7 +45,12 @@ def nearest(x: Tensor, train: Tensor, advance: Advance | None = None) -> Nearest
         y = train[start : start + COLUMNS].float() - origin
         norms = (y * y).sum(1)[None]
         for part in torch.arange(len(x)).split(ROWS):
-            value, column = torch.addmm(norms, rows[part], y.T, alpha=-2).min(1)
+            products = torch.addmm(norms, rows[part], y.T, alpha=-2)
+            if own is not None:
+                place = own[part] - start
+                (here,) = ((place >= 0) & (place < len(y))).nonzero(as_tuple=True)
+                products[here, place[here]] = torch.inf
+            value, column = products.min(1)
             closer = value < best[part]
             best[part] = torch.where(closer, value, best[part])
             index[part] = torch.where(closer, column + start, index[part])
@@ -54,11 +62,14 @@ def nearest(x: Tensor, train: Tensor, advance: Advance | None = None) -> Nearest
 
 
 def suspects(generated: Tensor, held_out: Tensor) -> Tensor:
-    """Return which distances [N] lie below what 1 % of held-out distances lie below, bool [N]."""
+    """Return which distances [N] lie below what 1 % of held-out distances lie below, bool [N].
+
+    Where over 1 % of these are 0, as in sets with duplicates, below the smallest that is not.
+    """
     ordered = held_out.sort().values
     # The threshold is a held-out distance itself: of these, at most 1 % lie below it.
-    threshold = ordered[int(QUANTILE * len(ordered))]
-    return generated < threshold
+    place = max(int(QUANTILE * len(ordered)), int((ordered == 0).sum()))
+    return generated < ordered[min(place, len(ordered) - 1)]
 
 
 def distinct_share(images: NDArray[np.uint8]) -> float:

@@ -91,8 +91,8 @@ class ExtractorOptions(ImageOptions):
 
     image_size: tuple[int, int] | None = option(None, ">= 1", read=parse_size)
     """Image size, 32 or 28x36 (height x width), for images of several sizes."""
-    epochs: int = option(40, ">= 1")
-    """Epochs of the classifier."""
+    epochs: int | None = option(None, ">= 1")
+    """Epochs of the classifier, instead of 40, or of fewer where the images are many or large."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     precision: Literal["auto", "float32", "bf16"] = "auto"

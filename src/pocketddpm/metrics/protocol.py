@@ -1,11 +1,13 @@
-"""The protocol: every number of the samples beside the same number of real test images, at equal n.
+"""The protocol: every number of the samples beside the same number of real images, at equal n.
 
 Reference: half B of the training set (moments of all of it; n of its images, drawn at random, where
-pairs are compared). Floor: n test images, drawn at random. docs/evaluation.md argues each choice.
+pairs are compared). Floor: n test images, drawn at random; without a test split, images that the
+run held out, or half of half B. docs/evaluation.md argues each choice.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pocketddpm.data.image_set import ImageArray, ImageSet
+from pocketddpm.data.load import has_test
 from pocketddpm.distributed import rank
 from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.metrics.classifier_scores import agreement, class_score
@@ -26,7 +29,7 @@ from pocketddpm.metrics.memorisation import distinct_share, nearest, suspects
 from pocketddpm.metrics.options import FEWEST, EvaluateOptions
 from pocketddpm.metrics.precision_recall import neighbourhoods
 from pocketddpm.metrics.reference_data import FeatureSpace, ReferenceData, load_reference_data
-from pocketddpm.metrics.report import PAIRS, Report, Row
+from pocketddpm.metrics.report import PAIRS, Report, Row, number
 from pocketddpm.metrics.samples import (
     NO_LABEL,
     draw_samples,
@@ -34,16 +37,18 @@ from pocketddpm.metrics.samples import (
     read_samples,
     to_data_size,
 )
-from pocketddpm.metrics.split import random_indices, split_halves
+from pocketddpm.metrics.split import random_indices
 from pocketddpm.metrics.train_extractor import Recipe, run_length, train_classifier
 from pocketddpm.models.model import Model
 from pocketddpm.models.provenance import versions
+from pocketddpm.models.run_images import run_images
 from pocketddpm.models.samples import Samples
 from pocketddpm.output import refuse_existing, remove_files
 from pocketddpm.progress import counter
 
 FOR_MODELS = ("sampler", "steps", "spacing", "sampler_options", "guidance", "labels", "weights")
 WIDE = 512  # features
+MOST = 5000  # training images whose nearest others are looked for
 # A distance d^2 + b, of which b is the bias of n images, has a variance as 4 d^2 + 2 b; its
 # replicates, at the level d^2 + 2 b, have one as 4 d^2 + 6 b. Its relative spread is therefore 1 to
 # 1.16 times theirs.
@@ -74,12 +79,19 @@ def evaluate(subject: str | Path | Model, options: EvaluateOptions) -> Report:
     else:
         model, facts = load_subject(subject, options.device, options.weights)
         data, size = model.experiment.data, model.shape[1:]
+        name, images = options.data or data.name, options.over(data)
+        is_own = name == data.name and images.image_options() == data.image_options()
+        parts = None
+        if is_own and not has_test(name):
+            parts = run_images(data, model.meta.get("data", {}))
         reference = load_reference_data(
-            options.data or data.name,
+            name,
             options.extractor,
             size=size,
             fit=options.fit or data.fit,
-            images=options.over(data),
+            images=images,
+            parts=parts,
+            device=options.device,
         )
         fit = options.fit or data.fit or reference.fit
         n = min(options.n, reference.max_samples)
@@ -105,7 +117,7 @@ def evaluate(subject: str | Path | Model, options: EvaluateOptions) -> Report:
     if model is not None:
         add_bits(report, model, options.n, options.data, options.seed)
     report.facts |= {**facts, **reference.facts(), **versions()}
-    report.notes += _caveats(facts)
+    report.notes += _caveats(facts, reference)
     if options.out is not None and rank() == 0:
         if is_files and (options.out / "report.json").is_file():
             drop_samples(options.out, Path(str(subject)))
@@ -131,7 +143,9 @@ def _read(path: Path, options: EvaluateOptions) -> tuple[ImageSet, ReferenceData
     """Return samples read from files, what they are measured with, and where they come from."""
     if options.data is None:
         raise ConfigError(f"{path} does not say what its samples should look like: give --data")
-    reference = load_reference_data(options.data, options.extractor, images=options)
+    reference = load_reference_data(
+        options.data, options.extractor, images=options, device=options.device
+    )
     samples = read_samples(path, reference.classes)
     facts = {"samples": str(path), "given": len(samples)}
     if len(samples) > (n := min(options.n, reference.max_samples)):
@@ -139,14 +153,15 @@ def _read(path: Path, options: EvaluateOptions) -> tuple[ImageSet, ReferenceData
     return samples, reference, facts
 
 
-def _caveats(facts: dict[str, Any]) -> list[str]:
+def _caveats(facts: dict[str, Any], reference: ReferenceData) -> list[str]:
     """Return what the way that a model was sampled means for the numbers."""
     notes = []
     if facts.get("guidance", 1) != 1:
         notes.append("guided samples trade variety for agreement: quote guidance 1")
     if facts.get("labels", "all") != "all":
         notes.append("chosen labels do not have the data's proportions, which changes every number")
-    if classes := facts.get("trained on", {}).get("classes"):
+    classes = facts.get("trained on", {}).get("classes")
+    if classes and set(classes) != set(reference.classes):
         notes.append(f"the model was trained on some classes only: {', '.join(classes)}")
     return notes
 
@@ -166,7 +181,8 @@ def score(
     features.
     """
     n = len(samples)
-    report = Report(n, reference.name)
+    real, train = reference.source, reference.train
+    report = Report(n, train.name if train is not None else reference.name, real)
     floor = reference.floor_images(n)
 
     def features(extractor: Extractor, images: ImageArray, whose: str) -> Features:
@@ -177,40 +193,57 @@ def score(
 
     of_samples = [features(s.extractor, samples.images, "samples") for s in reference.spaces]
     of_floor = [
-        None if floor is None else features(s.extractor, floor.images, "test images")
+        None if floor is None else features(s.extractor, floor.images, real)
         for s in reference.spaces
     ]
-    for space, sample_features, floor_features in zip(
-        reference.spaces, of_samples, of_floor, strict=True
-    ):
-        report.rows.append(_frechet(space, sample_features, floor_features))
     main = reference.spaces[0]  # the headline's
-    train = reference.train
+    if reference.is_tiny:
+        report.skipped["distances, precision, recall"] = (
+            f"{reference.max_real} real images, a quarter of those trained on, are too few to "
+            f"stand beside samples: {FEWEST} are needed"
+        )
+    else:
+        report.rows += map(_frechet, reference.spaces, of_samples, of_floor)
     if train is None or floor is None or of_floor[0] is None:
         for name in ("kernel distance", "precision, recall, density, coverage", "memorisation"):
             report.skipped[name] = f"needs the images of {reference.name}: {reference.missing}"
     else:
         of_train = main.train or features(main.extractor, train.images, "training images")
-        report.rows += _pairs(of_samples[0].values, of_floor[0].values, of_train.values)
-        pixels = [_flat(images) for images in (samples, floor, train)]
         values = [found.values for found in (of_samples[0], of_floor[0], of_train)]
+        if not reference.is_tiny:
+            index = torch.from_numpy(reference.reference_indices(n))
+            report.rows += _pairs(values[0], values[1], values[2][index])
+        pixels = [_flat(images) for images in (samples, floor, train)]
         _memorisation(report, {"pixels": pixels, "features": values}, samples, train)
-    report.rows += _class_score(main, of_samples[0], of_floor[0])
+    if not reference.is_tiny:
+        report.rows += _class_score(main, of_samples[0], of_floor[0])
     judge = reference.judge
     if judge is None:
         report.skipped["label agreement"] = f"there is no judge for {reference.name}"
-    elif (unlike := _unlike(samples, judge.classes)) is not None:
-        report.skipped["label agreement"] = unlike
     else:
-        value = _agreement(judge, samples, features(judge, samples.images, "samples"))
-        real = Interval(float(judge.facts["test_accuracy"]))
+        known = judge is main.extractor  # a classifier of one's own
+        whole = Interval(float(judge.facts.get("test_accuracy", nan)))
         if floor is not None and _unlike(floor, judge.classes) is None:
-            real = _agreement(judge, floor, features(judge, floor.images, "test images"))
-        name = f"label agreement ({judge.name})"
-        report.rows.append(Row("agreement", name, value, real, "difference", percent=True))
+            of_real = of_floor[0] if known else None
+            whole = _agreement(judge, floor, of_real or features(judge, floor.images, real))
+        if known:
+            report.notes.append(
+                f"{judge.name}: trained on half A of the training images, {len(judge.classes)} "
+                f"classes; accuracy {number(whole, percent=True)} on "
+                f"{0 if floor is None else len(floor)} {real} that it has not seen"
+            )
+        if (unlike := _unlike(samples, judge.classes)) is not None:
+            report.skipped["label agreement"] = unlike
+        else:
+            found = of_samples[0] if known else features(judge, samples.images, "samples")
+            value = _agreement(judge, samples, found)
+            name = f"label agreement ({judge.name})"
+            report.rows.append(Row("agreement", name, value, whole, "difference", percent=True))
     value = Interval(distinct_share(np.asarray(samples.images)))
-    real = None if floor is None else Interval(distinct_share(np.asarray(floor.images)))
-    report.rows.append(Row("distinct", "distinct images", value, real, "difference", percent=True))
+    of_real = None if floor is None else Interval(distinct_share(np.asarray(floor.images)))
+    report.rows.append(
+        Row("distinct", "distinct images", value, of_real, "difference", percent=True)
+    )
     if tstr is not None:
         _train_on_samples(report, samples, reference, tstr)
     # Likelihood (bits/dim) needs the model, not its samples: `evaluate` adds its row.
@@ -239,6 +272,7 @@ def frechet(features: Features, reference: Moments) -> Interval:
 
 
 def _frechet(space: FeatureSpace, samples: Features, floor: Features | None) -> Row:
+    """Return the row of a space's Frechet distance; without images the floor is computed."""
     name, n = space.extractor.name, len(samples.values)
     return Row(
         f"frechet {name}",
@@ -250,13 +284,8 @@ def _frechet(space: FeatureSpace, samples: Features, floor: Features | None) -> 
     )
 
 
-def _pairs(samples: Tensor, floor: Tensor, train: Tensor) -> list[Row]:
-    """Return kernel distance, precision, recall, density, coverage: against n images of half B.
-
-    samples, floor: features [n,D]. train: features of all training images.
-    """
-    _, half_b = split_halves(len(train))
-    reference = train[torch.from_numpy(half_b[random_indices(len(half_b), len(samples))])]
+def _pairs(samples: Tensor, floor: Tensor, reference: Tensor) -> list[Row]:
+    """Return kernel distance, precision, recall, density, coverage; all features are [n,D]."""
     value, real = (kernel_distance(values, reference) for values in (samples, floor))
     rows = [Row("kernel distance", "kernel distance", value, real, "difference", bias=0.0)]
     of_samples, of_floor = (neighbourhoods(reference, values) for values in (samples, floor))
@@ -272,26 +301,33 @@ def _memorisation(
 ) -> None:
     """Add the shares of samples near training images, and the closest pairs.
 
-    spaces: name -> coordinates of the samples, of the test images and of all training images.
+    spaces: name -> coordinates of the samples, of the real images and of all training images. Real
+    images that were trained on give way to all training images, each without itself.
     """
-    picture = []
+    picture, among = [], report.real == "training images"
     for space, (of_samples, of_floor, of_train) in spaces.items():
-        found, real = (
-            nearest(x, of_train, counter(f"nearest {space} of {whose}", len(of_train)))
-            for x, whose in ((of_samples, "samples"), (of_floor, "test images"))
-        )
-        report.rows.append(
-            Row(
-                f"copies {space}",
-                f"nearer to training images than 99% of test images ({space})",
-                share_interval(suspects(found.distance, real.distance)),
-                share_interval(suspects(real.distance, real.distance)),
-                "difference",
-                percent=True,
-            )
-        )
+        own = None
+        if among:
+            own = torch.from_numpy(random_indices(len(of_train), MOST))
+            of_floor = of_train[own]
+        advance = [
+            counter(f"nearest {space} of {whose}", len(of_train))
+            for whose in ("samples", report.real)
+        ]
+        found = nearest(of_samples, of_train, advance[0])
+        real = nearest(of_floor, of_train, advance[1], own=own)
         closest = found.distance.argsort(stable=True)[:PAIRS]
         picture += [samples.images[closest.numpy()], train.images[found.index[closest].numpy()]]
+        below = suspects(real.distance, real.distance)
+        if not real.distance.any():
+            report.skipped[f"copies ({space})"] = f"all {report.real} are training images"
+            continue
+        name, value = f"copies ({space})", suspects(found.distance, real.distance)
+        floor = share_interval(below)
+        row = Row(f"copies {space}", name, share_interval(value), floor, "difference", percent=True)
+        report.rows.append(row)
+        k = int(below.sum())
+        report.threshold = f"all but {k} of {len(below)}" if k else f"all {len(below)}"
     report.closest = np.concatenate(picture)
 
 
@@ -335,6 +371,9 @@ def _train_on_samples(
     name = "train on samples, test on real"
     if train is None or test is None or train.labels is None or test.labels is None:
         report.skipped[name] = f"needs labelled training and test images of {reference.name}"
+        return
+    if reference.from_training:
+        report.skipped[name] = "no images are held out to test on"
         return
     if (unlike := _unlike(samples, train.classes)) is not None:
         report.skipped[name] = unlike

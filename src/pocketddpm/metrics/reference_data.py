@@ -5,16 +5,19 @@ MNIST and Fashion-MNIST have shipped moments, so that much can be measured witho
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from pocketddpm.build import pick_device
 from pocketddpm.catalog import DATASETS
 from pocketddpm.config import ImageOptions
 from pocketddpm.data.decode import Fit
 from pocketddpm.data.image_set import ImageSet
-from pocketddpm.data.load import fingerprint, load_images
+from pocketddpm.data.load import fingerprint, fit_size, has_test, load_images
+from pocketddpm.data.split import Parts, divide, usual_hold_out
 from pocketddpm.errors import DataError, unknown
 from pocketddpm.metrics.classifier_scores import class_score
 from pocketddpm.metrics.extractor import (
@@ -34,11 +37,19 @@ from pocketddpm.metrics.extractors import (
     shipped_sha256,
 )
 from pocketddpm.metrics.frechet import Moments, frechet_distance, predicted_bias
-from pocketddpm.metrics.inception import load_inception
+from pocketddpm.metrics.inception import has_inception, load_inception
+from pocketddpm.metrics.options import FEWEST
 from pocketddpm.metrics.pca import fit_pixels_pca
 from pocketddpm.metrics.samples import round_trip
 from pocketddpm.metrics.split import random_indices, split_halves
+from pocketddpm.metrics.train_extractor import FEWEST as FEWEST_HALF
+from pocketddpm.metrics.train_extractor import own_classifier
 from pocketddpm.progress import counter
+
+FEWEST_HELD_OUT = 100  # to report by: of fewer, 1 % is less than one image
+FEWEST_IMAGES = 8
+FOR_COPIES = 100
+Source = Literal["test images", "held-out images", "training images"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,8 @@ class ReferenceData:
     name: the data set, or a folder. train, test: its real images; None when they are not on the
     disk, and then `missing` says why. spaces: the first one gives the headline. judge: reads
     labels; None where there is none. classes: the data set's, in label order. fit: how its images
-    usually reach another size.
+    usually reach another size. half: the indices of the training images that the reference is of;
+    None for all of half B. source: where the real images come from.
     """
 
     name: str
@@ -91,6 +103,18 @@ class ReferenceData:
     judge: Extractor | None
     classes: tuple[str, ...]
     fit: Fit
+    half: NDArray[np.int64] | None = None
+    source: Source = "test images"
+
+    @property
+    def from_training(self) -> bool:
+        """Whether the real images that samples stand beside were trained on."""
+        return self.source == "training images"
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether there are too few real images to measure distances."""
+        return self.max_real < FEWEST
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -98,9 +122,23 @@ class ReferenceData:
         return self.spaces[0].extractor.shape
 
     @property
-    def max_samples(self) -> int:
-        """How many samples can be scored: as many as there are real test images."""
+    def max_real(self) -> int:
+        """How many real images there are to stand beside samples."""
         return self.spaces[0].test.n
+
+    @property
+    def max_samples(self) -> int:
+        """How many samples can be scored: as many as there are real images to compare with.
+
+        Where these are too few for distances, enough to count copies.
+        """
+        return FOR_COPIES if self.is_tiny else self.max_real
+
+    def reference_indices(self, n: int) -> NDArray[np.int64]:
+        """Return n of the training images that the reference is of, drawn at random, int64 [n]."""
+        assert self.train is not None
+        half = split_halves(len(self.train))[1] if self.half is None else self.half
+        return half[random_indices(len(half), n)]
 
     def floor_images(self, n: int) -> ImageSet | None:
         """Return n test images drawn at random (in MNIST the first 5000 are the easier half)."""
@@ -119,6 +157,7 @@ class ReferenceData:
             "reference": f"moments of half B of the training set of {self.name}, "
             f"{self.spaces[0].half_b.n} images",
             "fingerprints": {k: fingerprint(v) for k, v in sets.items() if v is not None},
+            "real": f"{self.max_real} {self.source}" + (" of half B" if self.from_training else ""),
             "extractors": {s.extractor.name: s.extractor.sha256 for s in self.spaces},
             "real images": self.train.source or None if self.train is not None else None,
             "judge": None if self.judge is None else f"{self.judge.name} {self.judge.sha256}",
@@ -132,13 +171,20 @@ def load_reference_data(
     size: tuple[int, int] | None = None,
     fit: Fit | None = None,
     images: ImageOptions | None = None,
+    parts: Parts | None = None,
+    device: str = "cpu",
 ) -> ReferenceData:
-    """Return the reference data of a data set, or of a folder with train/ and test/.
+    """Return the reference data of a data set, or of a folder.
+
+    Without a test split, the real images are what a run holds out for reporting; where these are
+    fewer than 100, half of half B, and the reference is the other half. Images with labels get a
+    classifier of their own, which is trained when it is first needed.
 
     extractor: a name, or a .safetensors file, for the headline; None for the data set's own.
     size: (height, width) of the samples. Folders, and sets whose images are usually resized, have
     no size of their own: they are measured at the extractor file's size, else at this one, else as
-    they are. fit: how they reach it. images: what else becomes of them.
+    they are. fit: how they reach it. images: what else becomes of them. parts: the images of the
+    run that is measured, where they are known. device: where a classifier is trained.
     Raises ConfigError for unknown names; DataError when images are needed and not found.
     """
     given, options = None, (images or ImageOptions()).image_options()
@@ -150,13 +196,14 @@ def load_reference_data(
     image_size = image_fit = None
     if usual_fit(data) == "resize" and not is_shipped:
         image_size, image_fit = (size if given is None else given.shape[1:]), fit
-    train = test = None
-    missing = ""
+    chosen = {"image_size": image_size, "fit": image_fit, **options}
+    train = test = half = None
+    missing, source = "", "test images"
     try:
-        train, test = (
-            load_images(data, split, image_size=image_size, fit=image_fit, **options)
-            for split in ("train", "test")
-        )
+        if parts is None and has_test(data):
+            train, test = (load_images(data, split, **chosen) for split in ("train", "test"))
+        else:
+            train, test, half, source = _own_images(data, parts, chosen)
     except DataError as error:
         if not is_shipped:
             raise
@@ -166,16 +213,56 @@ def load_reference_data(
     extractors = [_named_extractor(name, data, train) for name in dict.fromkeys(names)]
     extractors = extractors if given is None else [given, *extractors]
     judges = shipped_for(data, "judge")
+    judge = load_shipped(judges[0], data) if judges else None
+    if extractor is None and not is_shipped and train is not None:
+        if train.labels is None and has_inception():
+            extractors = [load_inception(train.shape), *extractors]
+        elif train.labels is not None and len(train.classes) > 1 and len(train) >= 2 * FEWEST_HALF:
+            judge = own_classifier(train, pick_device(device))
+            extractors = [judge, *extractors]
     return ReferenceData(
         name=data,
         train=train,
         test=test,
         missing=missing,
-        spaces=[_space(each, data, train, test) for each in extractors],
-        judge=load_shipped(judges[0], data) if judges else None,
+        spaces=[_space(each, data, train, test, half) for each in extractors],
+        judge=judge,
         classes=train.classes if train is not None else DATASETS.load(data).CLASSES,
         fit=usual_fit(data),
+        half=half,
+        source=source,
     )
+
+
+def _own_images(
+    data: str, parts: Parts | None, chosen: dict[str, Any]
+) -> tuple[ImageSet, ImageSet, NDArray[np.int64] | None, Source]:
+    """Return training images, real images beside samples, the reference's half, and their source.
+
+    parts: of a run; None for images of which a run is not known: as it would divide them. chosen:
+    options of `load_images`.
+    Raises DataError for fewer than 8 images.
+    """
+    if parts is None:
+        images = load_images(data, **chosen)
+        held_out = usual_hold_out(len(images))
+        parts = divide(images, held_out, (held_out + 1) // 2, "random")
+    train, reporting = parts.training, parts.reporting
+    if (image_size := chosen["image_size"]) is not None:
+        train = fit_size(train, image_size, "resize")
+        reporting = reporting and fit_size(reporting, image_size, "resize")
+    if reporting is not None and len(reporting) >= FEWEST_HELD_OUT:
+        return train, reporting, None, "held-out images"
+    if len(train) < FEWEST_IMAGES:
+        raise DataError(
+            f"{train.name}: {len(train)} images are too few to compare with; {FEWEST_IMAGES} are "
+            "needed to count copies"
+        )
+    _, half_b = split_halves(len(train))
+    middle = len(half_b) // 2
+    order = half_b[random_indices(len(half_b), len(half_b))]
+    reference, real = np.sort(order[middle:]), np.sort(order[:middle])
+    return train, train.select(real), reference, "training images"
 
 
 def own_extractor(data: str) -> Extractor | None:
@@ -203,7 +290,11 @@ def _named_extractor(name: str, data: str, train: ImageSet | None) -> Extractor:
 
 
 def _space(
-    extractor: Extractor, data: str, train: ImageSet | None, test: ImageSet | None
+    extractor: Extractor,
+    data: str,
+    train: ImageSet | None,
+    test: ImageSet | None,
+    half: NDArray[np.int64] | None,
 ) -> FeatureSpace:
     """Return the space with shipped moments, else with those of all images, features kept."""
     name = extractor.name
@@ -217,7 +308,7 @@ def _space(
         extractor(images.images, advance=counter(f"{name} of {split} images", len(images)))
         for split, images in (("training", train), ("test", test))
     )
-    half_b = of_train[torch.from_numpy(split_halves(len(train))[1])]
+    half_b = of_train[torch.from_numpy(split_halves(len(train))[1] if half is None else half)]
     return FeatureSpace.of(extractor, half_b, of_test, of_train)
 
 

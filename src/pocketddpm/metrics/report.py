@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite, isnan
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from pocketddpm.output import remove_files, write_json, write_text
 from pocketddpm.pictures import save_grid
 
 FEW = 10_000
+WIDTH = 100  # columns of a terminal
 PAIRS = 20  # columns of the picture of closest pairs
 COLUMNS = ("measure", "samples", "real images", "samples to real", "predicted bias")
 CLOSEST = """
@@ -50,8 +52,8 @@ class Row:
             return None
         return (ratio if self.by == "ratio" else difference)(self.value, self.floor)
 
-    def cells(self) -> list[str]:
-        """Return the row as text, one cell per column."""
+    def cells(self, *, narrow: bool = False) -> list[str]:
+        """Return the row as text, one cell per column; narrow: real images without interval."""
         compared = ""
         if (comparison := self.comparison) is not None:
             compared = number(comparison, self.percent, sign=self.by == "difference")
@@ -59,7 +61,10 @@ class Row:
                 compared = f"x {compared}"
             elif self.percent:
                 compared = compared.replace("%", " pp")
-        floor = "" if self.floor is None else number(self.floor, self.percent)
+        floor = ""
+        if self.floor is not None:
+            shown = Interval(self.floor.value) if narrow else self.floor
+            floor = number(shown, self.percent)
         bias = "" if self.bias is None else f"{self.bias:.4f}"
         return [self.name, number(self.value, self.percent), floor, compared, bias]
 
@@ -77,7 +82,9 @@ class Row:
 class Report:
     """The result of an evaluation.
 
-    n: how many samples were scored. data: the reference data set. skipped: measure -> why it is
+    n: how many samples were scored. data: the reference data set. real: what the real images beside
+    the samples are. threshold: than which of them copies are nearer to a training image.
+    skipped: measure -> why it is
     missing. notes: what must be known before quoting a number. facts: what is needed to repeat it,
     as plain JSON. closest: uint8 [4*20,C,H,W], rows of 20: samples and their nearest training
     images by pixels, then by features.
@@ -85,6 +92,8 @@ class Report:
 
     n: int
     data: str
+    real: str = "test images"
+    threshold: str = ""
     rows: list[Row] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -98,39 +107,75 @@ class Report:
     def headline(self) -> str:
         """Return the result in one sentence: the first row's ratio to real images."""
         first = self.rows[0]
+        if not first.key.startswith("frechet"):
+            value = number(first.value, first.percent)
+            return f"{first.name}: {value} of {self.n} samples; too few real images for distances"
         found = first.comparison
         if found is None:
             return f"{first.name} {first.value.value:.4g} at n = {self.n}; no floor"
         interval = "" if isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})"
         return (
             f"{found.value:.2f}{interval} times the {first.name} of real {self.data} "
-            f"test images at n = {self.n}; 1 is what new real images score"
+            f"{self.real} at n = {self.n}; 1 is what new real images score"
         )
 
     def remarks(self) -> list[str]:
-        """Return the notes, and what follows from n and from the first row."""
+        """Return the notes, and what follows from n and from the intervals."""
         remarks = []
+        first = self.rows[0].comparison if self.rows[0].by == "ratio" else None
         if self.n < FEW:
             remarks.append(
                 f"n = {self.n} is fewer than {FEW:,}: rough numbers, each to be compared with its "
                 "own floor only, never with numbers at another n"
             )
-        first = self.rows[0].comparison
-        if first is not None and first.value < 0.9:
+            if first is not None and first.high > first.low > 0:
+                width = (first.high / first.low) ** 0.5 - 1
+                remarks.append(
+                    f"the interval of the first ratio is {width:.0%} wide to each side; four times "
+                    "the images would halve that"
+                )
+        if self.real == "training images":
+            remarks.append(
+                "memorisation-prone: too few images were held out to compare with, so that "
+                "samples and real images alike are measured against images that were trained on; "
+                "only copies tell learning from copying here"
+            )
+        if first is not None and first.value < 0.9 and first.high < 1:
             remarks.append(
                 "closer to the reference than new real images are: suspect copied training images "
                 "or a generator fitted to this metric"
             )
+        copies = [row for row in self.rows if row.key.startswith("copies")]
+        if copies and self.threshold:
+            others = "another one" if self.real == "training images" else "one"
+            remarks.append(
+                "copies: the share of samples nearer to a training image than "
+                f"{self.threshold} {self.real} are to {others}"
+            )
+        for row in copies:
+            if row.comparison is not None and row.comparison.low > 0:
+                remarks.append(
+                    f"suspect {row.name}: {number(row.value, True)} of the samples, beside "
+                    f"{number(row.floor, True) if row.floor else ''} of {self.real}"
+                )
         return remarks + self.notes
 
     def text(self) -> str:
-        """Return the table for a terminal."""
-        table = [list(COLUMNS), *(row.cells() for row in self.rows)]
-        widths = [max(len(line[k]) for line in table) for k in range(len(COLUMNS))]
+        """Return the table for a terminal of 100 columns; long names go on in the next line.
+
+        The intervals of real images and the predicted bias stand in the Markdown page only.
+        """
+        table = [list(COLUMNS[1:-1]), *(row.cells(narrow=True)[1:-1] for row in self.rows)]
+        widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
+        first = WIDTH - sum(widths) - 2 * len(widths)
+        titles = [COLUMNS[0], *(row.name for row in self.rows)]
+        names = [wrap(title, first, subsequent_indent="  ") for title in titles]
+        first = max(len(part) for parts in names for part in parts)
         lines = [self.headline(), ""]
-        for line in table:
+        for parts, line in zip(names, table, strict=True):
             cells = (cell.ljust(w) for cell, w in zip(line, widths, strict=True))
-            lines.append("  ".join(cells).rstrip())
+            lines.append("  ".join([parts[0].ljust(first), *cells]).rstrip())
+            lines += parts[1:]
         lines += ["", *(f"skipped: {name} ({why})" for name, why in self.skipped.items())]
         lines += [f"note: {remark}" for remark in self.remarks()]
         return "\n".join([*lines, facts_line(self.facts)])
@@ -198,7 +243,7 @@ def number(value: Interval, percent: bool = False, *, sign: bool = False) -> str
     """Return a number with its interval, as shown in tables."""
     factor = 100 if percent else 1
     plus = "+" if sign else ""
-    places = 2 if percent else _places(value.value)
+    places = 2 if percent else _places(value.value or max(abs(value.low), abs(value.high)))
     shown = f"{value.value * factor:{plus}.{places}f}{'%' if percent else ''}"
     if not (isfinite(value.low) and isfinite(value.high)):
         return shown

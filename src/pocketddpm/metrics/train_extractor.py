@@ -5,33 +5,40 @@ AdamW (arXiv 1711.05101) in one cycle, label smoothing, small affine distortions
 and no choice by a validation set: a recipe runs to its end, and the test set is used once.
 """
 
+import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from math import cos, pi
+from math import ceil, cos, pi
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketddpm.build import pick_device, pick_precision
+from pocketddpm.data.download import cache_root
 from pocketddpm.data.image_set import ImageSet
-from pocketddpm.data.load import fingerprint, load_images
-from pocketddpm.errors import ConfigError, DataError
+from pocketddpm.data.load import fingerprint, has_test, load_images
+from pocketddpm.data.split import divide, usual_hold_out
+from pocketddpm.errors import ConfigError, DataError, OutputError
 from pocketddpm.metrics.classifier_scores import agreement
 from pocketddpm.metrics.classifiers import ARCHITECTURES, fold
-from pocketddpm.metrics.extractor import SUFFIX, Extractor, save_extractor
+from pocketddpm.metrics.extractor import SUFFIX, Extractor, load_extractor, save_extractor
 from pocketddpm.metrics.options import ExtractorOptions
 from pocketddpm.metrics.pca import fit_pixels_pca
 from pocketddpm.metrics.split import split_halves
 from pocketddpm.noise import Role, uniform
 from pocketddpm.output import refuse_existing
-from pocketddpm.progress import Advance, counter
+from pocketddpm.progress import Advance, counter, say
 
 FEWEST = 50  # images in a half
+OWN = "classifier"  # of the images of one's own
+VERSION = 1  # of its training: the cache holds those of the same
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,8 @@ class Recipe:
 
     shift: largest shift, in pixels. turn: largest rotation, in degrees. stretch: largest relative
     change of size. erase: the share of images with a patch erased. average: the share of the run,
-    at its end, over which the weights are averaged. No flips: digits and shoes have a side.
+    at its end, over which the weights are averaged. blocks: pixels whose square becomes channels of
+    one place. No flips: digits and shoes have a side.
     """
 
     architecture: str = "plain"
@@ -57,17 +65,35 @@ class Recipe:
     average: float = 0.1
     seed: int = 0
     precision: str = "float32"
+    blocks: int = 1
 
 
 METRIC = Recipe(architecture="plain", epochs=40, seed=0)
 JUDGE = Recipe(architecture="residual", epochs=20, seed=1, turn=5.0)
 
 
+PASSES = 80_000  # of 32x32 images in a training: about two minutes of one core
+LARGEST = 40  # pixels of a side that a classifier convolves
+
+
+def recipe_for(shape: tuple[int, int, int], count: int) -> Recipe:
+    """Return the recipe of a metric network for images of one's own.
+
+    shape: (channels, height, width). count: images that it is trained on.
+    """
+    side = max(shape[1:])
+    blocks = ceil(side / LARGEST)
+    passes = PASSES * 1024 * blocks**2 / (shape[1] * shape[2])
+    epochs = min(METRIC.epochs, max(4, round(passes / count)))
+    return replace(METRIC, epochs=epochs, blocks=blocks, shift=METRIC.shift * side / 28)
+
+
 def make_extractor(data: str, out: Path, options: ExtractorOptions) -> tuple[Extractor, str]:
     """Write an extractor for a data set or folder; return it, and what it is, in words.
 
-    With labels it is a classifier, tested once where there are test images; else it is the
-    principal directions of the pixels. out: a .safetensors file.
+    With labels it is a classifier, tested once; else it is the principal directions of the pixels.
+    Where there is no test split, what a run would hold out is left out of its training, so that
+    `evaluate` may use it. out: a .safetensors file.
     Raises ConfigError for another name, DataError for fewer than 100 images.
     """
     if out.suffix != SUFFIX:
@@ -75,25 +101,60 @@ def make_extractor(data: str, out: Path, options: ExtractorOptions) -> tuple[Ext
     refuse_existing(out, options.overwrite, folder=False)
     chosen = {"image_size": options.image_size, **options.image_options()}
     images = load_images(data, **chosen)
+    test, whose = None, "test images"
+    if has_test(data):
+        test = load_images(data, "test", **chosen)
+    else:
+        held_out = usual_hold_out(len(images))
+        parts = divide(images, held_out, held_out, "random")
+        images, test, whose = parts.training, parts.reporting, "held-out images"
     if images.labels is None:
         extractor, dtype = pixels_extractor(images), torch.float32
         told = "principal directions of the pixels, as the images have no labels"
     else:
         device = pick_device(options.device)
+        recipe = recipe_for(images.shape, len(images) // 2)
         precision = pick_precision(options.precision, device)
-        recipe = replace(METRIC, epochs=options.epochs, precision=precision)
+        recipe = replace(recipe, epochs=options.epochs or recipe.epochs, precision=precision)
         advance = counter("training", run_length(len(images) // 2, recipe))
         extractor = train_extractor(out.stem, images, recipe, "A", device=device, advance=advance)
         dtype = torch.float16
-        told = f"{len(images.classes)} classes"
-        try:
-            test = load_images(data, "test", **chosen)
-            reached = agreement(extractor(test.images), test).value
-            extractor.facts["test_accuracy"] = reached
-            told += f", test accuracy {reached:.2%}"
-        except DataError as error:
-            told += f", not tested: {error}"
+        if test is None:
+            test, whose = images.select(split_halves(len(images))[1]), "images it has not seen"
+        reached = agreement(extractor(test.images), test).value
+        extractor.facts["test_accuracy"] = reached
+        told = f"{len(images.classes)} classes, accuracy {reached:.2%} of {len(test)} {whose}"
     return replace(extractor, sha256=save_extractor(out, extractor, dtype)), told
+
+
+def own_classifier(images: ImageSet, device: torch.device) -> Extractor:
+    """Return a classifier of half A of a labelled training set, kept in the user's cache.
+
+    Raises DataError for fewer than 100 images.
+    """
+    half_a, _ = split_halves(len(images))
+    recipe = recipe_for(images.shape, len(half_a))
+    name = hashlib.sha256(repr((VERSION, fingerprint(images), recipe)).encode()).hexdigest()[:16]
+    path = cache_root() / "extractors" / f"{name}{SUFFIX}"
+
+    extractor = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # of several processes one trains
+            if path.is_file():
+                with suppress(DataError):  # damaged: trained again
+                    return load_extractor(OWN, path)
+            extractor = _trained(images, recipe, device)
+            return replace(extractor, sha256=save_extractor(path, extractor, torch.float16))
+    except (OSError, NotImplementedError, OutputError) as error:
+        say(f"the classifier of {images.name} is not kept: {path} cannot be written ({error})")
+        return extractor or _trained(images, recipe, device)
+
+
+def _trained(images: ImageSet, recipe: Recipe, device: torch.device) -> Extractor:
+    length = run_length(len(images) // 2, recipe)
+    advance = counter(f"training a classifier of {images.name}", length)
+    return train_extractor(OWN, images, recipe, "A", device=device, advance=advance)
 
 
 def train_extractor(
@@ -164,7 +225,9 @@ def train_classifier(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        network: nn.Module = ARCHITECTURES[recipe.architecture](images.shape[1], classes)
+        network: nn.Module = ARCHITECTURES[recipe.architecture](
+            images.shape[1], classes, recipe.blocks
+        )
         # torch's own annotations leave memory_format out.
         network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         mean = _train(network, images, labels, recipe, advance)
