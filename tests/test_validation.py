@@ -58,7 +58,7 @@ def test_the_held_out_images_are_never_trained_on_nor_the_test_set_read(
     assert meta["data"]["images"] == sum(meta["class_counts"]) == 1350
     assert meta["data"]["held_out"] == meta["experiment"]["data"]["held_out"] == 150
     assert meta["evaluation"]["step"] == 4
-    assert rows_of(tmp_path / "run")[0] == "step,images_seen,frechet,ratio,precision,recall"
+    assert rows_of(tmp_path / "run")[0] == "step,images_seen,frechet,ratio,precision,recall,copies"
     assert (tmp_path / "run" / "evaluation.png").stat().st_size > 1000
 
 
@@ -117,6 +117,30 @@ def test_the_best_is_what_was_asked_for(tiny, tmp_path, monkeypatch, best_by, st
         assert not best.part("optimizer")
 
 
+def test_a_run_stops_when_evaluations_do_not_become_better(tiny, tmp_path, monkeypatch):
+    """The floor's distance is 1; the best is at step 4, and two in a row are no better at 8."""
+    distances = iter([1.0, 7.0, 3.0, 3.0, 5.0, 0.1])
+    monkeypatch.setattr("pocketddpm.runs.evaluation.frechet_distance", lambda a, b: next(distances))
+    session(evaluated(tiny, 2, best_by="evaluation", patience=2), tmp_path / "run").run()
+    last, best = (
+        load_checkpoint(tmp_path / "run" / f"{name}.safetensors") for name in ("last", "best")
+    )
+    assert (last.meta["run"]["step"], best.meta["run"]["step"]) == (8, 4)
+    assert len(rows_of(tmp_path / "run", "log.csv")) == 1 + 8
+
+
+def test_a_log_of_before_copies_were_counted_goes_on(tiny, tmp_path, monkeypatch):
+    tiny = evaluated(tiny, 5, best_by="evaluation")
+    session(with_training(tiny, steps=5), tmp_path).run()
+    head, row = (line.split(",") for line in (tmp_path / "evaluation.csv").read_text().splitlines())
+    place = head.index("copies")
+    old = [",".join(cells[:place] + cells[place + 1 :]) for cells in (head, row)]
+    (tmp_path / "evaluation.csv").write_text("\n".join(old) + "\n")
+    session(tiny, tmp_path, checkpoint=newest_checkpoint(tmp_path)).run()
+    rows = [line.split(",")[place] for line in rows_of(tmp_path)]
+    assert rows[:2] == ["copies", "nan"] and 0 <= float(rows[2]) <= 1
+
+
 def test_a_resumed_run_remembers_its_best(tiny, tmp_path, monkeypatch):
     tiny = evaluated(tiny, 5, best_by="evaluation")
     distances = iter([1.0, 2.0, 1.0, 3.0])
@@ -148,8 +172,13 @@ def test_real_images_score_one_and_noise_does_not(tiny, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (200, 1, 8, 8), dtype=np.uint8)
     worse = validation(drawn(noise), 2, 32)
     assert worse["ratio"] > 10 * row["ratio"]
+    # New images are no copies, and three of four images of the training set are.
+    assert row["copies"] < 0.05
+    mixed = np.concatenate([kept.images[:150], noise[:50]])
+    assert validation(drawn(mixed), 3, 48)["copies"] == 0.75
+    assert "copies 75.0%" in validation.summary()
     assert not validation.is_best()
-    assert validation.evaluated(2)
+    assert validation.evaluated(3)
     assert " 300 " in validation.describe()
 
 
@@ -169,6 +198,7 @@ def test_the_command_and_its_refusals(tmp_path, capsys):
                "--sample-every", "0", "--precision", "float32", "--out", out]  # fmt: skip
     for more, values in (
         (["--best-by", "evaluation"], ["--evaluate-every"]),
+        (["--patience", "2", "--evaluate-every", "2"], ["--patience", "--best-by evaluation"]),
         (["--evaluate-every", "-1"], ["evaluate_every", ">= 0", "-1"]),
         (["--evaluate-every", "2", "--evaluate-n", "3"], ["evaluate_n", ">= 20", "3"]),
         (["--evaluate-every", "2", "--subset", "100"], ["--evaluate-every", "100 images"]),

@@ -214,6 +214,8 @@ class EvaluationConfig:
     """Samples of each evaluation; 1000 by default."""
     best_by: Literal["loss", "evaluation"] = "loss"
     """What best.safetensors is the best by: mean loss of an epoch, or Frechet distance."""
+    patience: int = option(0, ">= 0")
+    """Stop after N evaluations in a row that are no better than the best; 0: never."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ within a run: n is small, the sampler is short, the reference is not that of `ev
 """
 
 import time
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pocketddpm.data.decode import Fit
 from pocketddpm.data.image_set import ImageArray, ImageSet
 from pocketddpm.errors import ConfigError
 from pocketddpm.metrics.frechet import Moments, frechet_distance
+from pocketddpm.metrics.memorisation import nearest, suspects
 from pocketddpm.metrics.pca import fit_pixels_pca
 from pocketddpm.metrics.precision_recall import neighbourhoods
 from pocketddpm.metrics.reference_data import own_extractor, usual_fit
@@ -27,13 +29,16 @@ from pocketddpm.models.model import Model
 from pocketddpm.pictures import save_distance_curve
 from pocketddpm.runs.log import Row, append_log, read_log, write_log
 
-COLUMNS = ["step", "images_seen", "frechet", "ratio", "precision", "recall", "seconds"]
+COLUMNS = ["step", "images_seen", "frechet", "ratio", "precision", "recall", "copies", "seconds"]
+MOST = 10_000  # training images among which copies are looked for
 STEPS = 10  # of the model's own sampler: enough to compare checkpoints
 
 
 def check_evaluation(experiment: Experiment) -> None:
-    """Raise ConfigError when the best checkpoint is chosen by an evaluation that never happens."""
+    """Raise ConfigError when something is decided by an evaluation that never happens."""
     config = experiment.evaluation
+    if config.patience and config.best_by != "evaluation":
+        raise ConfigError("--patience needs --best-by evaluation and --evaluate-every STEPS")
     if config.best_by == "evaluation" and not config.every:
         raise ConfigError("--best-by evaluation needs --evaluate-every STEPS")
 
@@ -67,8 +72,13 @@ class Validation:
         self.moments = Moments.of(self.reference)
         real = self._features(training.images[np.sort(random_indices(len(training), self.n))])
         self.floor = frechet_distance(Moments.of(real), self.moments)
+        compared = np.sort(random_indices(len(training), MOST))
+        self.training = self._features(training.images[compared])
+        self.distances = nearest(self.reference, self.training).distance
         path = self.out / "evaluation.csv"
-        self.rows = [] if resumed_at is None else read_log(path, COLUMNS, resumed_at)
+        # A log of before copies were counted has no such column.
+        rows = [] if resumed_at is None else read_log(path, COLUMNS, resumed_at, {"copies": nan})
+        self.rows = rows
         write_log(path, COLUMNS, self.rows)
 
     def describe(self) -> str:
@@ -76,7 +86,8 @@ class Validation:
         return (
             f"held out: {self.held_out} training images; evaluated against them: "
             f"{self.n} samples of {self.steps} steps, in {self.extractor.name} (as many training "
-            f"images score {self.floor:.4g}); the test set is not touched"
+            f"images score {self.floor:.4g}); copies are nearer to one of {len(self.training)} "
+            "training images than 99 % of the held-out ones are; the test set is not touched"
         )
 
     def __call__(self, model: Model, step: int, images_seen: int) -> Row:
@@ -93,6 +104,10 @@ class Validation:
             "ratio": distance / self.floor,
             "precision": near.precision.double().mean().item(),
             "recall": near.recall.double().mean().item(),
+            "copies": suspects(nearest(fake, self.training).distance, self.distances)
+            .double()
+            .mean()
+            .item(),
             "seconds": round(time.monotonic() - started, 3),
         }
         self.rows.append(row)
@@ -116,13 +131,18 @@ class Validation:
         distances = [row["frechet"] for row in self.rows]
         return distances.index(min(distances)) == len(distances) - 1
 
+    def is_stale(self, patience: int) -> bool:
+        """Whether the last `patience` rows have all been worse than the best, or no better."""
+        distances = [row["frechet"] for row in self.rows]
+        return len(distances) - 1 - distances.index(min(distances)) >= patience
+
     def summary(self) -> str:
         """Return the last row in one line."""
         row = self.rows[-1]
         return (
             f"step {row['step']}: {row['ratio']:.2f} times the Frechet distance of training "
-            f"images, precision {row['precision']:.3f}, recall {row['recall']:.3f} "
-            f"({row['seconds']:.0f} s)"
+            f"images, precision {row['precision']:.3f}, recall {row['recall']:.3f}, "
+            f"copies {row['copies']:.1%} ({row['seconds']:.0f} s)"
         )
 
     def evaluated(self, step: int) -> bool:

@@ -122,8 +122,12 @@ def _mean(losses: Iterable[float]) -> float:
     return sum(finite) / len(finite) if finite else nan
 
 
-def read_log(path: Path, columns: Sequence[str], step: int) -> list[Row]:
+def read_log(
+    path: Path, columns: Sequence[str], step: int, missing: Mapping[str, float] | None = None
+) -> list[Row]:
     """Return the rows of a log up to a step; what was logged after the checkpoint is dropped.
+
+    missing: the values of columns that the log may lack.
 
     A killed run, or a full disk, may leave half a row behind, after the checkpoint: reading ends
     at the first damaged row.
@@ -134,7 +138,7 @@ def read_log(path: Path, columns: Sequence[str], step: int) -> list[Row]:
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         try:
             for values in csv.DictReader(file):
-                row = _parsed(values, columns)
+                row = _parsed({**(missing or {}), **values}, columns)
                 if row is None or row["step"] > step:
                     break
                 rows.append(row)

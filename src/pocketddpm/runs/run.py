@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from pocketddpm.config import Experiment
 from pocketddpm.data.batches import Loader
 from pocketddpm.diffusion.bound import Bins
 from pocketddpm.diffusion.build import build_objective
-from pocketddpm.distributed import agree_on_start, barrier, ending_together, rank
+from pocketddpm.distributed import agree_on_start, barrier, ending_together, gathered, rank
 from pocketddpm.models.checkpoint import Checkpoint, init_record, save_checkpoint, save_last
 from pocketddpm.models.model import Model, model_from
 from pocketddpm.output import refuse_existing, write_json
@@ -175,8 +176,10 @@ class Session:
                 if result.step % FLUSH_EVERY == 0:
                     bar.set_postfix(loss=f"{self.log.flush():.4f}", refresh=False)
                 # Before the checkpoint: it then knows of every evaluation up to its step.
+                stale = False
                 if self._due(self.experiment.evaluation.every, result.step):
                     self._evaluate()
+                    stale = self._is_stale()
                 epoch_over = options.sample_each_epoch and result.epoch_loss is not None
                 if epoch_over or self._due(options.sample_every, result.step):
                     self._sample(result.step)
@@ -184,7 +187,7 @@ class Session:
                 if self._due(options.checkpoint_every, result.step):
                     self.save()
                     saved = result.step
-                if self.stop.after(result.step, last=trainer.is_done):
+                if self.stop.after(result.step, last=trainer.is_done or stale) or stale:
                     break
             if self.stop.signal is None:
                 self._evaluate()
@@ -223,7 +226,8 @@ class Session:
 
     def _checkpoint(self, *, resumable: bool = True) -> Checkpoint:
         rows = self.validation.rows if self.validation else []
-        meta = {**self.meta, "evaluation": rows[-1]} if rows else self.meta
+        row = {name: value for name, value in (rows[-1] if rows else {}).items() if isfinite(value)}
+        meta = {**self.meta, "evaluation": row} if rows else self.meta
         state = self.trainer.state(resumable=resumable)
         parts = {**state.tensors, "scaling": self.trainer.scaling.tensors()}
         tensors = {f"{part}.{k}": v for part, group in parts.items() for k, v in group.items()}
@@ -251,9 +255,19 @@ class Session:
                 best = self._checkpoint(resumable=False)
                 save_checkpoint(self.out / "best.safetensors", best)
             validation.record()
-            keys = ("frechet", "ratio", "precision", "recall")
+            keys = ("frechet", "ratio", "precision", "recall", "copies")
             self.log.chart({f"held-out {key}": row[key] for key in keys}, trainer.images_seen)
         barrier()
+
+    def _is_stale(self) -> bool:
+        """Whether the evaluations have not become better for long enough; all processes agree."""
+        patience, validation = self.experiment.evaluation.patience, self.validation
+        if not patience:
+            return False
+        stale = any(gathered(validation is not None and validation.is_stale(patience)))
+        if stale:
+            self._say(f"stopping: the last {patience} evaluations were no better than the best")
+        return stale
 
     def _sample(self, step: int) -> None:
         """Write a preview and the loss curve, in one process; the others wait."""
