@@ -199,12 +199,12 @@ def test_the_command_and_its_refusals(tmp_path, capsys):
     for more, values in (
         (["--best-by", "evaluation"], ["--evaluate-every"]),
         (["--patience", "2", "--evaluate-every", "2"], ["--patience", "--best-by evaluation"]),
-        (["--evaluate-every", "-1"], ["evaluate_every", ">= 0", "-1"]),
-        (["--evaluate-every", "2", "--evaluate-n", "3"], ["evaluate_n", ">= 20", "3"]),
+        (["--evaluate-every", "-1"], ["--evaluate-every", ">= 0", "-1"]),
+        (["--evaluate-every", "2", "--evaluate-n", "3"], ["--evaluate-n", ">= 20", "3"]),
         (["--evaluate-every", "2", "--subset", "100"], ["--evaluate-every", "100 images"]),
         (["--evaluate-every", "2", "--hold-out", "0"], ["--hold-out", "10", "0"]),
         (["--hold-out", "1500"], ["1500", "digits", "1499"]),
-        (["--hold-out", "-1"], ["hold_out", ">= 0", "-1"]),
+        (["--hold-out", "-1"], ["--hold-out", ">= 0", "-1"]),
     ):
         told = refused(capsys, *options, "--steps", "2", *more)
         assert all(value in told for value in values), told
