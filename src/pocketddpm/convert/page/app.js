@@ -108,7 +108,7 @@ function save() {
   context.fillStyle = "#c0c0c0";
   context.fillRect(0, 0, board.width, board.height);
   Object.assign(context, {
-    fillStyle: "#000", font: "11px system-ui, sans-serif", textAlign: "center",
+    fillStyle: "#000", font: "10px system-ui, sans-serif", textAlign: "center",
     textBaseline: "middle", imageSmoothingEnabled: false,
   });
   canvases.forEach((canvas, k) => {
