@@ -23,7 +23,7 @@ import torch
 
 from pocketddpm.build import pick_device, pick_precision
 from pocketddpm.config import BUDGETS
-from pocketddpm.models.model import Model, load_model
+from pocketddpm.models.model import Model, load
 from pocketddpm.models.provenance import machine, versions
 from pocketddpm.presets import get_preset
 from pocketddpm.runs.data import load_run_data
@@ -58,7 +58,7 @@ def main() -> None:
             for batch, way in jobs(args.training, "compiled" not in args.skip)
         ]
     if "sampling" not in args.skip:
-        model = load_model(args.model, device)
+        model = load(args.model, device)
         report["sampling"] = [
             sampling(model, n, way) for n, way in jobs(args.sampling, "compiled" not in args.skip)
         ]

@@ -18,7 +18,7 @@ from pocketddpm.diffusion.build import build_sampler
 from pocketddpm.errors import ConfigError
 from pocketddpm.metrics.frechet import Moments, frechet_distance
 from pocketddpm.metrics.reference_data import load_reference_data
-from pocketddpm.models.model import load_model
+from pocketddpm.models.model import load
 
 SOLVERS = {
     "ddim": {},
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    model = load_model(args.model)
+    model = load(args.model)
     distilled = model.experiment.sampling.sampler == "consistency"
     solvers = args.solvers or [s for s in SOLVERS if (s == "consistency") == distilled]
     grids = args.grids or (["jumps"] if distilled else GRIDS)

@@ -20,7 +20,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from pocketddpm.data.load import load_images
 from pocketddpm.diffusion.build import build_sampler
-from pocketddpm.models.model import load_model
+from pocketddpm.models.model import load
 from pocketddpm.output import write_json
 from pocketddpm.pictures import save_grid
 
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("samplers"))
     args = parser.parse_args()
-    model = load_model(args.model)
+    model = load(args.model)
     labels = model.label_numbers(",".join(model.classes), args.n)
     train, test = load_images("mnist"), load_images("mnist", "test")
     judge = KNeighborsClassifier(3).fit(train.images.reshape(len(train), -1) / 255.0, train.labels)

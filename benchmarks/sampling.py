@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from peers import installed
-from pocketddpm.models.model import load_model
+from pocketddpm.models.model import load
 from pocketddpm.models.provenance import versions
 
 BATCH, NFE = 250, 10
@@ -56,7 +56,7 @@ def main() -> None:
     starts = [cold() for _ in range(3)]
     jobs: dict[str, tuple[Callable[[], object], int]] = {}
     for name, precision in product(args.models, ("bf16", "float32")):
-        model = load_model(name)
+        model = load(name)
         draw = partial(model.sample, BATCH, batch_size=BATCH, precision=precision)
         nfe = model.sample(1, batch_size=1).nfe
         jobs[f"pocketddpm sample {name}, nfe {nfe}, {precision}"] = (draw, 1)

@@ -22,7 +22,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from pocketddpm.convert.web import RUNTIME, _Handler, write_web
-from pocketddpm.models.model import load_model
+from pocketddpm.models.model import load
 
 
 def draw(page: Page, seed: int) -> float:
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--runtime", type=Path, help=f"a folder with the files of {RUNTIME}")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        write_web(load_model(args.model), Path(folder), args.runtime)
+        write_web(load(args.model), Path(folder), args.runtime)
         rates, steps, chromium = measure(Path(folder), args.count, args.rounds)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     report = {

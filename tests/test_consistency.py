@@ -20,7 +20,7 @@ from pocketddpm.diffusion.grid import make_grid
 from pocketddpm.diffusion.prediction import get_prediction
 from pocketddpm.diffusion.process import amplitudes
 from pocketddpm.models.checkpoint import load_checkpoint
-from pocketddpm.models.model import load_model
+from pocketddpm.models.model import load
 from pocketddpm.noise import Role, normal
 from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.run import Session
@@ -165,7 +165,7 @@ def trained(tiny, tmp_path):
 def test_distilling_begins_with_the_teacher_and_ends_as_a_run(trained, tmp_path, capsys):
     out = tmp_path / "student"
     main(["distill", str(trained), "--steps", "5", "--lr", "1e-9", "--out", str(out)])
-    teacher, student = load_model(trained), load_model(out)
+    teacher, student = load(trained), load(out)
     assert student.learned_guidance == teacher.learned_guidance == 1.5
     assert student.experiment.objective.guidance == 1
     for name, tensor in teacher.network.state_dict().items():
@@ -205,7 +205,7 @@ def test_what_is_distilled_is_no_teacher(trained, tmp_path, capsys):
 @pytest.mark.parametrize("claim", ["another model's weights", 5, {"objective": []}, {}])
 def test_what_a_stranger_says_of_the_teacher_ends_nothing(trained, tmp_path, claim):
     main(["distill", str(trained), "--steps", "1", "--out", str(tmp_path / "student")])
-    model = load_model(tmp_path / "student")
+    model = load(tmp_path / "student")
     assert replace(model, meta={**model.meta, "init_from": claim}).learned_guidance == 1
 
 

@@ -34,7 +34,7 @@ from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.guidance import Guidance
 from pocketddpm.distributed import agree_on_start
 from pocketddpm.errors import ConfigError
-from pocketddpm.models.model import load_model
+from pocketddpm.models.model import load
 from pocketddpm.models.provenance import machine
 from pocketddpm.runs.data import load_run_data
 from pocketddpm.runs.options import RunOptions
@@ -241,7 +241,7 @@ def test_what_an_optimiser_remembers_is_resumed_on_the_device(name):
 def on_meta(monkeypatch):
     """Shipped models on the meta device; their finished images, which are read, are zeros."""
     monkeypatch.setattr(Scaling, "to_uint8", lambda self, x: torch.zeros(x.shape).byte())
-    return {name: load_model(name, META) for name in ("mnist", "mnist-fast", "fashion-mnist")}
+    return {name: load(name, META) for name in ("mnist", "mnist-fast", "fashion-mnist")}
 
 
 @pytest.mark.parametrize("name", [n for n in SAMPLERS.names() if n != "ddim-inversion"])

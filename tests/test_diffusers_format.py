@@ -35,7 +35,7 @@ from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.sampling import start_noise
 from pocketddpm.errors import CheckpointError, ConfigError, DDPMError
 from pocketddpm.models.checkpoint import save_checkpoint
-from pocketddpm.models.model import Model, load_model
+from pocketddpm.models.model import Model, load
 from pocketddpm.networks import ddpm_unet
 from pocketddpm.values import from_dict
 
@@ -245,7 +245,7 @@ def test_the_layout_of_ddpm_cifar10_32(tmp_path, layout):
     assert len(checkpoint.tensors) == 328
     assert sum(t.numel() for t in checkpoint.tensors.values()) == 35_746_307
     save_checkpoint(tmp_path / "mine" / "last.safetensors", checkpoint)
-    model = load_model(tmp_path / "mine")
+    model = load(tmp_path / "mine")
     x, t = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), [0, 731]
     with torch.no_grad():
         wanted = theirs(x, torch.tensor(t)).sample
@@ -264,7 +264,7 @@ def test_there_and_back_is_the_same_model(tmp_path, classes):
     write_diffusers(model, tmp_path)
     back = tmp_path / "back"
     main(["import", str(tmp_path), "--from", "diffusers", "--out", str(back)])
-    again = load_model(back)
+    again = load(back)
     assert again.classes == model.classes
     assert again.class_counts == model.class_counts
     assert again.experiment.data.name == "mnist"
@@ -298,7 +298,7 @@ def test_labels_of_strangers_get_a_row_for_no_label(tmp_path):
     checkpoint = read_diffusers(tmp_path)
     assert checkpoint.meta["classes"] == list("01234")
     save_checkpoint(tmp_path / "last.safetensors", checkpoint)
-    model = load_model(tmp_path)
+    model = load(tmp_path)
     x, y = torch.ones(2, 1, 8, 8), torch.tensor([4, 0])
     with torch.no_grad():
         wanted = theirs(x, torch.tensor([9, 9]), y).sample

@@ -46,7 +46,7 @@ from pocketddpm.models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from pocketddpm.models.model import load_model, model_from
+from pocketddpm.models.model import load, model_from
 from pocketddpm.models.samples import Samples
 from pocketddpm.output import file_name
 from pocketddpm.runs.log import logged
@@ -80,7 +80,7 @@ def test_pickles_are_never_loaded(tmp_path):
     )
     (tmp_path / "p.npz").write_bytes(pickle.dumps(Evil(mark)))
     for read in (
-        lambda: load_model(tmp_path),
+        lambda: load(tmp_path),
         lambda: load_checkpoint(tmp_path / "plain.safetensors"),
         lambda: read_samples(tmp_path / "s.npz", ()),
         lambda: read_samples(tmp_path / "l.npz", ("a",)),
@@ -166,7 +166,7 @@ def test_a_checkpoints_preset_is_no_path(tmp_path, monkeypatch, capsys):
     assert {p.name for p in tmp_path.iterdir()} == {"run"}
     # Where the folder is made of the name: a run of the same experiment, and its distillation.
     quick = {"steps": 1, "sample_every": 0, "device": "cpu"}
-    pocketddpm.train(load_model(tmp_path / "run").experiment, images=None, **quick)
+    pocketddpm.train(load(tmp_path / "run").experiment, images=None, **quick)
     pocketddpm.distill(tmp_path / "run", **quick)
     assert not any(path.name.startswith("escaped") for folder in tmp_path.parents
                    for path in folder.iterdir())  # fmt: skip
@@ -239,7 +239,7 @@ def limited(task, folder, more):
 
 
 def test_forged_claims_are_refused_before_they_cost_anything(tmp_path):
-    load_model(FORMATS / "format-1.safetensors")  # imports what children would import
+    load(FORMATS / "format-1.safetensors")  # imports what children would import
 
     def task():
         for number, change in enumerate(CLAIMS):
@@ -351,7 +351,7 @@ DRAWN = [144, 255, 138, 104, 46, 21, 208, 255, 146, 49, 123, 255, 205, 200, 255,
 
 
 def test_format_1_draws_what_it_drew():
-    model = load_model(FORMATS / "format-1.safetensors")
+    model = load(FORMATS / "format-1.safetensors")
     images = model.sample(2, labels=model.label_numbers("3,7", 2), steps=4, seed=5).images
     assert np.abs(images.reshape(2, 64)[0, :16].astype(int) - DRAWN).max() <= 1
     assert model.meta["run"]["step"] == 4

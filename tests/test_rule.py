@@ -20,7 +20,7 @@ from pocketddpm.diffusion.build import build_objective
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.checkpoint import load_checkpoint
 from pocketddpm.models.limits import _Unfilled
-from pocketddpm.models.model import load_model
+from pocketddpm.models.model import load
 from pocketddpm.presets import PRESETS, Found, follows_rule, get_preset, sized
 from pocketddpm.runs.start import distillation, start
 from test_sizes import SIZES
@@ -106,7 +106,7 @@ def test_names_that_follow_the_rule():
 def test_a_run_stores_what_was_chosen_and_resumes_with_it(photos):
     run = start("folder", data="photos", **BRIEF)
     run.run()
-    stored = load_model("runs/folder").experiment
+    stored = load("runs/folder").experiment
     assert stored == run.experiment
     assert stored.network == sized(get_preset("folder"), Found(9, 7, 12)).network
     model = pd.train("folder", resume="runs/folder", steps=4, device="cpu", sample_every=0)
@@ -229,7 +229,7 @@ def test_models_made_from_a_model_keep_its_sigma_data(tmp_path, monkeypatch):
     """Fine-tuning and distillation: the weights count on it; exports say it."""
     monkeypatch.chdir(tmp_path)
     start(tiny_edm(sigma_data=0.375), out="teacher", **BRIEF).run()
-    model = load_model("teacher")
+    model = load("teacher")
     assert facts(model)["sigma_data"] == 0.375
     tuned = start(tiny_edm(), begin_with="teacher", out="tuned", **BRIEF)
     assert tuned.experiment.objective.sigma_data == 0.375
@@ -246,7 +246,7 @@ def test_a_run_that_begins_with_a_model_takes_its_network(photos):
     small = {"net": SMALL, "data": "photos"}
     start("folder", out="first", **small, **BRIEF).run()
     second = start("folder", begin_with="first", data="photos", out="second", **BRIEF)
-    first = load_model("first").experiment
+    first = load("first").experiment
     assert second.experiment.network == first.network
     assert second.experiment.objective.sigma_data == first.objective.sigma_data
     second.close()

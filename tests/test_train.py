@@ -32,7 +32,7 @@ from pocketddpm.models.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from pocketddpm.models.model import load_model
+from pocketddpm.models.model import load
 from pocketddpm.pictures import _running_mean, save_loss_curve
 from pocketddpm.presets import PRESETS, get_preset
 from pocketddpm.runs.options import RunOptions
@@ -153,7 +153,7 @@ def test_a_run_can_begin_with_another_models_weights(tmp_path, capsys):
     main([*train, "--steps", "3", "--out", str(trained)])
     tune = [*train, "--out", str(out)]
     main([*tune, "--begin-with", str(trained), "--steps", "2", "--lr", "1e-9"])
-    before, after = load_model(trained), load_model(out)
+    before, after = load(trained), load(out)
     for name, tensor in before.network.state_dict().items():
         assert_close(after.network.state_dict()[name], tensor, rtol=0, atol=1e-5)
     # It is a run of its own, and goes on as one.
@@ -230,7 +230,7 @@ def test_ema_is_the_average_of_the_weights(tiny, tmp_path):
     run.close()
     for part in parts:
         assert_close(run.trainer.averages[part][name], averages[part], rtol=1e-5, atol=1e-7)
-        loaded = load_model(tmp_path / "run", weights=part).network.state_dict()[name]
+        loaded = load(tmp_path / "run", weights=part).network.state_dict()[name]
         assert torch.equal(loaded, run.trainer.averages[part][name])
     last = load_checkpoint(tmp_path / "run" / "last.safetensors")
     resumed = session(with_training(tiny, steps=3), tmp_path / "run", last)
@@ -238,7 +238,7 @@ def test_ema_is_the_average_of_the_weights(tiny, tmp_path):
     for part in parts:
         assert torch.equal(resumed.trainer.averages[part][name], run.trainer.averages[part][name])
     with pytest.raises(ConfigError, match=r"ema-30.*ema-20"):
-        load_model(tmp_path / "run", weights="ema-30")
+        load(tmp_path / "run", weights="ema-30")
 
 
 def test_accumulation_is_the_same_step(tiny, tmp_path):
@@ -258,7 +258,7 @@ def test_the_mean_image_is_subtracted_and_kept(tiny, tmp_path):
     x = run.trainer.scaling.to_model(torch.from_numpy(np.array(run.images.images)))
     assert_close(x.mean(0), torch.zeros_like(x[0]), rtol=0, atol=1e-6)
     run.run()
-    model = load_model(tmp_path / "run")
+    model = load(tmp_path / "run")
     assert_close(model.scaling.mean, run.trainer.scaling.mean, rtol=0, atol=0)
     # The mean picture comes back in the samples: an untrained network draws little else.
     drawn = model.sample(200, labels=np.zeros(200, np.int64), steps=10).images.mean(0)
@@ -519,5 +519,5 @@ def test_two_processes_learn_the_same(tmp_path):
     assert "x 2" in done.stderr
     one, two = (torch.tensor([float(x) for x in losses_of(tmp_path / n)]) for n in ("one", "two"))
     assert_close(two, one, rtol=1e-3, atol=1e-5)
-    model = load_model(tmp_path / "two")
+    model = load(tmp_path / "two")
     assert model.meta["run"]["step"] == 6

@@ -17,19 +17,17 @@ if TYPE_CHECKING:
     from pocketddpm.data.load import load_images as load_images
     from pocketddpm.errors import DDPMError as DDPMError
     from pocketddpm.models.model import Model as Model
-    from pocketddpm.models.model import load_model
+    from pocketddpm.models.model import load as load
     from pocketddpm.models.samples import Samples as Samples
     from pocketddpm.models.verbs import edit as edit
     from pocketddpm.models.verbs import sample as sample
     from pocketddpm.plugins import load_plugin as load_plugin
 
-    load = load_model
-
 __version__ = "0.1.0"
 
 # The public API: these names and no others are kept stable. docs/api.md shows them.
 _PUBLIC = {
-    "load": ("pocketddpm.models.model", "load_model"),
+    "load": ("pocketddpm.models.model", "load"),
     "train": ("pocketddpm.api", "train"),
     "distill": ("pocketddpm.api", "distill"),
     "sample": ("pocketddpm.models.verbs", "sample"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketddpm.config import Experiment
-from pocketddpm.models.model import Model, load_model
+from pocketddpm.models.model import Model, load
 from pocketddpm.values import from_dict
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _trained(session: "Session") -> Model:
         session.run()
     except SystemExit as stop:  # the command line's way to end after a signal
         raise KeyboardInterrupt(f"stopped; the run is in {session.out}") from stop
-    return load_model(session.out)
+    return load(session.out)
 
 
 def evaluate(subject: str | Path | Model, **options: Any) -> "Report":

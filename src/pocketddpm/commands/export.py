@@ -43,7 +43,7 @@ class Export:
 
     def run(self) -> None:
         """Convert, write, and say what was written where."""
-        from pocketddpm.models.model import load_model
+        from pocketddpm.models.model import load
         from pocketddpm.models.publishing import push
         from pocketddpm.output import refuse_existing
 
@@ -66,7 +66,7 @@ class Export:
         beside = path.parent if path.exists() else Path()
         out = self.out or beside / (f"{path.stem}{'.' if self.to == 'onnx' else '-'}{self.to}")
         refuse_existing(out, self.overwrite, folder=self.to != "onnx")
-        model = load_model(self.model, weights=self.weights)
+        model = load(self.model, weights=self.weights)
         {"diffusers": self._diffusers, "onnx": self._onnx, "web": self._web}[self.to](model, out)
 
     def _diffusers(self, model: "Model", out: Path) -> None:

@@ -93,7 +93,7 @@ class Sample:
         import json
 
         from pocketddpm.distributed import rank
-        from pocketddpm.models.model import load_model
+        from pocketddpm.models.model import load
         from pocketddpm.models.verbs import sample
         from pocketddpm.output import refuse_existing
 
@@ -101,7 +101,7 @@ class Sample:
         for path in filter(None, (self.out, self.gif, self.strip)):
             refuse_existing(path, self.overwrite)
         out = self.out or _default_out(self.model, self.seed)
-        model = load_model(self.model, self.device, self.weights)
+        model = load(self.model, self.device, self.weights)
         settings: dict[str, Any] = {
             "sampler": self.sampler,
             "steps": self.steps,

@@ -14,7 +14,7 @@ from pocketddpm.errors import CheckpointError, DDPMError
 from pocketddpm.metrics.extractor import Extractor, load_shipped
 from pocketddpm.metrics.extractors import shipped_for
 from pocketddpm.models.checkpoint import find_checkpoint
-from pocketddpm.models.model import Model, load_model
+from pocketddpm.models.model import Model, load
 
 EXAMPLES = 64
 
@@ -69,7 +69,7 @@ class ModelList:
             raise CheckpointError(f"no model '{name}' here; choose from {', '.join(self.names)}")
         with self._lock:
             if name not in self._models:
-                self._models[name] = load_model(self._paths[name], self.device)
+                self._models[name] = load(self._paths[name], self.device)
             return self._models[name]
 
     def examples(self, model: Model) -> Examples:

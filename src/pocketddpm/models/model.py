@@ -420,17 +420,17 @@ def model_from(checkpoint: Checkpoint, device: torch.device, weights: str = "ema
 
 
 def load_hashed(path: str | Path, device: str | torch.device, weights: str) -> tuple[Model, str]:
-    """Return the model that `load_model` returns, and the sha256 of the file that it was read from.
+    """Return the model that `load` returns, and the sha256 of the file that it was read from.
 
     A run that trains on may replace its checkpoint meanwhile: then the new one is loaded.
     """
     file = find_checkpoint(Path(path))
     sha256 = file_sha256(file)
-    model = load_model(file, device, weights)
+    model = load(file, device, weights)
     return (model, sha256) if file_sha256(file) == sha256 else load_hashed(path, device, weights)
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu", weights: str = "ema") -> Model:
+def load(path: str | Path, device: str | torch.device = "cpu", weights: str = "ema") -> Model:
     """Load a run folder, a checkpoint file, or a shipped model by its name.
 
     device: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or torch's own. weights: 'ema' (their average),

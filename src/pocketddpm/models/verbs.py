@@ -14,7 +14,7 @@ from pocketddpm.errors import ConfigError, unknown
 from pocketddpm.models.editing import Settings, img2img, inpaint, interpolate, start_time
 from pocketddpm.models.inputs import read_images, read_mask
 from pocketddpm.models.labels import NO_LABEL, Labels
-from pocketddpm.models.model import Model, load_model
+from pocketddpm.models.model import Model, load
 from pocketddpm.models.samples import Images, Samples, check_panels, check_suffix
 from pocketddpm.output import expanded, file_name, refuse_existing
 from pocketddpm.pictures import save_gif, save_grid
@@ -212,4 +212,4 @@ def _check_outputs(overwrite: bool, *outputs: tuple[Any, ...]) -> None:
 
 
 def _loaded(model: Model | Place, device: str, weights: str = "ema") -> Model:
-    return model if isinstance(model, Model) else load_model(model, device, weights)
+    return model if isinstance(model, Model) else load(model, device, weights)

@@ -21,7 +21,7 @@ from pocketddpm.errors import ConfigError
 from pocketddpm.metrics.report import markdown_table
 from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
 from pocketddpm.models.cost import count_flops, count_parameters
-from pocketddpm.models.model import Model, load_model
+from pocketddpm.models.model import Model, load
 from pocketddpm.models.provenance import versions
 from pocketddpm.models.samples import Samples
 from pocketddpm.output import refuse_existing, remove_files, write_json, write_text
@@ -151,7 +151,7 @@ def _measure(
 ) -> tuple[Measured, Samples]:
     for plugin in plugins:
         load_plugin(plugin)
-    model = load_model(path, device)
+    model = load(path, device)
     x = torch.zeros(1, *model.shape, device=model.device)
     y = torch.zeros(1, dtype=torch.int64, device=x.device) if model.classes else None
     gflop = count_flops(model.network, x, torch.ones(1, device=x.device), y) / 1e9  # a warm-up, too
