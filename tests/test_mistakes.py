@@ -97,6 +97,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     "train mnist --resume absent": ("absent",),
     "sample mnist --labels 10": ("10", "0, 1"),
     "sample mnist --labels seven": ("seven", "0, 1"),
+    "sample mnist --n 100000000000": ("--n", "GB", "--seed"),
     "sample mnist --n 0": ("0", ">= 1"),
     "sample mnist --n 1.5": ("--n", "whole number", "1.5"),
     "sample mnist --steps 5000": ("1..1000", "5000"),

@@ -375,6 +375,33 @@ def test_minutes_become_images_once(tiny, tmp_path):
     assert run.trainer.plan == plan or run.trainer.plan.event is not None
 
 
+def test_minutes_hold_the_start_the_previews_and_the_end(tiny, tmp_path, monkeypatch):
+    run = session(with_training(tiny, steps=None, minutes=1.0), tmp_path)
+    trainer = run.trainer
+    monkeypatch.setattr(trainer, "_measure_rate", lambda: 100.0)  # images a second
+    trainer.seconds, trainer.ending = 20.0, 800.0
+    assert trainer.make_plan().total == pytest.approx(100 * 40 - 800, abs=16)
+    trainer.seconds = 20.0
+    assert trainer.make_plan(pauses=0.25).total == pytest.approx((100 * 40 - 800) / 1.25, abs=16)
+    # Half-way after 26 s, with four more for the end: near enough to a minute.
+    trainer.ending = 4 * 1600 / 26
+    trainer.plan, trainer.images_seen, trainer.seconds = Plan(16 * 200), 16 * 100, 26.0
+    trainer._keep_to_minutes(trainer.plan)
+    assert trainer.plan.event is None
+    trainer.ending = 16 * 100 * 10 / 26  # ten seconds
+    trainer.seconds = 29.0
+    trainer._keep_to_minutes(trainer.plan)
+    assert trainer.plan.total < 16 * 200
+
+
+def test_what_a_session_did_before_its_steps_counts(tiny, tmp_path):
+    run = session(with_training(tiny, steps=None, minutes=0.05), tmp_path)
+    run._started -= 2.9  # of three seconds
+    run.run()
+    assert run.trainer.images_seen <= 16 * 200
+    assert run.trainer.seconds > 2.9
+
+
 @pytest.mark.parametrize(("seconds", "rest"), [(45.0, 15 * 800 / 45), (20.0, 40 * 800 / 20)])
 def test_another_speed_moves_the_end_once(tiny, tmp_path, seconds, rest):
     run = session(with_training(tiny, steps=None, minutes=1.0), tmp_path)

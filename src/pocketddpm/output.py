@@ -19,6 +19,14 @@ _UMASK = os.umask(0)
 os.umask(_UMASK)
 
 
+def memory_bytes() -> int | None:
+    """Return the size of this machine's memory; None where the system does not say (Windows)."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
 def expanded(path: str | Path) -> Path:
     """Return a path with ~ or ~USER at its start replaced by that home, if there is one."""
     return Path(os.path.expanduser(path))  # pathlib's raises where there is none

@@ -1,6 +1,7 @@
 """`pocketddpm sample MODEL`: draw images from a trained model."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -112,6 +113,7 @@ class Sample:
             "clip": None if self.clip is None else self.clip == "yes",
         }
         plan = model.plan(**settings)
+        self._refuse_what_cannot_fit(prod(model.shape))
         names = ("labels", "gif", "strip", "panels", "stretch", "guide", "device", "weights")
         asked = {name: getattr(self, name) for name in (*names, "seed", "batch_size", "precision")}
         asked["names"] = self.names == "yes"
@@ -139,6 +141,21 @@ class Sample:
             f"in {samples.seconds:.1f} s ({self.n / samples.seconds:.1f} images/s)"
         )
         print(f"wrote {', '.join(written)}")
+
+    def _refuse_what_cannot_fit(self, pixels: int) -> None:
+        """Refuse more images than the memory holds: drawing them takes hours."""
+        from pocketddpm.output import memory_bytes
+
+        copies = (
+            2 if self.out is not None and self.out.suffix == ".npz" else 3
+        )  # a grid is one more
+        need, have = self.n * (copies * pixels + 8), memory_bytes()
+        if have is not None and need > have:
+            most = max(1, int(0.5 * have / (need / self.n)))
+            raise ConfigError(
+                f"--n {self.n} images need {need / 1e9:.3g} GB of memory, and this machine has "
+                f"{have / 1e9:.3g} GB: draw at most {most} at a time, each time with another --seed"
+            )
 
     def _guidance(self, model: "Model") -> "Guidance":
         from pocketddpm.diffusion.guidance import Guidance

@@ -318,7 +318,8 @@ class _Edit:
         """Yield what shows a state to `watch`, and draws and records it as the settings say."""
         if self.settings.record:
             self.recorder = Recorder(steps, self.model.scaling.to_uint8)
-        with bar(total=steps, unit="step", delay=0.5, disable=not self.settings.progress) as shown:
+        hidden = not self.settings.progress
+        with bar(total=steps, desc="editing", unit="step", delay=0.5, disable=hidden) as shown:
 
             def see(state: State) -> None:
                 shown.update(state.i - shown.n)

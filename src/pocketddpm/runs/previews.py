@@ -91,14 +91,27 @@ def save_forward(
     save_grid(path, panels, len(heads), heads=heads, sides=names)
 
 
-def save_preview(path: Path, model: Model, seed: int) -> None:
-    """Write a grid, every class in its column, by a quick sampler whatever the preset's."""
-    labels = model.classes[:PREVIEW_CLASSES] or None
-    columns = PREVIEW_ROWS if labels is None else columns_for(60, len(labels), PREVIEW_CLASSES)
-    steps = min(PREVIEW_STEPS, model.schedule.T)
-    drawn = model.sample(
-        PREVIEW_ROWS * columns, labels=labels, sampler="ddim", steps=steps, seed=seed
+def preview_columns(classes: int) -> int:
+    """Return the columns of a preview of so many classes."""
+    return (
+        columns_for(60, min(classes, PREVIEW_CLASSES), PREVIEW_CLASSES) if classes else PREVIEW_ROWS
     )
+
+
+def preview_cost(classes: int, timesteps: int) -> float:
+    """Return on how many images training takes as long as a preview: a step has a backward pass."""
+    return PREVIEW_ROWS * preview_columns(classes) * min(PREVIEW_STEPS, timesteps) / 3
+
+
+def save_preview(path: Path, model: Model, seed: int, progress: str = "") -> None:
+    """Write a grid, every class in its column, by a quick sampler whatever the preset's.
+
+    progress: what a bar on stderr is called; without a name there is none.
+    """
+    labels = model.classes[:PREVIEW_CLASSES] or None
+    columns = preview_columns(len(model.classes))
+    settings = {"sampler": "ddim", "steps": min(PREVIEW_STEPS, model.schedule.T), "seed": seed}
+    drawn = model.sample(PREVIEW_ROWS * columns, labels=labels, progress=progress, **settings)
     drawn.save(path, columns)
 
 

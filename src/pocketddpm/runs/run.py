@@ -7,6 +7,7 @@ loss.png and samples/; with evaluation during training evaluation.csv and evalua
 
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
@@ -25,18 +26,18 @@ from pocketddpm.models.model import Model, model_from
 from pocketddpm.output import refuse_existing, write_json
 from pocketddpm.plugins import ALL_KINDS, require
 from pocketddpm.presets import Found
+from pocketddpm.progress import EVERY, say
 from pocketddpm.progress import bar as progress_bar
-from pocketddpm.progress import say
 from pocketddpm.runs.data import RunData, load_run_data, measured, origin, run_record
 from pocketddpm.runs.evaluation import Validation, check_evaluation
 from pocketddpm.runs.folder import RunFolder
 from pocketddpm.runs.log import RunLog
 from pocketddpm.runs.options import RunOptions
-from pocketddpm.runs.previews import describe, save_first_pictures, save_preview
+from pocketddpm.runs.previews import describe, preview_cost, save_first_pictures, save_preview
 from pocketddpm.runs.signals import Stop
 from pocketddpm.training.ema import half_lives
 from pocketddpm.training.health import refuse_poisoned
-from pocketddpm.training.plan import check_budget
+from pocketddpm.training.plan import Plan, check_budget
 from pocketddpm.training.trainer import Trainer, TrainerState
 from pocketddpm.values import from_dict
 
@@ -66,6 +67,7 @@ class Session:
         init_from: the model whose weights a new run begins with.
         rule: rule(found=Found) is the experiment with sizes for the images that were found.
         """
+        self._started = time.monotonic()
         check_budget(experiment.training)
         check_evaluation(experiment)
         self.main = rank() == 0
@@ -91,6 +93,7 @@ class Session:
         self.validation: Validation | None = None
         self.stop = Stop(self._say)
         self._best: Checkpoint | None = None  # the best by loss, until the next save
+        self._told = -EVERY  # when the last line about an epoch was printed
         if init_from is not None:
             self.trainer.init_from(init_from.part("ema") or init_from.part("model"))
         if checkpoint is not None:
@@ -146,7 +149,7 @@ class Session:
 
     def _run(self) -> None:
         trainer, options = self.trainer, self.options
-        plan = trainer.plan or trainer.make_plan()
+        plan = trainer.plan or self._plan()
         self._say(describe(self.meta, self.network, self.trainer, plan.total, self.out))
         if self.validation is not None:
             self._say(self.validation.describe())
@@ -203,6 +206,16 @@ class Session:
         self._finish()
         self.log.close()
 
+    def _plan(self) -> Plan:
+        """Return the length of the run; its start and previews are part of a budget in minutes."""
+        training, every = self.experiment.training, self.options.sample_every
+        cost = preview_cost(len(self.meta["classes"]), self.experiment.schedule.T)
+        if every or self.options.sample_each_epoch:
+            self.trainer.ending = cost
+        if training.minutes is not None:
+            self.trainer.seconds += time.monotonic() - self._started
+        return self.trainer.make_plan(cost / (every * training.batch_size) if every else 0.0)
+
     def save(self) -> None:
         """Write the log and the best by loss, then last.safetensors, keeping the one before."""
         self.log.flush()
@@ -241,7 +254,9 @@ class Session:
                 # Short epochs would write a file each: a copy waits for the next checkpoint.
                 best = self._checkpoint(resumable=False)
                 self._best = replace(best, tensors={k: v.clone() for k, v in best.tensors.items()})
-        if self.main:
+        now = time.monotonic()
+        if self.main and (now - self._told >= EVERY or self.trainer.is_done):
+            self._told = now
             epoch = self.trainer.images_seen / self.trainer.loader.epoch_images
             say(f"epoch {epoch:.2f}: mean loss {loss:.5f}")
 
@@ -269,18 +284,20 @@ class Session:
             self._say(f"stopping: the last {patience} evaluations were no better than the best")
         return stale
 
-    def _sample(self, step: int) -> None:
+    def _sample(self, step: int, progress: str = "") -> None:
         """Write a preview and the loss curve, in one process; the others wait."""
         if self.main:
             seed = self.experiment.training.seed
-            save_preview(self.out / "samples" / f"step-{step:07d}.png", self.model(), seed)
+            save_preview(
+                self.out / "samples" / f"step-{step:07d}.png", self.model(), seed, progress
+            )
             self.log.save_curve(self.out / "loss.png")
         barrier()
 
     def _finish(self) -> None:
         trainer = self.trainer
         if self.options.sample_every or self.options.sample_each_epoch:
-            self._sample(trainer.step)
+            self._sample(trainer.step, "preview")  # the run's own bar is closed
         rate = trainer.images_seen / max(trainer.seconds, 1e-9)
         self._say(
             f"done: {trainer.images_seen} images in {trainer.seconds / 60:.1f} minutes "

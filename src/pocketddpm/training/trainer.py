@@ -106,6 +106,7 @@ class Trainer:
         self._loss_scale = LossScale(self.health, self.device)
         self.images_seen = 0
         self.seconds = 0.0
+        self.ending = 0.0  # images whose training takes as long as what follows the last step
         self.plan: Plan | None = None
         self.best_loss: float | None = None
         self._epoch_sum, self._epoch_steps = 0.0, 0
@@ -122,10 +123,11 @@ class Trainer:
         """Whether the plan's last step has been taken."""
         return self.plan is not None and self.images_seen >= self.plan.total
 
-    def make_plan(self) -> Plan:
+    def make_plan(self, pauses: float = 0.0) -> Plan:
         """Fix the length of the run; for a budget in minutes, measure the speed first.
 
-        The measurement is part of those minutes, and so is what an earlier session has used.
+        The measurement is part of those minutes, and so is what an earlier session has used, and
+        `ending`. pauses: what comes between steps, as a share of training.
         """
         config = self.experiment.training
         if config.minutes is None:
@@ -134,7 +136,8 @@ class Trainer:
             started = time.monotonic()
             rate = self._measure_rate()
             self.seconds += time.monotonic() - started
-            left = max(0, int((config.minutes * 60 - self.seconds) * rate))
+            left = (config.minutes * 60 - self.seconds) * rate - self.ending
+            left = max(0, int(left / (1 + pauses)))
             steps = max(1, (self.images_seen + left) // config.batch_size)
             # Clocks differ: all processes follow the first one's.
             self.plan = Plan(gathered(steps * config.batch_size)[0])
@@ -281,7 +284,8 @@ class Trainer:
         minutes = self.experiment.training.minutes
         if minutes is None or plan.event or count() > 1:
             return
-        budget, done = minutes * 60, self.images_seen / plan.total
+        done = self.images_seen / plan.total
+        budget = minutes * 60 - self.ending * self.seconds / self.images_seen
         # Early enough to matter, late enough to know.
         if done >= 1 or (self.seconds < 0.3 * budget and done < 0.5):
             return
