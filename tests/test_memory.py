@@ -24,7 +24,7 @@ def load(split, *, path=None, image_size=None):
     images = np.load(os.environ["MANY"], mmap_mode="r")
     return ImageSet(images, np.arange(len(images)) % 2, ("even", "odd"), "many")
 '''
-# Two runs, and the most anonymous memory that was seen in each.
+# Three runs, of which the first loads what all need, and the most anonymous memory of each.
 PEAKS = """
 import os, sys, threading, time
 from pathlib import Path
@@ -41,7 +41,7 @@ def watch():
 
 peak = [0]
 threading.Thread(target=watch, daemon=True).start()
-for name in ("few.npy", "many.npy"):
+for name in ("few.npy", "few.npy", "many.npy"):
     os.environ["MANY"] = name
     peak[0] = 0
     main(sys.argv[1:])
@@ -56,10 +56,10 @@ OPTIONS += "--center yes --flip yes"
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     """A choice of classes, a fingerprint, a mean image, batches and flips: nothing copies the set.
 
-    Of 160 MB beside 40; the files hold nothing but holes, so that they take no disk.
+    Of 320 MB beside 40; the files hold nothing but holes, so that they take no disk.
     """
     (tmp_path / "many.py").write_text(DATA)
-    for name, n in (("few.npy", 3300), ("many.npy", 13200)):
+    for name, n in (("few.npy", 3300), ("many.npy", 26400)):
         np.lib.format.open_memmap(tmp_path / name, "w+", np.uint8, (n, 3, 64, 64))
     words = f"train folder --data many --plugin many.py --classes odd,even {OPTIONS} --steps 4"
     done = subprocess.run(
@@ -69,8 +69,8 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    few, many = (int(line) for line in done.stdout.split())
-    assert many - few < 30e6, (few, many)
+    _, few, many = (int(line) for line in done.stdout.split())
+    assert many - few < 60e6, (few, many)
 
 
 def shades(folder: Path) -> None:
