@@ -128,6 +128,18 @@ def test_changed_images_are_refused(digits, tmp_path, capsys):
     assert "211 images" in line and "--data" in line
 
 
+def test_other_training_images_are_said_where_there_is_a_test_split(tmp_path, capsys):
+    for split, count in (("train", 60), ("test", 30)):
+        write(tmp_path / "set" / split, some(count, labelled=False))
+    out = model_of(tmp_path / "set", tmp_path / "run")
+    for changed in (False, True):
+        report = evaluated(capsys, out, "--steps", "1")
+        assert report["facts"]["real"] == "30 test images"
+        told = [remark for remark in report["remarks"] if "then" in remark]
+        assert len(told) == changed
+        Image.new("L", (8, 8), 9).save(tmp_path / "set" / "train" / "0.png")
+
+
 @pytest.mark.parametrize(
     ("count", "more", "n", "of"),
     [(20, [], 100, 5), (200, [], 45, 45), (300, ["--hold-out", "0"], 75, 75)],

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pocketddpm.data.image_set import ImageArray, ImageSet
-from pocketddpm.data.load import has_test
+from pocketddpm.data.load import fingerprint, has_test
 from pocketddpm.distributed import rank
 from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.metrics.classifier_scores import agreement, class_score
@@ -72,7 +72,7 @@ def evaluate(subject: str | Path | Model, options: EvaluateOptions) -> Report:
             raise ConfigError(f"--{option} is for models, and {subject} holds samples already")
     if options.out is not None:
         refuse_existing(options.out, options.overwrite, folder=True)
-    model = None
+    model, is_own = None, False
     if is_files:
         samples, reference, facts = _read(Path(str(subject)), options)
         fit = options.fit or reference.fit
@@ -118,11 +118,29 @@ def evaluate(subject: str | Path | Model, options: EvaluateOptions) -> Report:
         add_bits(report, model, options.n, options.data, options.seed)
     report.facts |= {**facts, **reference.facts(), **versions()}
     report.notes += _caveats(facts, reference)
+    if model is not None and is_own and (changed := _changed(model, reference)):
+        report.notes.append(changed)
     if options.out is not None and rank() == 0:
         if is_files and (options.out / "report.json").is_file():
             drop_samples(options.out, Path(str(subject)))
         report.save(options.out)
     return report
+
+
+def _changed(model: Model, reference: ReferenceData) -> str | None:
+    """Return that the training images are not those of the model's run; None where they are.
+
+    What a run of its own parts holds has been checked; parts of a data set are not known here.
+    """
+    data, record, train = model.experiment.data, model.meta.get("data", {}), reference.train
+    if train is None or train.shape != model.shape or reference.source != "test images":
+        return None
+    if data.subset or data.classes or "fingerprint" not in record:
+        return None
+    now, then = fingerprint(train), record["fingerprint"]
+    return (
+        None if now == then else f"the training images have changed since: {then} then, {now} now"
+    )
 
 
 def _is_files(path: Path) -> bool:

@@ -156,7 +156,8 @@ class Report:
             if row.comparison is not None and row.comparison.low > 0:
                 remarks.append(
                     f"suspect {row.name}: {number(row.value, True)} of the samples, beside "
-                    f"{number(row.floor, True) if row.floor else ''} of {self.real}"
+                    f"{number(row.floor, True) if row.floor else ''} of {self.real}; flat or "
+                    "blurred samples lie near many images too: look at closest.png of --out"
                 )
         return remarks + self.notes
 
@@ -252,9 +253,9 @@ def number(value: Interval, percent: bool = False, *, sign: bool = False) -> str
 
 
 def _places(value: float) -> int:
-    """Return enough decimal places for three significant digits, between 1 and 6."""
+    """Return enough decimal places for two or three significant digits, between 1 and 6."""
     size = abs(value)
-    return 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 0.1 else 4 if size > 0.01 else 6
+    return 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 0.1 else 4 if size > 0.001 else 6
 
 
 def _plain(number: Interval) -> dict[str, float | None]:
