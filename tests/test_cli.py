@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 import pocketddpm
 from pocketddpm.catalog import ALL, SAMPLERS
 from pocketddpm.commands.main import main
+from pocketddpm.commands.sample import Sample
 from pocketddpm.config import BUDGETS
 from pocketddpm.diffusion.grid import SPACINGS
 from pocketddpm.presets import PRESETS
@@ -176,6 +179,52 @@ def test_all_labels_keep_the_proportions(trained, tmp_path):
     assert counts.sum() == 50
     assert counts.min() >= 4
     assert counts.max() <= 6
+
+
+# Words that must change the images, and words beside which they do.
+CHANGES = {
+    "labels": ("--labels 3", ""),
+    "sampler": ("--sampler ddpm", ""),
+    "steps": ("--steps 5", ""),
+    "spacing": ("--spacing linspace", ""),
+    "guidance": ("--guidance 4", ""),
+    "guidance_interval": ("--guidance 4 --guidance-interval 0,500", "--guidance 4"),
+    "guidance_rescale": ("--guidance 4 --guidance-rescale 0.9", "--guidance 4"),
+    "cfg_plus_plus": ("--guidance 0.9 --cfg-plus-plus", "--guidance 0.9"),
+    "negative_label": ("--guidance 4 --negative-label 3", "--guidance 4"),
+    "guide": ("--guidance 4 --guide GUIDE", "--guidance 4"),
+    "clip": ("--clip no", "--clip yes"),
+    "threshold": ("--threshold 0.99", ""),
+    "eta": ("--eta 1", ""),
+    "sampler_options": ("--sampler ddpm --sampler-options variance=beta", "--sampler ddpm"),
+    "weights": ("--weights model", "--weights ema"),
+    "seed": ("--seed 1", ""),
+    "precision": ("--precision bf16", "--precision float32"),
+}
+# The others say how many, where, and in what form.
+KEEPS = """
+    model n batch_size device out gif stretch strip panels names overwrite json plugin
+"""
+
+
+def test_every_option_of_sample_reaches_the_images(trained, tmp_path):
+    assert {f.name for f in fields(Sample)} == CHANGES.keys() | set(KEEPS.split())
+    guide = tmp_path / "guide"
+    run("train", "digits", "--net", TINY_NET, "--steps", "1", "--out", guide, "--device", "cpu")
+
+    @cache
+    def drawn(words: str) -> np.ndarray:
+        out = tmp_path / "s.npz"
+        run("sample", trained, "--n", "4", "--steps", "4", "--overwrite", "--out", out,
+            *words.replace("GUIDE", str(guide)).split())  # fmt: skip
+        with np.load(out) as arrays:
+            return arrays["images"]
+
+    plain = drawn("")
+    for words in ("--clip yes", "--weights ema", "--precision float32", "--batch-size 4"):
+        np.testing.assert_array_equal(drawn(words), plain)
+    for name, (words, beside) in CHANGES.items():
+        assert not np.array_equal(drawn(words), drawn(beside)), name
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)

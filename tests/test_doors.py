@@ -1,5 +1,7 @@
 """What a model refuses at its doors, whoever asks: from Python, and from the command line."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -157,6 +159,10 @@ def test_the_default_is_all_classes_in_the_training_sets_proportions():
     assert np.bincount(samples.labels).tolist() == [2] * 10
     again = model_around(Labelled()).sample(20, steps=1)
     assert np.array_equal(samples.labels, again.labels)
+    unequal = replace(model_around(Labelled(), classes=("a", "b", "c")), class_counts=(90, 9, 1))
+    labels = unequal.sample(200, steps=1).labels
+    assert labels is not None
+    assert np.bincount(labels).tolist() == [180, 18, 2]
 
 
 @pytest.mark.parametrize(

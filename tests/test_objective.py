@@ -27,6 +27,7 @@ from pocketddpm.diffusion.times import TIMES, LossSecondMoment, build_times, pro
 from pocketddpm.diffusion.weighting import WEIGHTINGS, weight_table
 from pocketddpm.errors import CheckpointError, ConfigError
 from pocketddpm.models.checkpoint import load_checkpoint, newest_checkpoint
+from pocketddpm.models.model import load
 from pocketddpm.noise import Role, normal, uniform
 from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.run import Session
@@ -678,6 +679,20 @@ def test_edm_equals_its_paper(t):
     x_t = images
     estimate = Denoiser(F(), edm)(images, t, ab)
     assert_close(estimate.x0, c_skip * images / a + c_out * (c_in * images / a).sin())
+
+
+def test_a_model_samples_with_the_sigma_data_that_it_learned_with(tiny, tmp_path):
+    objective = replace(tiny.objective, prediction="edm", sigma_data=0.3)
+    tiny = with_training(replace(tiny, objective=objective), steps=1)
+    Session(tiny, tmp_path, RunOptions(device="cpu", sample_every=0)).run()
+    model, labels = load(tmp_path), torch.tensor([3, 7])
+    x_t = points(2, 64).float().view(2, 1, 8, 8)
+    ab = float(model.schedule.alpha_bar[500])
+    found = model.denoiser(labels, clip=False)(x_t, 500, ab)
+    wanted = Denoiser(model.network, get_prediction("edm", 0.3), labels=labels, null=10)
+    assert_close(found.x0, wanted(x_t, 500, ab).x0)
+    other = replace(wanted, prediction=get_prediction("edm"))
+    assert (found.x0 - other(x_t, 500, ab).x0).abs().max() > 0.1
 
 
 def test_edm_with_unit_data_is_v():

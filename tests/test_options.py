@@ -296,6 +296,9 @@ def test_numbers_of_other_kinds_are_what_they_say(asked):
         ("classes", "a, b", ("a", "b")),
         ("net", NET, {"widths": "8/16", "head_width": "8", "groups": "4"}),
         ("flip", "yes", True),
+        ("flip", "True", True),
+        ("flip", "No", False),
+        ("center", "true", True),
     ):
         experiment, _ = asked(pd.train, "unet-mnist", **{name: value})
         assert value_of(experiment, name) == stored

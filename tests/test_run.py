@@ -6,29 +6,33 @@ import pytest
 import torch
 
 from conftest import with_training
-from pocketddpm.presets import get_preset
+from pocketddpm.models.checkpoint import load_checkpoint
 from pocketddpm.runs.data import load_run_data
 from pocketddpm.runs.run import build_trainer
 from pocketddpm.runs.start import start
 
 CPU = torch.device("cpu")
+CHECKPOINTS = ("previous.safetensors", "last.safetensors")
 
 
 def trainer_of(experiment):
     return build_trainer(experiment, load_run_data(experiment, CPU), CPU)
 
 
-def test_checkpoints_and_previews_have_intervals_of_their_own(tmp_path):
-    session = start(
-        get_preset("digits"),
-        out=tmp_path,
-        steps=9,
-        checkpoint_every=3,
-        sample_every=0,
-        device="cpu",
-    )
-    session.close()
-    assert (session.options.checkpoint_every, session.options.sample_every) == (3, 0)
+@pytest.mark.parametrize(
+    ("checkpoint_every", "sample_every", "before_last", "previews"),
+    [(2, 0, 4, []), (0, 4, 0, [4, 5])],
+)
+def test_checkpoints_and_previews_have_intervals_of_their_own(
+    tiny, tmp_path, checkpoint_every, sample_every, before_last, previews
+):
+    every = {"checkpoint_every": checkpoint_every, "sample_every": sample_every}
+    start(with_training(tiny, steps=5), out=tmp_path, device="cpu", **every).run()
+    steps = [load_checkpoint(tmp_path / name).meta["run"]["step"] for name in CHECKPOINTS]
+    assert steps == [before_last, 5]
+    assert sorted(path.name for path in tmp_path.glob("samples/*")) == [
+        f"step-{step:07d}.png" for step in previews
+    ]
 
 
 def test_the_seed_decides_the_first_weights_and_the_stream(tiny):

@@ -32,7 +32,7 @@ from pocketddpm.models.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from pocketddpm.models.model import load
+from pocketddpm.models.model import WEIGHTS, load
 from pocketddpm.pictures import _running_mean, save_loss_curve
 from pocketddpm.presets import PRESETS, get_preset
 from pocketddpm.runs.options import RunOptions
@@ -239,6 +239,18 @@ def test_ema_is_the_average_of_the_weights(tiny, tmp_path):
         assert torch.equal(resumed.trainer.averages[part][name], run.trainer.averages[part][name])
     with pytest.raises(ConfigError, match=r"ema-30.*ema-20"):
         load(tmp_path / "run", weights="ema-30")
+
+
+def test_a_model_has_the_weights_that_were_asked_for(tiny, tmp_path):
+    run = session(with_training(tiny, steps=3), tmp_path)
+    run.run()
+    parts = {name: load_checkpoint(tmp_path / "last.safetensors").part(name) for name in WEIGHTS}
+    assert not torch.equal(*(part["conv_in.weight"] for part in parts.values()))
+    models = {name: load(tmp_path, weights=name) for name in WEIGHTS}
+    for model, name in (*((models[n], n) for n in WEIGHTS), (load(tmp_path), "ema"),
+                        (run.model(), "ema")):  # fmt: skip
+        for key, weight in model.network.state_dict().items():
+            assert torch.equal(weight, parts[name][key]), (name, key)
 
 
 def test_accumulation_is_the_same_step(tiny, tmp_path):
