@@ -1,13 +1,13 @@
 """Where the names of an experiment become objects; `diffusion.build` has its mathematics."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from inspect import signature
 
 import torch
 from torch import nn
 
-from pocketddpm.catalog import NETWORKS, SCHEDULES
-from pocketddpm.config import Experiment, NetworkConfig, ScheduleConfig
+from pocketddpm.catalog import NETWORKS, SAMPLERS, SCHEDULES, Catalog
+from pocketddpm.config import Experiment, NetworkConfig, Options, ScheduleConfig
 from pocketddpm.data.augmentation import CONDITIONS
 from pocketddpm.diffusion.prediction import multiplies_bf16
 from pocketddpm.diffusion.schedule import Schedule, shift_snr, zero_terminal_snr
@@ -17,6 +17,29 @@ from pocketddpm.plugins import records
 from pocketddpm.values import from_dict
 
 MAX_T = 100_000
+
+
+def typed(experiment: Experiment) -> Experiment:
+    """Return the experiment with sizes and options as the types that their entries declare.
+
+    Text of the command line, '8/16', becomes what Python gives, (8, 16): both are stored alike.
+    Raises ConfigError for an entry or an option that there is not, and for a value not allowed.
+    """
+    network, schedule, sampling = experiment.network, experiment.schedule, experiment.sampling
+    sizes = _typed(NETWORKS, network.name, network.sizes)
+    options = _typed(SCHEDULES, schedule.name, schedule.options)
+    of_sampler = _typed(SAMPLERS, sampling.sampler, sampling.options)
+    return replace(
+        experiment,
+        network=replace(network, sizes=sizes),
+        schedule=replace(schedule, options=options),
+        sampling=replace(sampling, options=of_sampler),
+    )
+
+
+def _typed(catalog: Catalog, name: str, options: Options) -> Options:
+    config = from_dict(catalog.load(name).Config, options, f"{catalog.kind} {name}: ")
+    return {key: getattr(config, key) for key in options}
 
 
 def build_schedule(config: ScheduleConfig) -> Schedule:

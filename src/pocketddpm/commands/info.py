@@ -75,4 +75,9 @@ def described(meta: dict[str, Any], parameters: int) -> dict[str, str]:
 def _listed(values: dict[str, Any]) -> str:
     """Return 'key value, key value' of what is set; options of a part follow its name."""
     told = ((k, _listed(v) if isinstance(v, dict) else v) for k, v in values.items())
-    return ", ".join(f"{k} {v}" for k, v in told if v not in (None, ""))
+    return ", ".join(f"{k} {_plain(v)}" for k, v in told if v not in (None, "", [], ()))
+
+
+def _plain(value: Any) -> str:
+    """Return a value as the command line reads it, 8/16 for a list."""
+    return "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

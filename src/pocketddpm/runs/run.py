@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from pocketddpm.build import build_network, build_schedule, pick_device, pick_precision
+from pocketddpm.build import build_network, build_schedule, pick_device, pick_precision, typed
 from pocketddpm.config import Experiment
 from pocketddpm.data.batches import Loader
 from pocketddpm.diffusion.bound import Bins
@@ -343,4 +343,4 @@ def build_trainer(experiment: Experiment, data: RunData, device: torch.device) -
 def stored_experiment(checkpoint: Checkpoint) -> Experiment:
     """Return the experiment of a checkpoint; its plug-ins must have been loaded."""
     require(checkpoint.meta, ALL_KINDS)
-    return from_dict(Experiment, checkpoint.meta["experiment"], "checkpoint: ")
+    return typed(from_dict(Experiment, checkpoint.meta["experiment"], "checkpoint: "))

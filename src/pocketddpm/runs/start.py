@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pocketddpm.build import typed
 from pocketddpm.catalog import DATASETS
 from pocketddpm.config import BUDGETS, Experiment, SamplingConfig, experiment_options, with_options
 from pocketddpm.errors import ConfigError, unknown
@@ -66,8 +67,6 @@ def start(preset: str | Experiment, **options: Any) -> Session:
     if checkpoint is None or "data" in given:
         data = replace(experiment.data, name=_placed(experiment.data.name))
         experiment = replace(experiment, data=data)
-    # Presets and experiments of one's own pass the guard too: what a run stores can be loaded.
-    experiment = from_dict(Experiment, experiment.to_dict())
     by_rule = checkpoint is None and isinstance(preset, str) and follows_rule(recipe.preset)
     return Session(
         experiment,
@@ -89,7 +88,7 @@ def distillation(model: str | Path, **options: Any) -> Session:
     teacher = load_checkpoint(find_checkpoint(Path(model)))
     experiment = _tuned(teacher, given)
     out = run.out or Path("runs") / file_name(f"{experiment.preset}-distilled")
-    return Session(from_dict(Experiment, experiment.to_dict()), out, run, init_from=teacher)
+    return Session(_checked(experiment), out, run, init_from=teacher)
 
 
 def _split(options: Mapping[str, Any], allowed: Any) -> tuple[RunOptions, dict[str, Any]]:
@@ -123,7 +122,15 @@ def _completed(
         if learned.objective.prediction == recipe.objective.prediction == "edm":
             deviation = learned.objective.deviation
             recipe = replace(recipe, objective=replace(recipe.objective, sigma_data=deviation))
-    return with_options(recipe, options)
+    return _checked(with_options(recipe, options))
+
+
+def _checked(experiment: Experiment) -> Experiment:
+    """Return the experiment as it is stored; ConfigError where that could not be loaded.
+
+    Presets and experiments of one's own pass the guard as options do.
+    """
+    return typed(from_dict(Experiment, experiment.to_dict()))
 
 
 def _placed(data: str) -> str:
@@ -146,7 +153,7 @@ def _resumed(checkpoint: Checkpoint, preset: str, options: Mapping[str, Any]) ->
             f"this run was started as '{stored.preset}', not '{preset}'; "
             f"resume it with: pocketddpm train {stored.preset} --resume ..."
         )
-    wanted = with_options(stored, options)
+    wanted = _checked(with_options(stored, options))
     budget = {name: getattr(stored.training, name) for name in BUDGETS}
     data = replace(wanted.data, name=stored.data.name)
     if replace(wanted, data=data, training=replace(wanted.training, **budget)) != stored:
