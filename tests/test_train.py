@@ -37,6 +37,7 @@ from pocketddpm.pictures import _running_mean, save_loss_curve
 from pocketddpm.presets import PRESETS, get_preset
 from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.run import Session
+from pocketddpm.runs.start import start
 from pocketddpm.training.ema import ema_decay
 from pocketddpm.training.plan import Plan, check_budget, learning_rate, plan_for
 from pocketddpm.values import from_dict, parse_options
@@ -239,6 +240,29 @@ def test_ema_is_the_average_of_the_weights(tiny, tmp_path):
         assert torch.equal(resumed.trainer.averages[part][name], run.trainer.averages[part][name])
     with pytest.raises(ConfigError, match=r"ema-30.*ema-20"):
         load(tmp_path / "run", weights="ema-30")
+
+
+@pytest.mark.parametrize(
+    "stored", [{"ema_half_life": -5}, {"ema_ramp": -0.5}, {"ema_half_life": -5, "ema_ramp": -0.5}]
+)
+def test_a_negative_average_of_an_old_run_is_the_weights_themselves(tiny, tmp_path, stored):
+    """Versions without bounds took one: 0.5^(batch / half-life) only for half-lives above 0."""
+    config = OptimiserConfig(ema_half_life=64, ema_ramp=0.0)
+    for each in (config, replace(config, **stored)):
+        assert ema_decay(1000, 16, each.ema_half_life, each.ema_ramp) == 0
+    whole = session(replace(with_training(tiny, steps=4), optimiser=config), tmp_path / "whole",
+                    checkpoint_every=2)  # fmt: skip
+    whole.run()
+    checkpoint = load_checkpoint(tmp_path / "whole" / "previous.safetensors")
+    checkpoint.meta["experiment"]["optimiser"] |= stored
+    save_checkpoint(tmp_path / "old" / "last.safetensors", checkpoint)
+    model = load_model(tmp_path / "old", weights="ema")
+    for name, weight in model.network.state_dict().items():
+        assert torch.equal(weight, checkpoint.part("model")[name])
+    start(tiny, resume=tmp_path / "old", device="cpu", sample_every=0).run()
+    done, wanted = (tensors_of(tmp_path / k / "last.safetensors") for k in ("old", "whole"))
+    assert done.keys() == wanted.keys()
+    assert all(torch.equal(done[name], wanted[name]) for name in wanted)
 
 
 def test_a_model_has_the_weights_that_were_asked_for(tiny, tmp_path):

@@ -102,13 +102,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _complete(meta: dict[str, Any]) -> None:
-    """Give what an older version wrote the rules of then, where the defaults are others now."""
+    """Say what an older version wrote as this one says it."""
     experiment = meta.get("experiment")
-    data = experiment.get("data") if isinstance(experiment, dict) else None
+    parts = experiment if isinstance(experiment, dict) else {}
+    data, optimiser = parts.get("data"), parts.get("optimiser")
     if isinstance(data, dict):
-        data.setdefault("selection", "first")
+        data.setdefault("selection", "first")  # the rules of then; the defaults are others now
         data.setdefault("held_out", 0)
         data.setdefault("background", "black")
+    if isinstance(optimiser, dict):
+        # Negative ones were taken: the average was the weights themselves, as a ramp of 0 says.
+        for name in ("ema_half_life", "ema_ramp"):
+            value = optimiser.get(name)
+            if isinstance(value, int | float) and value < 0:
+                optimiser |= {name: -value, "ema_ramp": 0.0}
 
 
 def shipped() -> tuple[str, ...]:
