@@ -1,7 +1,9 @@
 """What every sampler of the catalogue promises, and the identities between them."""
 
 import math
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -308,6 +310,21 @@ def test_other_names(name, original):
     assert name.STOCHASTIC == original.STOCHASTIC
     with pytest.raises(ConfigError, match=r"t = 20,.* ddim "):
         last(name, name.Config(), make_grid(ZERO, 5), x)
+
+
+def test_the_page_names_every_sampler_and_those_that_refuse_zero_snr():
+    page = (Path(__file__).parents[1] / "docs" / "samplers.md").read_text(encoding="utf-8")
+    assert [name for name in SAMPLERS.names() if f"`{name}`" not in page] == []
+    refusing = set()
+    for name, module in ((name, SAMPLERS.load(name)) for name in SAMPLERS.names()):
+        if module is ddim_inversion:
+            continue  # it starts from images
+        try:
+            last(module, module.Config(), make_grid(ZERO, 2), points(2, 2))
+        except ConfigError:
+            refusing.add(name)
+    (said,) = re.findall(r"Zero terminal SNR is refused by ([^;]+?), which", page)
+    assert set(re.findall(r"`([a-z-]+)`", said)) == refusing
 
 
 @pytest.mark.parametrize("order", [2, 3])
