@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     # catalog: a sampler is asked for by its name, and only then imported.
     "diffusion": {"catalog", "config", "errors", "noise", "values"},
     "samplers": {"diffusion", "errors", "values"},
-    "data": {"catalog", "errors", "noise", "progress"},
+    "data": {"catalog", "errors", "noise", "progress", "values"},
     "datasets": {"data", "errors", "progress"},
     "training": {"config", "data", "diffusion", "distributed", "errors"},
     "models": {*GROUND, *ASKED, "__init__", "data", "diffusion"},

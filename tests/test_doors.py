@@ -1,6 +1,12 @@
 """What a model refuses at its doors, whoever asks: from Python, and from the command line."""
 
+import math
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -200,9 +206,10 @@ def test_a_plan_is_the_experiments_with_what_was_asked_for_in_its_place():
 def test_samples_write_what_their_suffix_says(tmp_path):
     samples = model_around(Labelled()).sample(labels=[3, 7], n=6, steps=4, record=True)
     samples.save(tmp_path / "grid.png")
-    # One column for each label that is cycled.
+    # A column holds one of the labels that are cycled.
+    assert samples.columns is not None and samples.columns % 2 == 0
     width, height = Image.open(tmp_path / "grid.png").size
-    assert width < height
+    assert (width > height) == (samples.columns == 6)
     samples.save(tmp_path / "s.npz")
     with np.load(tmp_path / "s.npz") as arrays:
         np.testing.assert_array_equal(arrays["images"], samples.images[:, 0])
@@ -268,6 +275,98 @@ def test_edit_refuses_a_wrong_value_and_names_it(options, values, tmp_path):
         pd.edit(model=model_around(network, (1, 8, 8)), **asked)
     assert all(value in str(caught.value) for value in values), caught.value
     assert network.batches == [] and not list(tmp_path.iterdir())
+
+
+def numbers_of(door) -> list[tuple[str, Any, int]]:
+    """Return the parameters of a door that are numbers: name, type, and how many in a tuple."""
+    found = []
+    for name, hint in get_type_hints(door.__init__ if isinstance(door, type) else door).items():
+        for each in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
+            if name in ("labels", "return"):  # labels are names too
+                break
+            if each in (int, float):
+                found.append((name, each, 0))
+            elif get_origin(each) in (tuple, Sequence) and get_args(each)[0] in (int, float):
+                args = get_args(each)
+                variable = len(args) == 1 or args[1] is Ellipsis
+                found.append((name, args[0], 4 if variable else len(args)))
+    return found
+
+
+EIGHT = (1, 8, 8)
+MASK8 = np.ones(EIGHT[1:], np.bool_)
+Asked = dict[str, Any]
+
+
+def asks(tmp_path) -> dict[Any, tuple[Callable[..., Any], dict[str, Asked]]]:
+    """Return each door of Python's, how it is asked, and what some of its options need beside."""
+    model, images = model_around(Labelled(), EIGHT), np.zeros((2, *EIGHT), np.uint8)
+    drawn = model.sample(2, steps=2, record=True)
+
+    def edit(what="img2img", images=images, **asked):
+        asked = {"labels": [1], "steps": 4} | asked
+        return pd.edit(what, model, images, **asked)
+
+    def foreign(**asked):
+        asked = {"shape": (1, 1), "predicts": "x0", "steps": 2} | asked
+        return pd.diffusion.sample(lambda x, sigma: x, **asked)
+
+    inpaint = {"what": "inpaint", "mask": MASK8}
+    return {
+        pd.Model.sample: (lambda **a: model.sample(**{"n": 2, "steps": 2} | a), {}),
+        pd.Model.plan: (model.plan, {}),
+        pd.sample: (
+            lambda **a: pd.sample(model, **{"n": 2, "steps": 2} | a),
+            {k: {"strip": tmp_path / "x.png", "overwrite": True} for k in ("panels", "rows")},
+        ),
+        pd.edit: (
+            edit,
+            {
+                "index": {"images": "digits"},
+                "frames": {"what": "interpolate"},
+                "mask": {"what": "inpaint"},
+                "jump_length": inpaint | {"steps": 12},
+                "jump_count": inpaint,
+            },
+        ),
+        Guidance: (Guidance, {}),
+        Samples.save_strip: (lambda **a: drawn.save_strip(tmp_path / "y.png", **a), {}),
+        pd.load_images: (lambda **a: pd.load_images("digits", **a), {}),
+        pd.diffusion.sample: (foreign, {}),
+    }
+
+
+def test_every_number_of_pythons_doors_is_one(tmp_path):
+    """Text is none, though an option of `train` may be text; 1.5 is no whole number."""
+    walked = 0
+    for door, (ask, needs) in asks(tmp_path).items():
+        for name, kind, count in numbers_of(door):
+            wrong = ["2", "x", math.nan, True, [2], {}] + [1.5] * (kind is int)
+            for value in wrong:
+                given = (value,) * count if count else value
+                with pytest.raises(ConfigError) as caught:
+                    ask(**needs.get(name, {}), **{name: given})
+                assert repr(value) in str(caught.value), (door, name, value)
+                walked += 1
+        for name, _, count in numbers_of(door):
+            for given in ((1,) * 9, 1) if count and name not in ("index", "shape") else ():
+                with pytest.raises(ConfigError) as caught:
+                    ask(**needs.get(name, {}), **{name: given})
+                assert name in str(caught.value) or name == "mask"
+                walked += 1
+    page = (Path(__file__).parents[1] / "docs" / "reliability.md").read_text(encoding="utf-8")
+    (said,) = re.findall(r"Python's doors .* over (\d+) \|", page)
+    assert walked >= int(said)
+
+
+def test_numbers_of_numpy_and_whole_floats_are_numbers(tmp_path):
+    same = {"frames": 3, "jump_length": 2, "jump_count": 2, "panels": 3, "rows": 1, "index": 1}
+    same |= {"t_start": 400, "n": 2, "first": 0, "steps": 4, "subset": 9, "batch_size": 2}
+    for door, (ask, needs) in asks(tmp_path).items():
+        for name, kind, count in numbers_of(door):
+            if kind is int and not count and name in same:
+                for value in (np.int64(same[name]), float(same[name])):
+                    ask(**needs.get(name, {}), **{name: value})
 
 
 @pytest.mark.parametrize("negative", [1.5, "x", float("nan"), True])

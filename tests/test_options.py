@@ -218,7 +218,7 @@ def test_zero_and_negative_numbers_are_allowed_where_they_mean_something():
     """What the walk takes from the bounds themselves, written once more."""
     zero = (
         "low high hold_out p_mean label_dropout weight_decay warmup grad_clip ema_half_life "
-        "ema_ramp batches_per_epoch seed evaluate_every augment"
+        "ema_ramp batches_per_epoch seed evaluate_every augment patience"
     )
     numbers = {name for name in OPTIONS if plain(name) in (int, float)}
     for value, may in ((0, zero.split()), (-1, ["low", "high", "p_mean", "seed"])):

@@ -12,6 +12,7 @@ from pocketddpm.metrics.likelihood import LikelihoodReport
 from pocketddpm.metrics.protocol import drop_samples
 from pocketddpm.metrics.report import Report, Row
 from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
+from pocketddpm.models.samples import Samples
 from pocketddpm.runs.comparison import Comparison, Measured
 from test_cli import refused, run
 
@@ -128,7 +129,7 @@ STEP = dict.fromkeys(("first", "last", "bits_per_step", "error_per_step", "rate"
 def comparison(folder, large):
     row = Measured("a", "lean", 1, 1.0, 1.0, 1.0, "ddim", None, 1, 1.0, None)
     count = 11 if large else 1
-    Comparison([row] * count, [PIXELS] * count, 0).save(folder)
+    Comparison([row] * count, [Samples(PIXELS, None, 1)] * count, 0).save(folder)
 
 
 def scores(folder, large):

@@ -256,7 +256,7 @@ def test_a_negative_average_of_an_old_run_is_the_weights_themselves(tiny, tmp_pa
     checkpoint = load_checkpoint(tmp_path / "whole" / "previous.safetensors")
     checkpoint.meta["experiment"]["optimiser"] |= stored
     save_checkpoint(tmp_path / "old" / "last.safetensors", checkpoint)
-    model = load_model(tmp_path / "old", weights="ema")
+    model = load(tmp_path / "old", weights="ema")
     for name, weight in model.network.state_dict().items():
         assert torch.equal(weight, checkpoint.part("model")[name])
     start(tiny, resume=tmp_path / "old", device="cpu", sample_every=0).run()

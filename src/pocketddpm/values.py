@@ -158,9 +158,25 @@ def convert(value: Any, hint: Any, where: str, f: "Field[Any]") -> Any:
     return _scalar(value, hint, where, f)
 
 
-def whole(value: Any, where: str, bound: str) -> int:
-    """Return a whole number within a bound such as '>= 0, < 9'; ConfigError for another value."""
-    return _scalar(value, int, where, option(0, bound))
+def whole(value: Any, where: str, bound: str = "") -> int:
+    """Return a whole number within a bound such as '>= 0, < 9'; ConfigError for another value.
+
+    Text is refused, as by the two below: Python's own functions take numbers, and the options of
+    `train`, `distill`, `evaluate` and `likelihood` text as on the command line too.
+    """
+    return _scalar(value, int, where, option(0, bound), Real)
+
+
+def real(value: Any, where: str, bound: str = "") -> float:
+    """Return a finite number within a bound such as '> 0, <= 1'; ConfigError for another value."""
+    return _scalar(value, float, where, option(0.0, bound), Real)
+
+
+def several(values: Any, count: int, where: str, check: Callable[..., T], bound: str = "") -> Any:
+    """Return `count` numbers, in a tuple, each as `check` (`whole` or `real`) returns it."""
+    if not isinstance(values, tuple | list) or len(values) != count:
+        raise ConfigError(f"{where} must be {count} numbers, got {values!r}")
+    return tuple(check(value, where, bound) for value in values)
 
 
 KINDS = {bool: "yes or no", int: "a whole number", float: "a finite number", str: "text"}
@@ -168,7 +184,7 @@ ANSWERS = {"yes": True, "true": True, "no": False, "false": False}
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
-def _scalar(value: Any, hint: Any, where: str, f: "Field[Any]") -> Any:
+def _scalar(value: Any, hint: Any, where: str, f: "Field[Any]", kinds: Any = Real | str) -> Any:
     bound = option_of(f).bound
     allowed = f"{KINDS.get(hint, 'a path')}{' ' * bool(bound)}{bound}"
     wrong = ConfigError(f"{where} must be {allowed}, got {value!r}")
@@ -181,7 +197,7 @@ def _scalar(value: Any, hint: Any, where: str, f: "Field[Any]") -> Any:
         if not isinstance(answer, bool):
             raise wrong
         return answer
-    if isinstance(value, bool) or not isinstance(value, Real | str):
+    if isinstance(value, bool) or not isinstance(value, kinds):
         raise wrong
     try:
         number: Any = (float if hint is float else int)(value)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketddpm.errors import ConfigError
+from pocketddpm.values import several, whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -82,7 +83,7 @@ class Reading:
     span: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and min(self.size) < 1:
+        if self.size is not None and min(several(self.size, 2, "image_size", whole)) < 1:
             raise ConfigError(
                 f"an image size of {times(self.size)}: both numbers must be at least 1"
             )

@@ -19,6 +19,7 @@ from pocketddpm.data.image_set import ImageSet
 from pocketddpm.errors import ConfigError
 from pocketddpm.noise import Role, uniform
 from pocketddpm.progress import say
+from pocketddpm.values import whole
 
 Selection = Literal["random", "first"]
 SEED = 0
@@ -69,6 +70,7 @@ def subset(images: ImageSet, count: int, selection: Selection) -> ImageSet:
 
     Raises ConfigError when count is below 1 or above the number of images.
     """
+    count = whole(count, "subset")
     if not 1 <= count <= len(images):
         raise ConfigError(
             f"a subset of {count} images of {images.name}: choose from 1 to {len(images)}, "
@@ -86,7 +88,7 @@ def hold_out(images: ImageSet, count: int, selection: Selection) -> tuple[ImageS
 
     Raises ConfigError when nothing would be left of one of the two.
     """
-    total = len(images)
+    total, count = len(images), whole(count, "held_out")
     if not 1 <= count < total:
         raise ConfigError(
             f"{count} held-out images of {images.name}: choose from 1 to {total - 1}, so that "

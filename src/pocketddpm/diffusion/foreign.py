@@ -15,7 +15,7 @@ from pocketddpm.diffusion.prediction import NetworkOutput, get_prediction
 from pocketddpm.diffusion.sampling import sample_states
 from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.errors import ConfigError, unknown
-from pocketddpm.values import IMAGES, SEEDS, whole
+from pocketddpm.values import IMAGES, SEEDS, real, several, whole
 
 Takes = Literal["x, sigma", "x_t, t", "x_t, t, alpha_bar"]
 Predicts = Literal["x0", "eps", "v"]
@@ -85,11 +85,17 @@ def sample(
             f"takes '{takes}' with {given}: 'x, sigma' needs a sigma_range and no schedule, "
             "'x_t, t' and 'x_t, t, alpha_bar' need a schedule"
         )
-    if not shape or any(type(n) is not int or n < 1 for n in shape):
+    if not isinstance(shape, tuple | list) or not shape:
+        raise ConfigError(f"shape must be (n, ...), got {shape!r}")
+    shape = several(shape, len(shape), "shape", whole)
+    if min(shape) < 1:
         raise ConfigError(f"shape must be (n, ...), whole numbers >= 1, got {shape}")
-    if clip is not None and not clip[0] < clip[1]:
-        raise ConfigError(f"clip must be (low, high) with low < high, got {clip}")
+    if clip is not None:
+        low, high = clip = several(clip, 2, "clip", real)
+        if not low < high:
+            raise ConfigError(f"clip must be (low, high) with low < high, got {clip}")
     if schedule is None:
+        sigma_range = several(sigma_range, 2, "sigma_range", real, "> 0")
         log_linear = SCHEDULES.load("log-linear")
         schedule = Schedule(log_linear.build(log_linear.Config(*sigma_range), SIGMA_LEVELS))
         spacing = spacing or "karras"

@@ -14,6 +14,7 @@ import torch
 
 from pocketddpm.diffusion.schedule import Schedule
 from pocketddpm.errors import ConfigError, unknown
+from pocketddpm.values import whole
 
 SPACINGS = ("trailing", "leading", "linspace", "quadratic", "karras", "log-snr", "jumps")
 EVEN_IN_NOISE = ("karras", "log-snr", "jumps")  # spacings that need alpha_bar > 0
@@ -96,7 +97,7 @@ def make_grid(
     karras, log-snr or jumps where the SNR at t_start is zero.
     """
     T = schedule.T
-    top = T if t_start is None else t_start
+    top, steps = T if t_start is None else whole(t_start, "t_start"), whole(steps, "steps")
     if not 1 <= top <= T:
         raise ConfigError(f"t_start must lie in 1..{T}, got {top}")
     if not 1 <= steps <= top:

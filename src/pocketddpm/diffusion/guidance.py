@@ -8,14 +8,13 @@ network with the same label (autoguidance, arXiv 2406.02507).
 """
 
 from dataclasses import dataclass
-from math import ceil, floor, isfinite
-from numbers import Real
+from math import ceil, floor
 
 import torch
 from torch import Tensor
 
 from pocketddpm.errors import ConfigError
-from pocketddpm.values import whole
+from pocketddpm.values import real, several, whole
 
 
 @dataclass(frozen=True)
@@ -41,24 +40,23 @@ class Guidance:
     threshold: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.scale, Real) or not isfinite(self.scale):
-            raise ConfigError(f"guidance must be a number, got {self.scale}; 1 is none")
-        if self.interval is not None and not 0 <= self.interval[0] <= self.interval[1]:
-            low, high = self.interval
-            raise ConfigError(
-                f"a guidance interval reads LOW,HIGH in times with 0 <= LOW <= HIGH, "
-                f"got {low:g},{high:g}"
-            )
-        if not 0 <= self.rescale <= 1:
-            raise ConfigError(f"guidance rescale must lie in 0..1, got {self.rescale}; 0 is none")
+        real(self.scale, "guidance")
+        if self.interval is not None:
+            low, high = several(self.interval, 2, "the guidance interval", real)
+            if not 0 <= low <= high:
+                raise ConfigError(
+                    f"a guidance interval reads LOW,HIGH in times with 0 <= LOW <= HIGH, "
+                    f"got {low:g},{high:g}"
+                )
+        real(self.rescale, "guidance rescale", ">= 0, <= 1")
         if self.negative_label is not None:
-            whole(self.negative_label, "the negative label", "")
+            whole(self.negative_label, "the negative label")
         if self.cfg_plus_plus and not 0 <= self.scale <= 1:
             raise ConfigError(
                 f"with CFG++ guidance must lie in 0..1, got {self.scale:g}; "
                 "0.6 is about as strong as 7.5 is without"
             )
-        if self.threshold is not None and not 0 < self.threshold <= 1:
+        if self.threshold is not None and not 0 < real(self.threshold, "the threshold") <= 1:
             raise ConfigError(
                 f"the threshold is a share of the values such as 0.995, got {self.threshold}; "
                 "it must lie above 0 and not above 1"

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from numbers import Real
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from pocketddpm.models.model import Model
 from pocketddpm.models.samples import Images, Recorder, Samples, Watch
 from pocketddpm.noise import Role, normal
 from pocketddpm.progress import bar
-from pocketddpm.values import IMAGES, SEEDS, whole
+from pocketddpm.values import IMAGES, SEEDS, real, whole
 
 
 @dataclass(frozen=True)
@@ -184,9 +183,7 @@ def img2img(
 
 def start_time(model: Model, strength: float) -> int:
     """Return the time, 0..T, that a strength stands for; ConfigError outside of 0..1."""
-    if not isinstance(strength, Real) or not 0 <= strength <= 1:
-        raise ConfigError(f"--strength must lie in 0..1, got {strength}")
-    return round(strength * model.schedule.T)
+    return round(real(strength, "--strength", ">= 0, <= 1") * model.schedule.T)
 
 
 def inpaint(
@@ -248,11 +245,8 @@ def resampling_path(steps: int, jump_length: int, jump_count: int) -> list[int]:
     last step but one, which is never repeated, as there is nothing left to harmonise.
     Raises ConfigError for values below 1 and for jumps longer than the run.
     """
-    if jump_length < 1 or jump_count < 1:
-        raise ConfigError(
-            "--jump-length and --jump-count must be at least 1, "
-            f"got {jump_length} and {jump_count}; a count of 1 means no repetition"
-        )
+    jump_length = whole(jump_length, "--jump-length", ">= 1")
+    jump_count = whole(jump_count, "--jump-count", ">= 1")
     if jump_count > 1 and jump_length >= steps:
         raise ConfigError(
             f"jumps of {jump_length} do not fit into {steps} steps; "

@@ -13,6 +13,7 @@ from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.models.model import Model
 from pocketddpm.models.samples import Images
 from pocketddpm.output import expanded
+from pocketddpm.values import several, whole
 
 
 def read_images(
@@ -48,6 +49,7 @@ def read_images(
         raise ConfigError(
             f"{found.name} has {found.shape[0]} channels, and the model edits {channels}"
         )
+    index = [whole(k, "--index") for k in np.atleast_1d(index).tolist()]
     if not index or not all(0 <= k < len(found) for k in index):
         listed = ",".join(map(str, index))
         raise ConfigError(f"--index reads 0,5,7 with numbers below {len(found)}, got '{listed}'")
@@ -71,8 +73,10 @@ def read_mask(
     if isinstance(mask, str | Path):
         reading = Reading((height, width), background="black")
         painted = _decode(expanded(mask), 1, reading)[0] > 127
-    elif isinstance(mask, tuple):
-        top, left, bottom, right = mask
+    elif isinstance(mask, np.ndarray):
+        painted = mask
+    else:
+        top, left, bottom, right = several(mask, 4, "--box", whole)
         if not (0 <= top < bottom <= height and 0 <= left < right <= width):
             box = ",".join(map(str, mask))
             raise ConfigError(
@@ -80,8 +84,6 @@ def read_mask(
             )
         painted = np.zeros((height, width), np.bool_)
         painted[top:bottom, left:right] = True
-    else:
-        painted = mask
     if not painted.any():
         name = "the mask" if isinstance(mask, np.ndarray) else mask
         raise ConfigError(f"{name} has no white part: there is nothing to paint")

@@ -144,6 +144,7 @@ class Model:
         choice = build_sampler(name, options)
         steps, spacing = own.steps if steps is None else steps, spacing or own.spacing
         if t_start is not None:
+            steps, t_start = whole(steps, "steps"), whole(t_start, "t_start")
             if not 1 <= steps <= T:
                 raise ConfigError(f"steps must lie in 1..{T}, got {steps}")
             steps = -(-steps * t_start // T)

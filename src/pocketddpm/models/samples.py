@@ -14,6 +14,7 @@ from pocketddpm.diffusion.sampling import State
 from pocketddpm.errors import ConfigError
 from pocketddpm.output import expanded, file_name, replacing
 from pocketddpm.pictures import grid, names_of, save_gif, save_grid, save_png, stretched, time_text
+from pocketddpm.values import whole
 
 Images = NDArray[np.uint8]
 Watch = Callable[[slice, State], None]
@@ -129,12 +130,12 @@ class Samples:
         """Write a PNG with a row for each of the first images: so many panels from noise to image.
 
         A run of fewer steps than panels repeats its last frame. names: whether times stand over
-        the panels, and names of classes beside the rows. Raises ConfigError for another suffix and
-        for fewer than two panels, OutputError when it cannot be written.
+        the panels, and names of classes beside the rows. Raises ConfigError for another suffix,
+        for fewer than two panels or no rows, OutputError when it cannot be written.
         """
         path = expanded(path)
         check_suffix(path, ".png")
-        check_panels(panels)
+        panels, rows = check_strip(panels, rows)
         frames, times = self._frames(panels)
         missing = panels - len(frames)
         frames = np.concatenate([frames, *[frames[-1:]] * missing])
@@ -203,7 +204,6 @@ def check_suffix(path: Path, *allowed: str) -> None:
         raise ConfigError(f"{path} must end in {wanted}")
 
 
-def check_panels(panels: int) -> None:
-    """Raise ConfigError for a strip of fewer than two panels."""
-    if panels < 2:
-        raise ConfigError(f"--panels must be at least 2, got {panels}")
+def check_strip(panels: int, rows: int) -> tuple[int, int]:
+    """Return both as whole numbers; ConfigError for fewer than two panels, or no rows."""
+    return whole(panels, "--panels", ">= 2"), whole(rows, "rows", ">= 1")

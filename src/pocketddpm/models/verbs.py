@@ -15,7 +15,7 @@ from pocketddpm.models.editing import Settings, img2img, inpaint, interpolate, s
 from pocketddpm.models.inputs import read_images, read_mask
 from pocketddpm.models.labels import NO_LABEL, Labels
 from pocketddpm.models.model import Model, load
-from pocketddpm.models.samples import Images, Samples, check_panels, check_suffix
+from pocketddpm.models.samples import Images, Samples, check_strip, check_suffix
 from pocketddpm.output import expanded, file_name, refuse_existing
 from pocketddpm.pictures import save_gif, save_grid
 
@@ -64,7 +64,7 @@ def sample(
     Samples: 6 images 1x28x28, of 3 and 7, 2 network evaluations each
     """
     _check_outputs(overwrite, (out, ".png", ".npz", ""), (gif, ".gif", ""), (strip, ".png"))
-    check_panels(panels)
+    check_strip(panels, rows)
     model = _loaded(model, device, weights)
     samples = model.sample(
         n,
@@ -169,7 +169,7 @@ def edit(
         if not len(one):
             raise ConfigError("interpolate needs at least 2 images; give more --images")
         samples = interpolate(model, one, other, frames=frames, t=t, **how)
-        between = samples.images.reshape(-1, frames, *model.shape)
+        between = samples.images.reshape(len(one), -1, *model.shape)
         rows = np.concatenate([one[:, None], between, other[:, None]], 1)
     elif mask is None:
         samples = img2img(model, before, strength=0.5 if strength is None else strength, **how)
