@@ -291,6 +291,8 @@ def save_loss_curve(path: Path, images_seen: Sequence[int], loss: Sequence[float
 
     Of a long run only `CURVE_POINTS` points or so are drawn, evenly spaced.
     """
+    from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter
+
     # Plain arrays: matplotlib would take 40,000 values of any other sequence for 50 MB of objects.
     # Copies: a buffer that is lent out could not grow when the run goes on.
     seen, values = np.array(images_seen), np.array(loss, np.float64)
@@ -303,7 +305,18 @@ def save_loss_curve(path: Path, images_seen: Sequence[int], loss: Sequence[float
         mean = _running_mean(values, window)
         axes.plot(seen[window - 1 :: every], mean[::every], label=f"mean of {window}")
     axes.set(xlabel="images seen", ylabel="loss", yscale="log")
+    # Within one decade matplotlib writes 6 x 10^-1; people read 0.6, and 20k images.
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain if _decades(axes.get_ylim()) < 1.5 else NullFormatter())
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     save_figure(path, fig)
+
+
+def _decades(limits: tuple[float, float]) -> float:
+    """Return the powers of ten between two numbers."""
+    low, high = limits
+    return float(np.log10(high / low)) if low > 0 else 0.0
 
 
 def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
