@@ -1,4 +1,4 @@
-"""`pocketddpm info MODEL`: what a checkpoint holds and how it was made."""
+"""`pocketddpm info MODEL`: what a checkpoint holds and how it was made; or what a folder holds."""
 
 import json
 import shlex
@@ -12,13 +12,13 @@ from pocketddpm.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Info:
-    """Say what a model is, what it was trained on, and for how long.
+    """Say what a model is, what it was trained on, and for how long; or what images a folder holds.
 
     Example: pocketddpm info runs/mnist
     """
 
     model: Positional[str]
-    """A run folder or a checkpoint."""
+    """A run folder or a checkpoint; or a folder of images."""
     json: bool = False
     """Print all of it as JSON."""
 
@@ -26,6 +26,10 @@ class Info:
         """Print the checkpoint's own account of itself."""
         from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
 
+        given = Path(self.model).expanduser()
+        if given.is_dir() and not any(given.glob("*.safetensors")):
+            self._print_images(str(given.absolute()))
+            return
         path = find_checkpoint(Path(self.model))
         checkpoint = load_checkpoint(path)
         meta = checkpoint.meta
@@ -45,6 +49,18 @@ class Info:
         for name, text in rows.items():
             print(f"{name:<11} {text}")
 
+    def _print_images(self, folder: str) -> None:
+        from pocketddpm.data.load import class_counts, load_images
+        from pocketddpm.runs.summary import describe_images
+
+        images = load_images(folder, quiet=True)
+        if self.json:
+            told: dict[str, Any] = {"images": len(images), "shape": list(images.shape)}
+            told |= {"classes": dict(zip(images.classes, class_counts(images), strict=True))}
+            print(json.dumps({**told, "notes": list(images.notes)}, indent=2))
+        else:
+            print("\n".join(describe_images(images)))
+
 
 def described(meta: dict[str, Any], parameters: int) -> dict[str, str]:
     """Return all that a rerun needs, in words: data, network, budget, seed, versions, machine."""
@@ -57,7 +73,9 @@ def described(meta: dict[str, Any], parameters: int) -> dict[str, str]:
         "preset": str(experiment["preset"]),
         "data": f"{data['name']}, {data['images']} images{held_out}, "
         f"fingerprint {data['fingerprint']}",
-        "images": "x".join(map(str, meta["shape"])) + f" {data['source']}",
+        "images": "; ".join(
+            ["x".join(map(str, meta["shape"])) + f" {data['source']}", *data.get("notes", ())]
+        ),
         "classes": ", ".join(meta["classes"]) or "none",
         "parameters": f"{parameters / 1e6:.2f}M",
         **{k: _listed(v) for k, v in experiment.items() if k not in ("preset", "data")},

@@ -63,7 +63,7 @@ class Show(options_of(ImageOptions)):
         getattr(self, f"_{self.what}")(out)
         print(f"wrote {out}")
 
-    def _images(self):
+    def _images(self, quiet: bool = False):
         from pocketddpm.data.load import load_images
 
         return load_images(
@@ -71,6 +71,7 @@ class Show(options_of(ImageOptions)):
             image_size=parse_size(self.image_size) if self.image_size else None,
             classes=parse_names(self.classes) if self.classes else None,
             fit=self.fit,
+            quiet=quiet,
             **from_dict(ImageOptions, given(self)).image_options(),
         )
 
@@ -78,13 +79,12 @@ class Show(options_of(ImageOptions)):
         import numpy as np
 
         from pocketddpm.pictures import names_of, save_grid
+        from pocketddpm.runs.summary import describe_images
 
-        images = self._images()
+        images = self._images(quiet=True)
         few = images.select(np.arange(min(self.n or 100, len(images))))
         save_grid(out, np.asarray(few.images), names=names_of(few.labels, few.classes))
-        c, h, w = images.shape
-        done = f" ({images.source})" if images.source else ""
-        print(f"{images.name}: {len(images)} images {c}x{h}x{w}{done}")
+        print("\n".join(describe_images(images)))
         print("classes: " + (", ".join(images.classes) or "none"))
 
     def _forward(self, out: Path) -> None:

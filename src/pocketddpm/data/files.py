@@ -30,6 +30,7 @@ from pocketddpm.errors import DataError
 from pocketddpm.progress import over
 
 T = TypeVar("T")
+LARGE = 64  # pixels: the longest side that is suggested
 DIM = 64  # of 255: a set whose values span less is nearly of one shade
 
 
@@ -81,7 +82,12 @@ class ImageFiles:
         reading, total = self.reading, len(self.sources)
         if reading.size is None and len(sizes) > 1:
             found = ", ".join(f"{name} is {times(size)}" for size, name in list(first.items())[:2])
-            raise DataError(f"{self.where}: images differ in size ({found}); give --image-size")
+            more = f", {len(sizes)} sizes in all" if len(sizes) > 2 else ""
+            usual = int(np.median([min(size) for size in sizes.elements()]))
+            raise DataError(
+                f"{self.where}: images differ in size ({found}{more}); give --image-size, such as "
+                f"{max(1, min(usual, LARGE))}"
+            )
         for size, name in first.items() if reading.size else ():
             check_fit(size, reading.size, reading.fit, f"{self.where}: {name}")  # type: ignore[arg-type]
         notes = _resized(sizes, reading.size, reading.fit)

@@ -9,7 +9,7 @@ from pocketddpm.data.split import Parts, divide
 from pocketddpm.errors import DataError
 
 
-def load_chosen(config: DataConfig, split: Split = "train") -> ImageSet:
+def load_chosen(config: DataConfig, split: Split = "train", *, quiet: bool = False) -> ImageSet:
     """Return a split of the images that a run's options choose; raises what `load_images` does."""
     return load_images(
         config.name,
@@ -20,6 +20,7 @@ def load_chosen(config: DataConfig, split: Split = "train") -> ImageSet:
         selection=config.selection,
         classes=config.classes,
         **config.image_options(),
+        quiet=quiet,
     )
 
 

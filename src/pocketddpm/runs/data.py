@@ -16,7 +16,6 @@ from pocketddpm.errors import ConfigError, DataError, DDPMError
 from pocketddpm.models.checkpoint import Checkpoint, init_record
 from pocketddpm.models.provenance import machine, versions
 from pocketddpm.models.run_images import load_chosen, reporting_images
-from pocketddpm.progress import say
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def load_run_data(
 def _loaded(experiment: Experiment, device: torch.device, reporting: int | None = None) -> RunData:
     """Load a run's images; reporting: how many are for reporting in a run that goes on."""
     data = experiment.data
-    images = load_chosen(data)
+    images = load_chosen(data, quiet=True)  # a run says it when all is ready (`summary`)
     print_of_all = fingerprint(images)
     is_own = not has_test(data.name)  # the run has no test split but what it holds out
     if data.held_out is None:
@@ -85,8 +84,6 @@ def _loaded(experiment: Experiment, device: torch.device, reporting: int | None 
     held_out = data.held_out or 0
     if reporting is None:
         reporting = (held_out + 1) // 2 if is_own else 0
-        if is_own:
-            say(_told(images, held_out, reporting))
     parts = divide(images, held_out, reporting, data.selection)
     if experiment.evaluation.every and (found := held_out - reporting) < FEWEST // 2:
         raise ConfigError(
@@ -102,20 +99,6 @@ def _loaded(experiment: Experiment, device: torch.device, reporting: int | None 
     if data.center:
         scaling = scaling.centered(training.images, device)
     return RunData(data, parts, scaling, training.classes if labelled else (), print_of_all)
-
-
-def _told(images: ImageSet, held_out: int, reporting: int) -> str:
-    """Return what is held out of a run whose data have no test split, in one line."""
-    if not held_out:
-        return (
-            f"held out: none of the {len(images)} images of {images.name}; "
-            "`evaluate` can then compare with images that were trained on only"
-        )
-    return (
-        f"held out: {held_out} of the {len(images)} images of {images.name}, which has no test "
-        f"split: {held_out - reporting} may choose checkpoints (--evaluate-every), {reporting} are "
-        "for `evaluate`; --hold-out 0 trains on them too"
-    )
 
 
 def measured(objective: ObjectiveConfig, data: RunData) -> ObjectiveConfig:
@@ -143,7 +126,10 @@ def run_record(
             "images": len(data.images),
             "held_out": data.config.held_out,
             "reporting": data.parts.for_reporting,
+            "has_test": has_test(data.config.name),
             "source": data.images.source,
+            "notes": list(data.images.notes),
+            "span": data.images.reading and data.images.reading.span,
             "fingerprint": data.fingerprint,
         },
         "versions": versions(),

@@ -1,21 +1,15 @@
-"""What a run shows of itself: a few lines at its start, pictures of its data, previews."""
+"""What a run shows of itself: pictures of its data, previews."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from pocketddpm.config import Experiment
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.process import add_noise
 from pocketddpm.diffusion.schedule import Schedule
-from pocketddpm.distributed import count
-from pocketddpm.models.cost import count_flops, count_parameters
-from pocketddpm.models.for_diffusers import refusal
 from pocketddpm.models.model import Model
 from pocketddpm.noise import Role, normal
 from pocketddpm.pictures import columns_for, names_of, save_grid, short_number, time_text
@@ -23,41 +17,6 @@ from pocketddpm.training.trainer import Trainer
 
 PREVIEW_ROWS, PREVIEW_CLASSES, PREVIEW_STEPS = 6, 10, 50
 FORWARD_SHARES = (0, 0.25, 0.5, 0.75, 1)  # of T
-
-
-def describe(
-    record: dict[str, Any], network: nn.Module, trainer: Trainer, total: int, out: Path
-) -> str:
-    """Return the lines that a run begins with: its data, network, machine and budget."""
-    data, training = record["data"], trainer.experiment.training
-    c, h, w = record["shape"]
-    x = torch.zeros(1, c, h, w, device=trainer.device)
-    y = torch.zeros(1, dtype=torch.int64, device=x.device) if record["classes"] else None
-    flops = count_flops(network, x, torch.ones(1, device=x.device), y)
-    parameters, _ = count_parameters(network)
-    source = f" ({data['source']})" if data["source"] else ""
-    classes = len(record["classes"])
-    not_there = refusal(trainer.experiment, (c, h, w), trainer.scaling)
-    where = "" if trainer.loader.whole else "; they stay on the disk, and batches are read"
-    return (
-        f"{data['name']}: {data['images']} images {c}x{h}x{w}{source}, "
-        f"{f'{classes} classes' if classes else 'no labels'}{where}\n"
-        f"{_network(trainer.experiment)}: {parameters / 1e6:.2f}M parameters, "
-        f"{flops / 1e9:.2f} GFLOP per image; {trainer.device} "
-        f"x {count()}, {training.precision}\n"
-        f"{total} images in {total // training.batch_size} steps of {training.batch_size} "
-        f"({total / trainer.loader.epoch_images:.1f} epochs) -> {out}"
-        + (f"\nexport --to diffusers will refuse this model: {not_there}" if not_there else "")
-    )
-
-
-def _network(experiment: Experiment) -> str:
-    """Return the network, with the sizes that were chosen and what it takes images for."""
-    name, sizes, objective = experiment.network.name, experiment.network.sizes, experiment.objective
-    texts = {k: "/".join(map(str, v)) if isinstance(v, tuple) else v for k, v in sizes.items()}
-    shown = [f"{k}={text}" for k, text in texts.items()]
-    shown += [f"sigma_data={objective.deviation:g}"] * objective.uses_deviation
-    return f"{name} ({', '.join(shown)})" if shown else name
 
 
 def save_first_pictures(out: Path, trainer: Trainer, classes: Sequence[str]) -> None:

@@ -33,8 +33,9 @@ from pocketddpm.runs.evaluation import Validation, check_evaluation
 from pocketddpm.runs.folder import RunFolder
 from pocketddpm.runs.log import RunLog
 from pocketddpm.runs.options import RunOptions
-from pocketddpm.runs.previews import describe, preview_cost, save_first_pictures, save_preview
+from pocketddpm.runs.previews import preview_cost, save_first_pictures, save_preview
 from pocketddpm.runs.signals import Stop
+from pocketddpm.runs.summary import describe_run
 from pocketddpm.training.ema import half_lives
 from pocketddpm.training.health import refuse_poisoned
 from pocketddpm.training.plan import Plan, check_budget
@@ -150,7 +151,8 @@ class Session:
     def _run(self) -> None:
         trainer, options = self.trainer, self.options
         plan = trainer.plan or self._plan()
-        self._say(describe(self.meta, self.network, self.trainer, plan.total, self.out))
+        told = describe_run(self.meta, self.images, self.trainer, plan.total, self.out)
+        self._say("\n".join(told))
         if self.validation is not None:
             self._say(self.validation.describe())
         bar = progress_bar(
