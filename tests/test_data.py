@@ -11,6 +11,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from pocketddpm.catalog import DATASETS
 from pocketddpm.data import download as find
 from pocketddpm.data import idx
-from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.image_set import ImageSet, chunks
 from pocketddpm.data.load import class_counts, fingerprint, fit_size, load_images
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.datasets import celeba, cifar10, fashion_mnist, mnist
@@ -553,7 +554,7 @@ def test_a_name_that_is_a_number_is_never_an_index(tmp_path: Path) -> None:
         (tmp_path / "set" / name).mkdir(parents=True)
         PIL.Image.new("L", (4, 4), int(name)).save(tmp_path / "set" / name / "x.png")
     found = load_images(str(tmp_path / "set"), classes=("7",))
-    assert found.images.ravel().tolist() == [7] * 16
+    assert np.asarray(found.images).ravel().tolist() == [7] * 16
     with pytest.raises(ConfigError, match=r"set.*'0'.* 3, 7"):
         load_images(str(tmp_path / "set"), classes=("0",))
 
@@ -654,7 +655,7 @@ def test_the_fingerprint_sees_every_change(monkeypatch: pytest.MonkeyPatch) -> N
     ]
     prints = [fingerprint(one) for one in changed]
     assert len({original, *prints}) == 6
-    monkeypatch.setattr("pocketddpm.data.load.CHUNK", 5)
+    monkeypatch.setattr("pocketddpm.data.load.chunks", partial(chunks, size=5))
     assert fingerprint(images) == original
 
 

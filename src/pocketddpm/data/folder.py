@@ -1,4 +1,6 @@
-"""Any folder of images: listed in natural order, labelled by its sub-folders, decoded once."""
+"""Any folder of images: listed in natural order, labelled by a table or its sub-folders, decoded
+once.
+"""
 
 import hashlib
 import os
@@ -14,6 +16,7 @@ from pocketddpm.data.cache import decode_once
 from pocketddpm.data.decode import Reading, suffixes
 from pocketddpm.data.files import Found, ImageFiles, how_sized
 from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.label_table import TABLES, find_table, labels_in
 from pocketddpm.errors import DataError
 
 # Part of the cache's key; raise it whenever files come to be decoded differently.
@@ -26,7 +29,8 @@ def load_folder(
     name: str | None = None,
     classes: tuple[str, ...] | None = None,
 ) -> ImageSet:
-    """Return the images under a folder, labelled by its immediate sub-folders where that fits.
+    """Return the images under a folder, with labels from a table in it (`data.label_table`), or
+    else from its immediate sub-folders, where these fit.
 
     What is left out or changed, and why there are no labels, is in `notes`. Files and folders whose
     names begin with a dot are hidden, and left out without a word.
@@ -35,17 +39,17 @@ def load_folder(
         folder: searched recursively, links included.
         reading: what becomes of the files.
         name: the set's name; the folder's own when None.
-        classes: the names that sub-folders may have, in label order; None takes those there are.
+        classes: the names that labels may have, in their order; None takes those there are.
 
     Returns: images uint8 [N,C,H,W] in natural order of the paths; labels int64 [N], or None
         when images lie in fewer than two sub-folders, or so many beside them that they would be a
         class of their own.
 
     Raises DataError when the folder is missing or holds no images, when files are broken, when
-    their sizes differ and no size is given, and for a sub-folder that is not among `classes`.
+    their sizes differ and no size is given, and for a label that is not among `classes`.
     """
     paths, notes = _walk(folder)
-    paths, names, labels, more = label_by_folder(folder, paths, classes)
+    paths, names, labels, more = label(folder, paths, classes)
     reading = reading or Reading()
     images, found = decode_files(folder, paths, reading)
     return ImageSet(
@@ -92,7 +96,7 @@ def _walk(folder: Path) -> tuple[list[Path], list[str]]:
             suffix = os.path.splitext(name)[1].lower()
             if suffix in suffixes():
                 paths.append(Path(here, name))
-            else:
+            elif name not in TABLES or Path(here) != folder:
                 others[suffix or "no suffix"] += 1
     if not paths:
         kinds = ", ".join(sorted(suffix[1:] for suffix in suffixes()))
@@ -113,9 +117,41 @@ def natural(*parts: str) -> list[tuple[list[str | int], str]]:
     return [(key(part), part) for part in parts]
 
 
+Labelled = tuple[list[Path], tuple[str, ...], NDArray[np.int64] | None, list[str]]
+"""The images that are kept, class names, labels, and in words what was decided."""
+
+
+def label(folder: Path, paths: Sequence[Path], classes: tuple[str, ...] | None = None) -> Labelled:
+    """Return the images with the labels of a table in the folder, or else of its sub-folders.
+
+    classes: as for `load_folder`. Raises DataError as `label_by_folder` and `labels_in` do.
+    """
+    table = find_table(folder) if classes != () else None
+    if table is None:
+        return label_by_folder(folder, paths, classes)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    found, notes = labels_in(table, names)
+    if not found or (classes is None and len(set(found.values())) < 2):
+        one = [f"{table.name} gives all images the label {v}" for v in set(found.values())]
+        kept, sub_folders, labels, more = label_by_folder(folder, paths, classes)
+        return kept, sub_folders, labels, [*(one or notes), *more]
+    known = classes or tuple(sorted(set(found.values()), key=natural))
+    if unknown := sorted(set(found.values()) - set(known), key=natural):
+        raise DataError(
+            f"{table}: {unknown[0]} is not a class of the training images ({', '.join(known)})"
+        )
+    if left := len(paths) - len(found):
+        first = next(name for name in names if name not in found)
+        notes.append(f"{left} images without a label there are left out ({first})")
+    kept = [path for path, name in zip(paths, names, strict=True) if name in found]
+    number = {name: k for k, name in enumerate(known)}
+    labels = np.array([number[found[name]] for name in names if name in found], np.int64)
+    return kept, known, labels, notes
+
+
 def label_by_folder(
     folder: Path, paths: Sequence[Path], classes: tuple[str, ...] | None = None
-) -> tuple[list[Path], tuple[str, ...], NDArray[np.int64] | None, list[str]]:
+) -> Labelled:
     """Return the images that are kept, class names, labels, and in words what was decided.
 
     A sub-folder is a class, with all that lies below it. Images in the folder itself are left out

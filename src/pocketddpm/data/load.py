@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from inspect import signature
@@ -137,7 +138,8 @@ def _entry(name_or_path: str) -> tuple[ModuleType, Path | None]:
 def keep_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
     """Return the images of some classes, with labels 0..k-1 in the original order of the classes.
 
-    classes: names, or numbers ('7') where no class name is itself a number.
+    classes: names, in any case where that is the name of one class alone; or numbers ('7') where no
+        class name is itself a number.
 
     Raises ConfigError when the set has no labels, and for a class that it does not have.
     """
@@ -148,10 +150,12 @@ def keep_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
     number = {name: label for label, name in enumerate(images.classes)}
     if not any(name.isdecimal() for name in images.classes):
         number |= {str(label): label for label in range(len(images.classes))}
+    plain = Counter(name.casefold() for name in images.classes)
+    alike = {n.casefold(): k for n, k in number.items() if plain[n.casefold()] < 2}
     for name in classes:
-        if name not in number:
+        if name not in number and name.casefold() not in alike:
             raise unknown(f"class of {images.name}", name, images.classes)
-    chosen = sorted({number[name] for name in classes})
+    chosen = sorted({number.get(name, alike.get(name.casefold(), -1)) for name in classes})
     anew = np.full(len(images.classes), -1, dtype=np.int64)
     anew[chosen] = np.arange(len(chosen))
     labels = anew[images.labels]

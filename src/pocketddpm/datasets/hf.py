@@ -16,6 +16,7 @@ from pocketddpm.data.download import offline
 from pocketddpm.data.files import ImageFiles, how_sized
 from pocketddpm.data.folder import natural
 from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.label_table import LABELS
 from pocketddpm.errors import ConfigError, DataError
 from pocketddpm.progress import over
 
@@ -24,7 +25,6 @@ FIT: Literal["pad", "resize"] = "resize"
 
 # The names of the splits; the first one that is there counts.
 SPLITS = {"train": ("train", "training"), "test": ("test", "validation", "valid", "val")}
-LABELS = ("label", "labels", "class", "category", "target")
 
 
 def load(
