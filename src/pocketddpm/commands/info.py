@@ -27,7 +27,8 @@ class Info:
         from pocketddpm.models.checkpoint import find_checkpoint, load_checkpoint
 
         given = Path(self.model).expanduser()
-        if given.is_dir() and not any(given.glob("*.safetensors")):
+        is_run = any(given.glob("*.safetensors")) or (given / "config.json").exists()
+        if given.is_dir() and not is_run:
             self._print_images(str(given.absolute()))
             return
         path = find_checkpoint(Path(self.model))
