@@ -36,8 +36,8 @@ def session(experiment, out, broken=(), checkpoint=None, **options):
     class Broken:
         observe, state, load, times = whole.observe, whole.state, whole.load, whole.times
 
-        def __call__(self, network, x0, y, stream_index, seed, run_fraction):
-            losses = whole(network, x0, y, stream_index, seed, run_fraction)
+        def __call__(self, network, x0, y, stream_index, *more):
+            losses = whole(network, x0, y, stream_index, *more)
             step = int(stream_index[0]) // experiment.training.batch_size + 1
             # By turns the loss, and the gradient of a loss that is finite.
             if step in broken:

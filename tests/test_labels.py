@@ -158,6 +158,8 @@ def test_a_models_classes_are_matched_by_name(monkeypatch):
     """The model's classes lie in another order than the data set's."""
     names = tuple(reversed(MNIST))
     model = model_around(Labelled(), (1, 4, 4), names)
+    data = replace(model.experiment.data, name="digits")
+    model = replace(model, experiment=replace(model.experiment, data=data))
     labels = np.arange(40) % 10
     drawn = Samples(numbered(9 - labels), labels, 1, names)
     monkeypatch.setattr(protocol, "load_reference_data", lambda *a, **k: reference())

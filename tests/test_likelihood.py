@@ -654,7 +654,7 @@ def test_the_command_writes_a_report(trained, tmp_path, capsys):
     ("args", "values"),
     [
         (["--n", "1"], ["n ", ">= 2", "1"]),
-        (["--batch-size", "0"], ["batch_size", ">= 1", "0"]),
+        (["--batch-size", "0"], ["--batch-size", ">= 1", "0"]),
         (["--draws", "1"], ["2..1000", "1"]),
         (["--which", "flow", "--flow-steps", "5"], ["even", "5"]),
         (["--data", "mnits"], ["mnits", "mnist"]),

@@ -133,7 +133,7 @@ def comparison(folder, large):
 
 
 def scores(folder, large):
-    report = Report(20, "digits", [Row("distinct", "distinct", VALUE, None, "difference")])
+    report = Report(20, "digits", rows=[Row("distinct", "distinct", VALUE, None, "difference")])
     replace(report, closest=PIXELS[:1].repeat(80, 0) if large else None).save(folder)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
 from itertools import groupby
 from math import ceil, sqrt
 from pathlib import Path
@@ -149,10 +150,11 @@ def _width(text: str, size: int = SIZES[-1]) -> float:
 @cache
 def _font(size: int) -> "FreeTypeFont":
     """Return DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and more."""
-    import matplotlib
     from PIL import ImageFont
 
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    found = find_spec("matplotlib")  # importing it would delay the first picture
+    assert found is not None and found.origin is not None
+    path = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(path), size)
 
 
