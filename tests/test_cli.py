@@ -371,7 +371,7 @@ def test_bad_input_is_one_line(args, values, capsys, tmp_path, monkeypatch):
         (["--n", "0"], ">= 1, got 0"),
         (["--weights", "best"], "ema, model"),
         (["--out", "picture.jpg"], "must end in .png or .npz"),
-        (["--panels", "1", "--strip", "s.png"], "--panels must be at least 2"),
+        (["--panels", "1", "--strip", "s.png"], "--panels must be a whole number >= 2"),
     ],
 )
 def test_bad_sampling_is_one_line(trained, args, message, capsys, tmp_path, monkeypatch):
