@@ -91,6 +91,15 @@ def augmentation_layer(numbers: int, embedding: int) -> nn.Module | None:
     return zeroed(nn.Linear(numbers, embedding, bias=False)) if numbers else None
 
 
+def with_augmentation(
+    embedding: Tensor, layer: nn.Module | None, augmentation: Tensor | None
+) -> Tensor:
+    """Return the embedding, [B,E], plus that of `augmentation`, [B,numbers]; None is none at all."""
+    if layer is None or augmentation is None:
+        return embedding
+    return embedding + layer(augmentation.to(embedding.dtype))
+
+
 def zeroed(module: nn.Module) -> nn.Module:
     """Zero a last layer's weights, so that its block begins as the identity."""
     for parameter in module.parameters():

@@ -19,6 +19,7 @@ from pocketddpm.networks._common import (
     cropped,
     padded,
     sinusoids,
+    with_augmentation,
     with_label,
     zeroed,
 )
@@ -130,9 +131,7 @@ class Lean(nn.Module):
         """
         embedding = self.embed_time(sinusoids(t, self.time_width).to(self.conv_in.weight.dtype))
         embedding = with_label(embedding, self.embed_label, y)
-        if self.embed_augmentation is not None and augmentation is not None:
-            embedding = embedding + self.embed_augmentation(augmentation.to(embedding.dtype))
-        embedding = F.silu(embedding)
+        embedding = F.silu(with_augmentation(embedding, self.embed_augmentation, augmentation))
         whole = padded(x_t, self.factor)
         h = self.conv_in(F.pixel_unshuffle(whole, self.patch))  # [B,C p^2,H/p,W/p]
         skips = []
