@@ -94,7 +94,7 @@ def augmentation_layer(numbers: int, embedding: int) -> nn.Module | None:
 def with_augmentation(
     embedding: Tensor, layer: nn.Module | None, augmentation: Tensor | None
 ) -> Tensor:
-    """Return the embedding, [B,E], plus that of `augmentation`, [B,numbers]; None is none at all."""
+    """Return the embedding, [B,E], plus that of `augmentation`, [B,numbers]; None: none."""
     if layer is None or augmentation is None:
         return embedding
     return embedding + layer(augmentation.to(embedding.dtype))
