@@ -50,8 +50,8 @@ def test_images_are_said_with_the_smallest_and_the_largest_class() -> None:
     [
         ((28, 28), SHAPES, None, ()),
         ((28, 28), SHAPES - 1, None, (f"--images {SHAPES}",)),
-        ((64, 64), 25_000, 10.0, ("--minutes 40",)),
-        ((64, 64), 33_000, 10.0, ("--minutes 31",)),  # rounded up
+        ((64, 64), 3_900, 10.0, ("--minutes 40",)),
+        ((64, 64), 5_148, 10.0, ("--minutes 31",)),  # rounded up
         ((14, 14), SHAPES // 4, 1.0, ()),
         ((14, 14), SHAPES // 8, 1.0, ("--minutes 2",)),
     ],
