@@ -400,6 +400,8 @@ def test_built_in_sets_need_no_images(tmp_path, monkeypatch, capsys):
     ("args", "values"),
     [
         (["absent"], ["absent"]),
+        (["absent.npz"], ["no file absent.npz"]),
+        (["absent.npz", "--data", "digits"], ["no file absent.npz"]),
         (["s.npz", "--data", "digits", "--steps", "4"], ["--steps", "s.npz"]),
         (["s.npz", "--data", "digits", "--labels", "3"], ["--labels", "s.npz"]),
         (["s.npz", "--data", "digits", "--weights", "model"], ["--weights", "s.npz"]),

@@ -159,6 +159,8 @@ def drop_samples(folder: Path, scored: Path) -> None:
 
 def _read(path: Path, options: EvaluateOptions) -> tuple[ImageSet, ReferenceData, dict[str, Any]]:
     """Return samples read from files, what they are measured with, and where they come from."""
+    if not path.exists():
+        raise DataError(f"there is no file {path}; give a run, a model's name, or samples")
     if options.data is None:
         raise ConfigError(f"{path} does not say what its samples should look like: give --data")
     reference = load_reference_data(
