@@ -1,6 +1,7 @@
 """The Hugging Face hub: data sets from local parquet, models through an API object of our own."""
 
 import importlib.util
+import os
 import re
 import shutil
 from io import BytesIO
@@ -14,8 +15,10 @@ import pocketddpm as pd
 from pocketddpm.commands.export import FORMATS
 from pocketddpm.commands.main import main
 from pocketddpm.convert.web import SHA256
+from pocketddpm.data import cores, files
 from pocketddpm.data.load import class_counts, load_images
 from pocketddpm.data.split import hold_out
+from pocketddpm.datasets import hf
 from pocketddpm.errors import CheckpointError, ConfigError, DataError, OutputError
 from pocketddpm.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pocketddpm.models.publishing import public_meta, public_name, push
@@ -72,6 +75,63 @@ def test_a_data_set_from_parquet(local):
     test = load_images(f"hf:{local}", "test", classes=("dog",))
     assert (len(test), test.classes) == (2, ("dog",))
     assert load_images(f"hf:{local}", image_size=(4, 4)).shape == (1, 4, 4)
+
+
+def test_a_set_is_decoded_once_and_then_mapped(local, tmp_path, monkeypatch):
+    """As a folder is: its files are read twice, for headers and pixels; then they lie in the cache.
+
+    What differs in what is asked, or in the files, has an entry of its own.
+    """
+    monkeypatch.setenv("POCKETDDPM_CACHE", str(tmp_path / "cache"))
+    read = []
+    of = hf._Column.__getitem__
+    monkeypatch.setattr(
+        hf._Column, "__getitem__", lambda *asked: (read.append(asked[1]), of(*asked))[1]
+    )
+    first = load_images(f"hf:{local}")
+    assert isinstance(first.images, np.memmap)
+    assert len(read) == 2 * 10
+    second, test = load_images(f"hf:{local}"), load_images(f"hf:{local}", "test")
+    assert isinstance(second.images, np.memmap)
+    assert isinstance(test.images, np.memmap)
+    assert len(read) == 2 * 10 + 2 * 4
+    np.testing.assert_array_equal(second.images, first.images)
+    np.testing.assert_array_equal(test.images, first.images[:4])
+    assert second.notes == first.notes
+    stretched = load_images(f"hf:{local}", stretch=True)
+    assert stretched.images[:, 0, 0, 0].tolist() == [round(255 * k / 9) for k in range(10)]
+    parquet(local, "train", [picture(200 - k) for k in range(10)], [0, 1] * 5)
+    changed = load_images(f"hf:{local}")
+    assert changed.images[:, 0, 0, 0].tolist() == [200 - k for k in range(10)]
+
+
+def test_image_files_of_a_set_may_change(tmp_path, monkeypatch):
+    """A folder of image files: the library stores their paths, and not their content."""
+    monkeypatch.setenv("POCKETDDPM_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "set" / "train"
+    folder.mkdir(parents=True)
+    for k in range(3):
+        (folder / f"{k}.png").write_bytes(picture(50 + k))
+    assert load_images(f"hf:{tmp_path / 'set'}").images[:, 0, 0, 0].tolist() == [50, 51, 52]
+    (folder / "1.png").write_bytes(picture(99))
+    os.utime(folder / "1.png", (1e9, 1e9))
+    assert load_images(f"hf:{tmp_path / 'set'}").images[:, 0, 0, 0].tolist() == [50, 99, 52]
+
+
+def test_a_set_that_the_library_keeps_in_memory_stays_there(local, monkeypatch):
+    monkeypatch.setattr(datasets.config, "IN_MEMORY_MAX_SIZE", 10**9)
+    images = load_images(f"hf:{local}")
+    assert not isinstance(images.images, np.memmap)
+    assert images.images[:, 0, 0, 0].tolist() == [20 * k for k in range(10)]
+
+
+def test_a_set_is_decoded_on_all_cores(tmp_path, monkeypatch):
+    parquet(tmp_path / "a", "train", [picture(k) for k in range(30)])
+    monkeypatch.setattr(cores, "ALONE", -1)
+    monkeypatch.setattr(cores, "cores", lambda: 2)
+    monkeypatch.setattr(files, "decode", lambda *_, **__: pytest.fail("decoded here"))
+    images = load_images(f"hf:{tmp_path / 'a'}")
+    assert images.images[:, 0, 0, 0].tolist() == list(range(30))
 
 
 def test_a_folder_is_the_same_from_elsewhere(local, tmp_path, monkeypatch):

@@ -1,14 +1,15 @@
-"""Decoded images on the disk: a folder is decoded once, by one process, and mapped into memory.
+"""Decoded images on the disk: a set is decoded once, by one process, and mapped into memory.
 
 POCKETDDPM_CACHE is the folder of the cache, POCKETDDPM_CACHE_GB the most that decoded images take
 there (20); what was not used for longest is removed first.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import prod
@@ -19,6 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from pocketddpm.data.decode import DECODER_VERSION
 from pocketddpm.data.download import cache_root
 from pocketddpm.data.files import Found, ImageFiles
 from pocketddpm.errors import ConfigError, DataError
@@ -43,18 +45,26 @@ class Entry:
     used: float
 
 
-def decode_once(files: ImageFiles, key: str) -> tuple[NDArray[np.uint8], Found]:
-    """Return the decoded images, from the cache where it has them under this key.
+def decode_once(
+    files: ImageFiles, place: str, stamps: Iterable[object]
+) -> tuple[NDArray[np.uint8], Found]:
+    """Return the decoded images, from the cache when the files have not changed since.
 
     Of several processes that ask at a time, one decodes and the others wait for it. Where the cache
     cannot be written or has too little room, they are decoded into memory, and a line says so.
+
+    place: where the files are, unlike any other place. stamps: what changes when one of them does,
+    such as its time; both are compared by their repr, and so is the reading.
 
     Returns: uint8 [N,C,H,W], a read-only memory map or an array; and what the files were found
     to be.
 
     Raises DataError when files are broken, or differ in size while no size is given.
     """
-    path = cache_folder() / key / FILE
+    digest = hashlib.sha256(repr((DECODER_VERSION, place, files.reading)).encode())
+    for stamp in stamps:
+        digest.update(repr(stamp).encode())
+    path = cache_folder() / digest.hexdigest() / FILE
     if (cached := _open(path, files)) is not None:
         return cached
     try:

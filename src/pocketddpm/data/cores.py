@@ -54,11 +54,11 @@ def on_all_cores(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     for worker in workers:
         idle.put(worker)
 
-    def work(which: slice) -> list[R]:
+    def work(some: Sequence[T]) -> list[R]:
         worker = idle.get()
         assert worker.stdin is not None and worker.stdout is not None
         try:
-            pickle.dump((function, items[which]), worker.stdin)
+            pickle.dump((function, some), worker.stdin)
             worker.stdin.flush()
             return pickle.load(worker.stdout)
         except (OSError, EOFError, pickle.UnpicklingError):
@@ -73,7 +73,7 @@ def on_all_cores(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     pool = ThreadPoolExecutor(max(len(workers), 1))
     try:
         for which in chunks:
-            waiting.append(pool.submit(work, which))
+            waiting.append(pool.submit(work, items[which]))
             # Two for each: one at work, one that waits. No more results than that lie in memory.
             if len(waiting) >= 2 * len(workers):
                 yield from waiting.popleft().result()

@@ -24,6 +24,8 @@ from pocketddpm.values import several, whole
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# Part of the cache's key; raise it whenever files come to be decoded differently.
+DECODER_VERSION = 2
 # Only these decoders are ever run, whatever a file claims to be: no EPS, hence no Ghostscript. FITS
 # is not among them, as Pillow reads its 16-bit values without their offset.
 FORMATS = {

@@ -52,7 +52,7 @@ class ImageFiles:
     """Image files in the order wanted.
 
     where: the folder or data set, for messages. names: of the files in it, for messages.
-    sources: each file's path, or its content.
+    sources: each file's path, or its content, which may be read when it is asked for.
     """
 
     where: str
@@ -168,7 +168,7 @@ class ImageFiles:
     def _each(self, function: Callable[[Path | bytes], T], what: str) -> Iterator[T]:
         """Yield a function of every source, under a progress bar."""
         found = on_all_cores(function, self.sources)
-        for _, value in zip(over(self.sources, what, "image"), found, strict=True):
+        for _, value in zip(over(range(len(self.sources)), what, "image"), found, strict=True):
             yield value
 
     def array(self, found: Found) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 once.
 """
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -18,9 +17,6 @@ from pocketddpm.data.files import Found, ImageFiles, how_sized
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.label_table import TABLES, find_table, labels_in
 from pocketddpm.errors import DataError
-
-# Part of the cache's key; raise it whenever files come to be decoded differently.
-DECODER_VERSION = 2
 
 
 def load_folder(
@@ -194,7 +190,7 @@ def decode_files(
 ) -> tuple[NDArray[np.uint8], Found]:
     """Return the decoded images, from the cache when the files have not changed since.
 
-    The key is made of the folder, of the names, sizes and times of the files, and of `reading`.
+    These have changed where a name, a size or a time has.
 
     Args:
         folder: what the paths are relative to.
@@ -207,12 +203,16 @@ def decode_files(
     Raises DataError when files are broken, or differ in size while no size is given.
     """
     names = [str(path.relative_to(folder)) for path in paths]
-    digest = hashlib.sha256()
-    digest.update(repr((DECODER_VERSION, str(folder.resolve()), reading)).encode())
-    for path, name in zip(paths, names, strict=True):
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        digest.update(repr((name, stat.st_size, stat.st_mtime_ns)).encode())
-    return decode_once(ImageFiles(str(folder), names, paths, reading), digest.hexdigest())
+    stamps = ((name, *stamp(path)) for path, name in zip(paths, names, strict=True))
+    return decode_once(
+        ImageFiles(str(folder), names, paths, reading), str(folder.resolve()), stamps
+    )
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Return the size and the time of a file; DataError when it cannot be read."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return stat.st_size, stat.st_mtime_ns

@@ -2,23 +2,26 @@
 
 The first column of images counts. Labels are the first column of class labels, or else a column of
 whole numbers, text or booleans that is called label, labels, class, category or target. Files are
-decoded as those of a folder are (`data.decode`). No code of a data set is run.
+decoded as those of a folder are (`data.decode`), into the same cache (`data.cache`). No code of a
+data set is run.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketddpm.data.cache import decode_once
 from pocketddpm.data.decode import Reading
 from pocketddpm.data.download import offline
-from pocketddpm.data.files import ImageFiles, how_sized
-from pocketddpm.data.folder import natural
+from pocketddpm.data.files import Found, ImageFiles, how_sized
+from pocketddpm.data.folder import natural, stamp
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.label_table import LABELS
 from pocketddpm.errors import ConfigError, DataError
-from pocketddpm.progress import over
 
 FLIP = False
 FIT: Literal["pad", "resize"] = "resize"
@@ -64,18 +67,50 @@ def load(
     reading = reading or Reading()
     if split == "test" and (training := next((s for s in SPLITS["train"] if s in splits), None)):
         # Read as the training images were: as many channels, the same background and span.
-        reading = _files(splits[training], column, name, reading).survey().reading
-    files = _files(rows, column, name, reading)
-    survey = files.survey()
-    images = files.array(survey)
+        reading = _decoded(splits[training], column, name, reading)[1].reading
+    images, survey = _decoded(rows, column, name, reading)
     notes = (*notes, *survey.notes)
     return ImageSet(images, labels, classes, name, how_sized(reading), notes, survey.reading)
 
 
-def _files(rows: Any, column: str, name: str, reading: Reading) -> ImageFiles:
-    cells = rows.cast_column(column, _as_files())[column]
-    sources = [_source(cells[k], k, name) for k in over(range(len(cells)), "reading files")]
-    return ImageFiles(name, [f"number {k}" for k in range(len(sources))], sources, reading)
+def _decoded(
+    rows: Any, column: str, name: str, reading: Reading
+) -> tuple[NDArray[np.uint8], Found]:
+    """Return the images of one split, uint8 [N,C,H,W], and what its files were found to be."""
+    import datasets
+
+    as_files = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    numbers = [f"number {k}" for k in range(len(rows))]
+    files = ImageFiles(name, numbers, _Column(as_files, column, name), reading)
+    stored = [Path(file["filename"]) for file in rows.cache_files]
+    if not stored:  # the library was told to keep the set in memory
+        survey = files.survey()
+        return files.array(survey), survey
+    return decode_once(files, name, (column, *((str(path), *stamp(path)) for path in stored)))
+
+
+@dataclass(frozen=True)
+class _Column(Sequence[Path | bytes]):
+    """The files of a column, read when they are asked for; DataError for a row without one."""
+
+    rows: Any
+    column: str
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, which: int) -> Path | bytes: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[Path | bytes]: ...
+    def __getitem__(self, which: int | slice) -> Path | bytes | list[Path | bytes]:
+        if isinstance(which, slice):
+            return [self[k] for k in range(*which.indices(len(self)))]
+        file = self.rows[which][self.column]
+        if file is None or (file["bytes"] is None and file["path"] is None):
+            raise DataError(f"{self.name}: row {which} has no image; remove it")
+        return file["bytes"] if file["bytes"] is not None else Path(file["path"])
 
 
 def has_test(path: Path | None) -> bool:
@@ -141,15 +176,3 @@ def _labels(
     classes = sorted(values, key=values.__getitem__ if numeric else natural)
     number = {text: label for label, text in enumerate(classes)}
     return tuple(classes), np.array([number[str(v)] for v in stored[split]], np.int64), []
-
-
-def _as_files() -> Any:
-    import datasets
-
-    return datasets.Image(decode=False)
-
-
-def _source(value: dict[str, Any] | None, number: int, name: str) -> Path | bytes:
-    if value is None or (value["bytes"] is None and value["path"] is None):
-        raise DataError(f"{name}: row {number} has no image; remove it")
-    return value["bytes"] if value["bytes"] is not None else Path(value["path"])
