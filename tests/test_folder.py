@@ -888,10 +888,45 @@ def test_images_that_come_out_near_black_are_said(
     load_images(str(pictures), stretch=True)
     assert "--stretch yes" not in capsys.readouterr().err
     PIL.Image.fromarray(TWELVE * 0 + 7).save(pictures / "x.png")
-    with pytest.raises(DataError, match="nothing to stretch"):
+    with pytest.raises(DataError, match=r"pictures.* 0\.0001"):
         load_images(str(pictures), stretch=True)
     with pytest.raises(ConfigError, match="digits"):
         load_images("digits", stretch=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "said", "helps"),
+    [
+        (np.full((4, 4), 7, np.uint8), "are 7 of", False),
+        (np.full((4, 4), 9, np.uint16), "are 0 of", False),
+        (np.arange(16, dtype=np.uint16).reshape(4, 4), "are 0 of", True),
+        (np.eye(4, dtype=np.uint8) * 40 + 5, "lie in 5..45 of", True),
+        (
+            np.where(np.arange(64**2) < 20, 255, 30).reshape(64, 64).astype(np.uint8),
+            "lie in",
+            False,
+        ),
+    ],
+    ids=["blank", "blank of 16 bits", "blank in 8 bits", "dark", "a few bright pixels"],
+)
+def test_stretching_is_advised_only_where_it_helps(
+    pictures: Path, values: np.ndarray, said: str, helps: bool
+) -> None:
+    """What was advised widens the range; what was not cannot be had, or changes next to nothing."""
+    PIL.Image.fromarray(values).save(pictures / "x.png")
+    found = load_images(str(pictures), image_size=(4, 4))
+    (note,) = (note for note in found.notes if note.startswith("all values"))
+    assert said in note
+    assert ("--stretch yes" in note) == helps
+    before = int(found.images.max()) - int(found.images.min())
+    try:
+        stretched = load_images(str(pictures), image_size=(4, 4), stretch=True)
+    except DataError:
+        assert values.min() == values.max()
+        return
+    assert not any("--stretch" in note for note in stretched.notes)
+    after = int(stretched.images.max()) - int(stretched.images.min())
+    assert after == 255 if helps else after <= 1.3 * before
 
 
 def test_sprites_that_vanish_on_their_ground_are_said(pictures: Path) -> None:

@@ -114,6 +114,16 @@ def test_torch_fidelity_agrees_on_the_same_features():
     assert mine[0] != mine[1]
 
 
+def test_frechet_distance_of_copies_is_zero():
+    """Up to what float32 features are rounded by: no number remains to divide by."""
+    generator = torch.Generator().manual_seed(0)
+    few = torch.randn(3, 20, generator=generator).repeat(50, 1) + 5
+    jitter = few * (1 + 1e-7 * torch.randn(few.shape, generator=generator))
+    for a, b in ((few, few), (few[:1].repeat(9, 1), few[:1].repeat(7, 1)), (few, jitter)):
+        assert frechet_distance(Moments.of(a), Moments.of(b)) == 0
+    assert frechet_distance(Moments.of(few), Moments.of(few * 1.0001)) > 0
+
+
 def test_frechet_distance_of_gaussians_in_closed_form():
     # Commuting covariances: |m1 - m2|^2 + sum (sqrt(l1) - sqrt(l2))^2.
     a = exact([1.0, 2.0], [[4.0, 0.0], [0.0, 9.0]])

@@ -190,6 +190,15 @@ def test_closer_than_real_is_said_only_when_the_interval_says_so():
         assert any("suspect" in remark for remark in report.remarks()) == suspect
 
 
+def test_a_floor_of_zero_gives_no_ratio():
+    report = Report(30, "photos", "test images")
+    report.rows.append(Row("frechet x", "distance", Interval(2.5), Interval(0.0), "ratio"))
+    assert report.rows[0].comparison is None
+    assert report.rows[0].to_json()["ratio"] is None
+    assert "2.5" in report.headline() and " 0" in report.headline()
+    assert "nan" not in report.text() + report.markdown()
+
+
 def test_a_training_image_is_not_its_own_neighbour(monkeypatch):
     monkeypatch.setattr("pocketddpm.metrics.memorisation.COLUMNS", 4)
     train = torch.tensor([[0.0], [1.0], [3.0], [7.0], [15.0], [31.0]])

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
 from conftest import with_training
@@ -180,6 +181,48 @@ def test_real_images_score_one_and_noise_does_not(tiny, tmp_path):
     assert not validation.is_best()
     assert validation.evaluated(3)
     assert " 300 " in validation.describe()
+
+
+def shades(*values):
+    """A set of blank images of these shades, a hundred of each, in turns."""
+    pixels = np.tile(np.array(values, np.uint8), 100)[:, None, None, None]
+    return ImageSet(np.broadcast_to(pixels, (len(pixels), 1, 8, 8)).copy(), None, (), "shades")
+
+
+def test_real_images_that_score_zero_give_no_ratio(tiny, tmp_path):
+    """Two shades in equal parts: training and held-out images have the same moments."""
+    images = shades(30, 200)
+    validation = Validation(evaluated(tiny, n=200), images, images, tmp_path)
+    assert validation.floor == 0
+    row = validation(drawn(images.images), 1, 16)
+    assert row["frechet"] == 0 and np.isnan(row["ratio"])
+    worse = validation(drawn(shades(30, 100).images), 2, 32)
+    assert worse["frechet"] > 0 and np.isnan(worse["ratio"])
+    assert f"{worse['frechet']:.4g}" in validation.summary()
+    assert not validation.is_best()
+    validation.record()
+    again = Validation(evaluated(tiny, n=200), images, images, tmp_path, resumed_at=2)
+    assert again.evaluated(2) and np.isnan(again.rows[-1]["ratio"])
+
+
+def test_images_that_are_all_the_same_are_refused(tmp_path, capsys):
+    """By an evaluation while training, and by `evaluate`; training itself can be had."""
+    (tmp_path / "set").mkdir()
+    for k in range(60):
+        Image.new("L", (8, 8), 7).save(tmp_path / "set" / f"{k}.png")
+    train = ["train", "folder", "--data", tmp_path / "set", "--network", "unet", "--net", TINY_NET,
+             "--steps", "1", "--batch-size", "4", "--device", "cpu", "--sample-every", "0",
+             "--out", tmp_path / "run"]  # fmt: skip
+    told = refused(capsys, *train, "--evaluate-every", "1", "--hold-out", "20")
+    assert "--evaluate-every" in told and "set" in told
+    assert not (tmp_path / "run").exists()
+    run(*train)
+    said = capsys.readouterr().err
+    assert "all values are" in said and "--stretch" not in said
+    told = refused(capsys, "evaluate", tmp_path / "run", "--n", "20", "--device", "cpu")
+    assert "set" in told and " 60 " in told
+    told = refused(capsys, "evaluate", tmp_path / "set", "--data", tmp_path / "set")
+    assert "set" in told and " 60 " in told
 
 
 @pytest.mark.parametrize("fit", ["pad", "resize"])

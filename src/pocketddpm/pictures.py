@@ -284,7 +284,9 @@ def save_distance_curve(
     axes = fig.subplots()
     axes.plot(images_seen, distance, marker="o", markersize=3, label="samples")
     axes.axhline(floor, color="grey", linestyle="--", linewidth=1, label="as many training images")
-    axes.set(xlabel="images seen", ylabel="Frechet distance to held-out images", yscale="log")
+    # A distance may be 0: of copies, or where all real images are two or three.
+    scale = "log" if min(floor, *distance) > 0 else "linear"
+    axes.set(xlabel="images seen", ylabel="Frechet distance to held-out images", yscale=scale)
     save_figure(path, fig)
 
 

@@ -105,6 +105,8 @@ class ImageFiles:
             notes.append(f"{moving} files hold several pictures, of which the first is taken")
         if reading.stretch:
             low, high = reading.span or self._span()
+            if low == high:
+                raise DataError(f"{self.where}: all values are {low:.4g}; nothing can be stretched")
             reading = replace(reading, span=(low, high))
             notes.append(f"values from {low:.4g} to {high:.4g} of the full range are stretched")
         reading = replace(reading, channels=channels)
@@ -127,8 +129,14 @@ class ImageFiles:
         if any("transparency" in note for note in found.notes) and flat:
             found.notes.append(f"{flat} images have one shade only; see another --background")
         if high - low < DIM:
+            # Whether stretching would help is asked of the files: they may have more bits, or one
+            # value far from the others, which a smaller size has blurred away.
+            darkest, brightest = (0.0, 1.0) if found.reading.stretch else self._span()
+            spreads = 0 < (brightest - darkest) * 255 < DIM
+            values = f"are {low}" if low == high else f"lie in {low}..{high}"
             found.notes.append(
-                f"all values lie in {low}..{high} of 0..255; --stretch yes spreads them"
+                f"all values {values} of 0..255"
+                + ("; --stretch yes spreads them" if spreads else "")
             )
         if found.shape[1] == 3 and not coloured:
             found.notes.append("no image has colour, though the files could; see --grey yes")
@@ -161,8 +169,6 @@ class ImageFiles:
                 low, high = min(low, found[0]), max(high, found[1])
         if broken:
             raise self._broken(broken)
-        if low == high:
-            raise DataError(f"{self.where}: all values are {low:.4g}; there is nothing to stretch")
         return low, high
 
     def _each(self, function: Callable[[Path | bytes], T], what: str) -> Iterator[T]:

@@ -77,6 +77,11 @@ def chunks(images: ImageArray, size: int = CHUNK) -> Iterator[NDArray[np.uint8]]
         yield np.ascontiguousarray(images[start : start + size])
 
 
+def alike(images: ImageArray) -> bool:
+    """Return whether all images are the same one."""
+    return all(bool((part == images[:1]).all()) for part in chunks(images))
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Images with optional labels.

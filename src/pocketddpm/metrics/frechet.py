@@ -12,6 +12,8 @@ from torch import Tensor
 
 from pocketddpm.errors import DataError
 
+ROUNDING = 1e-12  # of a feature's square, which is float32: 70 times what it is rounded by
+
 
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -62,6 +64,8 @@ class Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Return d^2 between the Gaussians with these moments (see the module), at least 0.
 
+    It is 0 where it is below what features are rounded by, as between copies of one image.
+
     tr (S1 S2)^(1/2) is the sum of the singular values of S1^(1/2) S2^(1/2): unlike a matrix square
     root of the product, it stays exact where a covariance is singular (fewer images than features).
     Raises DataError when one of them is of fewer than 2 images.
@@ -69,7 +73,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     shift = a.mean - b.mean
     cross = torch.linalg.svdvals(a.root @ b.root).sum()
     distance = shift @ shift + a.covariance.trace() + b.covariance.trace() - 2 * cross
-    return max(0.0, float(distance))
+    squares = a.outer.trace() / a.n + b.outer.trace() / b.n
+    return float(distance) if distance > ROUNDING * squares else 0.0
 
 
 def predicted_bias(reference: Moments, n: int) -> float:

@@ -15,7 +15,7 @@ from pocketddpm.build import pick_device
 from pocketddpm.catalog import DATASETS
 from pocketddpm.config import ImageOptions
 from pocketddpm.data.decode import Fit
-from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.image_set import ImageSet, alike
 from pocketddpm.data.load import fingerprint, fit_size, has_test, load_images
 from pocketddpm.data.split import Parts, divide, usual_hold_out
 from pocketddpm.errors import DataError, unknown
@@ -208,6 +208,11 @@ def load_reference_data(
         if not is_shipped:
             raise
         missing = str(error)
+    if train is not None and alike(train.images):
+        raise DataError(
+            f"{train.name}: all {len(train)} training images are the same one, so that nothing can "
+            "be measured by how much real images differ; look at the samples"
+        )
     names = [] if extractor is None or given is not None else [extractor]
     names += [*shipped_for(data, "metric"), PIXELS_PCA]  # pixels, which suit all data, last
     extractors = [_named_extractor(name, data, train) for name in dict.fromkeys(names)]

@@ -47,8 +47,8 @@ class Row:
 
     @property
     def comparison(self) -> Interval | None:
-        """The value divided by the floor, or the value minus the floor."""
-        if self.floor is None:
+        """The value divided by the floor, or minus the floor; None without one, or by 0."""
+        if self.floor is None or (self.by == "ratio" and not self.floor.value):
             return None
         return (ratio if self.by == "ratio" else difference)(self.value, self.floor)
 
@@ -112,7 +112,8 @@ class Report:
             return f"{first.name}: {value} of {self.n} samples; too few real images for distances"
         found = first.comparison
         if found is None:
-            return f"{first.name} {first.value.value:.4g} at n = {self.n}; no floor"
+            why = "no floor" if first.floor is None else f"{self.real} score 0: there is no ratio"
+            return f"{first.name} {first.value.value:.4g} at n = {self.n}; {why}"
         interval = "" if isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})"
         return (
             f"{found.value:.2f}{interval} times the {first.name} of real {self.data} "

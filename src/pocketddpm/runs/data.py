@@ -8,7 +8,7 @@ import torch
 from pocketddpm.build import plugin_records, takes_labels
 from pocketddpm.catalog import DATASETS
 from pocketddpm.config import DataConfig, Experiment, ObjectiveConfig
-from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.image_set import ImageSet, alike
 from pocketddpm.data.load import class_counts, fingerprint, has_test
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.data.split import FEWEST, Parts, divide, usual_hold_out
@@ -89,6 +89,11 @@ def _loaded(experiment: Experiment, device: torch.device, reporting: int | None 
         raise ConfigError(
             f"--evaluate-every needs at least {FEWEST // 2} held-out images to choose by, and has "
             f"{found}: hold out more with --hold-out, or leave it out"
+        )
+    if experiment.evaluation.every and alike(parts.training.images):
+        raise ConfigError(
+            "--evaluate-every measures by how much training images differ, and those of "
+            f"{images.name} are all the same one; leave it out"
         )
     if data.flip is None:
         name = data.name if data.name in DATASETS.names() else "folder"

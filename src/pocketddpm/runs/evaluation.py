@@ -101,7 +101,7 @@ class Validation:
             "step": step,
             "images_seen": images_seen,
             "frechet": distance,
-            "ratio": distance / self.floor,
+            "ratio": distance / self.floor if self.floor else nan,
             "precision": near.precision.double().mean().item(),
             "recall": near.recall.double().mean().item(),
             "copies": suspects(nearest(fake, self.training).distance, self.distances)
@@ -139,10 +139,14 @@ class Validation:
     def summary(self) -> str:
         """Return the last row in one line."""
         row = self.rows[-1]
+        compared = (
+            f"{row['ratio']:.2f} times the Frechet distance of training images"
+            if self.floor
+            else f"Frechet distance {row['frechet']:.4g} (training images: 0)"
+        )
         return (
-            f"step {row['step']}: {row['ratio']:.2f} times the Frechet distance of training "
-            f"images, precision {row['precision']:.3f}, recall {row['recall']:.3f}, "
-            f"copies {row['copies']:.1%} ({row['seconds']:.0f} s)"
+            f"step {row['step']}: {compared}, precision {row['precision']:.3f}, "
+            f"recall {row['recall']:.3f}, copies {row['copies']:.1%} ({row['seconds']:.0f} s)"
         )
 
     def evaluated(self, step: int) -> bool:
