@@ -17,7 +17,8 @@ OTHERS = {
     "DDPMError": "an exception",
     "diffusion": "a module, whose sample is shown",
 }
-NAMES = [*(set(pd.__all__) - set(OTHERS)), "Model.sample", "diffusion.sample"]
+NAMES = [*(set(pd.__all__) - set(OTHERS)), "Model.sample", "Model.from_pretrained"]
+NAMES += ["diffusion.sample"]
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,19 @@
-"""The Hugging Face hub: data sets from local parquet, models through an API object of our own."""
+"""Data sets of the Hugging Face hub, from local parquet files."""
 
-import importlib.util
 import os
-import re
-import shutil
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import pocketddpm as pd
-from pocketddpm.commands.export import FORMATS
 from pocketddpm.commands.main import main
-from pocketddpm.convert.web import SHA256
 from pocketddpm.data import cores, files
 from pocketddpm.data.load import class_counts, load_images
 from pocketddpm.data.split import hold_out
 from pocketddpm.datasets import hf
-from pocketddpm.errors import CheckpointError, ConfigError, DataError, OutputError
-from pocketddpm.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from pocketddpm.models.publishing import public_meta, public_name, push
+from pocketddpm.errors import ConfigError, DataError
 
 datasets = pytest.importorskip("datasets")
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -265,148 +257,3 @@ def test_training_on_it(local, tmp_path):
     main(["sample", str(out), "--labels", "cat", "--n", "2", "--steps", "2", "--out",
           str(tmp_path / "x.npz")])  # fmt: skip
     assert np.load(tmp_path / "x.npz")["images"].shape == (2, 8, 8)
-
-
-# Models ------------------------------------------------------------------------------------------
-
-
-class Api:
-    """The hub, as far as it is used: repositories are folders."""
-
-    root = None
-    made: list[tuple[str, bool]]
-
-    def create_repo(self, name, private, exist_ok):
-        assert exist_ok
-        type(self).made.append((name, private))
-        return f"hub/{name}"
-
-    def upload_folder(self, repo_id, folder_path, commit_message):
-        shutil.copytree(folder_path, type(self).root / repo_id, dirs_exist_ok=True)
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A hub in a folder; returns the folder."""
-
-    def download(name, file, *, local_files_only):
-        path = tmp_path / "hub" / name / file
-        if not path.exists():
-            raise FileNotFoundError(f"404: {name}")
-        return str(path)
-
-    Api.root, Api.made = tmp_path / "hub", []
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    return tmp_path / "hub"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    out = tmp_path_factory.mktemp("hub") / "run"
-    return out, pd.train("digits", steps=3, batch_size=8, sample_every=0, out=out,
-                         net="widths=8/16,head_width=8,groups=4")  # fmt: skip
-
-
-def test_there_and_back(hub, trained, tmp_path, monkeypatch, capsys):
-    out, model = trained
-    monkeypatch.delenv("POCKETDDPM_OFFLINE")
-    main(["export", str(out), "--to", "hub:me/digits"])
-    assert "pocketddpm sample hf:me/digits" in capsys.readouterr().out
-    main(["export", str(out), "--to", "hub:me/digits", "--public"])
-    assert Api.made == [("me/digits", True), ("me/digits", False)]
-    (code,) = re.findall(
-        r"```python\n(.*?)```", (hub / "me/digits/README.md").read_text(), re.DOTALL
-    )
-    monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    assert (tmp_path / "samples.png").exists()
-    settings = {"labels": [3, 5], "steps": 2}
-    wanted = model.sample(**settings).images
-    assert np.array_equal(pd.load("hf:me/digits").sample(**settings).images, wanted)
-    stored = load_checkpoint(hub / "me" / "digits" / "model.safetensors")
-    assert {name.split(".")[0] for name in stored.tensors} == {"model"}  # no optimiser
-    main(["sample", "hf:me/digits", "--n", "2", "--steps", "2", "--out", str(tmp_path / "x.png")])
-    main(["sample", "hf:me/digits", "--n", "2", "--steps", "2"])
-    assert (tmp_path / "samples" / "digits-seed-0.png").exists()
-    main(["info", "hf:me/digits"])
-    main(["export", "hf:me/digits", "--to", "diffusers"])
-    assert (tmp_path / "digits-diffusers" / "unet").is_dir()
-
-
-def test_what_the_hub_refuses_is_one_line(hub, trained, monkeypatch, capsys):
-    with pytest.raises(OutputError, match=r"me/x.*POCKETDDPM_OFFLINE"):
-        push(trained[0], "me/x")
-    monkeypatch.setenv("POCKETDDPM_OFFLINE", "0")
-    with pytest.raises(CheckpointError, match=r"hf:me/nothing.*404"):
-        pd.load("hf:me/nothing")
-    for name in ("me", "a/b/c", "../x/y", "me/ x", ""):
-        with pytest.raises(ConfigError, match="named USER/NAME"):
-            pd.load(f"hf:{name}")
-    monkeypatch.setattr(Api, "create_repo", lambda *_, **__: 1 / 0)
-    with pytest.raises(SystemExit):
-        main(["export", str(trained[0]), "--to", "hub:me/x"])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert all(value in line for value in ("me/x", "division by zero", "hf auth login"))
-    with pytest.raises(SystemExit):
-        main(["export", str(trained[0]), "--to", "onnx", "--public"])
-    assert "--public" in capsys.readouterr().err
-    (hub / "me" / "broken").mkdir(parents=True)
-    (hub / "me" / "broken" / "model.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
-        pd.load("hf:me/broken")
-
-
-def test_no_path_of_this_machine_leaves_it(hub, trained, tmp_path, monkeypatch):
-    """A model of somebody's photos: on the hub, and in every format that others are given."""
-    monkeypatch.delenv("POCKETDDPM_OFFLINE")
-    monkeypatch.setattr("pocketddpm.convert.web.find_runtime", lambda folder: tmp_path / "runtime")
-    for name in SHA256:
-        save = tmp_path / "runtime" / name
-        save.parent.mkdir(exist_ok=True)
-        save.write_text("runtime")
-    stored = load_checkpoint(trained[0] / "last.safetensors")
-    data = {**stored.meta["experiment"]["data"], "name": str(tmp_path / "photos")}
-    meta = {**stored.meta, "experiment": {**stored.meta["experiment"], "data": data}}
-    save_checkpoint(tmp_path / "run" / "last.safetensors", Checkpoint(meta, stored.tensors))
-    push(tmp_path / "run", "me/photos")
-    uploaded = (hub / "me" / "photos" / "model.safetensors").read_bytes()
-    assert str(tmp_path).encode() not in uploaded
-    assert pd.load("hf:me/photos").experiment.data.name == "photos"
-    package = str(Path(pd.__file__).parent)
-    for kind in FORMATS if importlib.util.find_spec("onnxruntime") else ["diffusers"]:
-        out = tmp_path / "exports" / kind
-        main(["export", str(tmp_path / "run"), "--to", kind, "--out", str(out)])
-        written = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
-        for path in written:
-            for local in (str(tmp_path), package):
-                assert local.encode() not in path.read_bytes(), (path, local)
-        assert any(b"photos" in path.read_bytes() for path in written)
-
-
-@pytest.mark.parametrize(
-    ("name", "public"),
-    [
-        ("mnist", "mnist"),
-        ("/home/ann/photos", "photos"),
-        ("/home/ann/photos/", "photos"),
-        ("~/photos", "photos"),
-        ("../ann/photos", "photos"),
-        ("./photos", "photos"),
-        ("ann/photos", "photos"),
-        (r"C:\Users\ann\photos", "photos"),
-        ("hf:ylecun/mnist", "hf:ylecun/mnist"),
-        ("hf:/home/ann/photos", "hf:photos"),
-        ("hf:./photos", "hf:photos"),
-    ],
-)
-def test_of_a_path_its_last_part_is_public(name, public):
-    assert public_name(name) == public
-    plugin = {"kind": "network", "name": "mine", "path": "/home/ann/mine.py", "sha256": "0" * 64}
-    given = {"experiment": {"data": {"name": name, "low": -1.0}, "preset": "x"},
-             "classes": ["/", "T-shirt/top"], "plugins": [plugin]}  # fmt: skip
-    found = public_meta(given)
-    assert found["experiment"] == {"data": {"name": public, "low": -1.0}, "preset": "x"}
-    assert found["classes"] == ["/", "T-shirt/top"]
-    assert found["plugins"] == [{**plugin, "path": "mine.py"}]
-    assert given["plugins"][0]["path"] == "/home/ann/mine.py"

@@ -44,7 +44,6 @@ class Export:
     def run(self) -> None:
         """Convert, write, and say what was written where."""
         from pocketddpm.models.model import load
-        from pocketddpm.models.publishing import push
         from pocketddpm.output import refuse_existing
 
         hub = self.to.startswith("hub:")
@@ -58,7 +57,7 @@ class Export:
             if self.out is not None:
                 raise ConfigError("--out is for files; hub:USER/NAME says where already")
             name = self.to.removeprefix("hub:")
-            url = push(self.model, name, weights=self.weights, public=self.public)
+            url = load(self.model, weights=self.weights).push_to_hub(name, private=not self.public)
             print(f"wrote {url}; draw from it with: pocketddpm sample hf:{name}")
             return
         path = Path(self.model)

@@ -147,14 +147,14 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 def find_checkpoint(path: Path) -> Path:
     """Return the file of a checkpoint: `path` itself, the last of a run folder, a shipped model.
 
-    hf:USER/NAME is on the Hugging Face hub. A model in a folder of that name comes before a
-    shipped one.
+    A folder may also be what `Model.save_pretrained` wrote. hf:USER/NAME is on the Hugging Face
+    hub. A model in a folder of that name comes before a shipped one.
     Raises CheckpointError when there is none.
     """
     if (given := path.as_posix()).startswith("hf:"):
         return pull(given[3:])
     path = expanded(path)
-    files = (f"{name}.safetensors" for name in ("last", "previous", "best"))
+    files = (f"{name}.safetensors" for name in ("last", "previous", "best", "model"))
     places = [path / file for file in files] if path.is_dir() else [path]
     if given in shipped():
         places.append(_SHIPPED / f"{given}.safetensors")

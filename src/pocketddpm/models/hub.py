@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: one checkpoint and its page, to and from (extra 'hub').
+"""Models on the Hugging Face hub: a folder with one checkpoint, to and from (extra 'hub').
 
 A pulled file is a checkpoint like any other: its checksum is verified, and nothing in it is run.
 """
@@ -7,47 +7,86 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pocketddpm import __version__
 from pocketddpm.data.download import offline
 from pocketddpm.errors import CheckpointError, ConfigError, OutputError
 
 FILE = "model.safetensors"
-_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+Token = str | bool | None
+_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
-def pull(name: str) -> Path:
+def is_repository(name: str) -> bool:
+    """Return whether a name has the form USER/NAME."""
+    return _NAME.fullmatch(name) is not None
+
+
+def pull(
+    name: str,
+    *,
+    revision: str | None = None,
+    token: Token = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> Path:
     """Return the checkpoint of USER/NAME, from the hub's cache on this disk or downloaded.
 
-    Raises ConfigError for a name of another form or without the extra, CheckpointError when the
-    file is not found.
+    The options are those of `huggingface_hub.hf_hub_download`; with POCKETDDPM_OFFLINE only the
+    cache is asked. Raises ConfigError for a name of another form or without the extra,
+    CheckpointError when there is no such repository, revision or file, or no way to it.
     """
     library = _library(name)
     try:
-        return Path(library.hf_hub_download(name, FILE, local_files_only=offline()))
+        path = library.hf_hub_download(
+            name,
+            FILE,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only or offline(),
+            library_name="pocketddpm",
+            library_version=__version__,
+        )
     # The library passes on whatever its many parts raise.
     except Exception as error:
-        raise CheckpointError(f"hf:{name} was not found: {_reason(error)}") from error
+        at = "" if revision is None else f" at {revision}"
+        raise CheckpointError(f"cannot get hf:{name}{at}: {_reason(error)}") from error
+    return Path(path)
 
 
-def upload(folder: Path, name: str, *, public: bool = False) -> str:
-    """Upload a folder's files as one commit to USER/NAME, made if need be; return its URL.
+def upload(
+    folder: Path,
+    name: str,
+    *,
+    message: str,
+    private: bool = True,
+    token: Token = None,
+    revision: str | None = None,
+) -> str:
+    """Upload a folder's files as one commit to USER/NAME, made if need be; return the commit's URL.
 
-    public: whether a repository that is made now can be seen by everybody; one that exists keeps
-    its visibility. Raises ConfigError as `pull` does, OutputError when the hub refuses.
+    private: whether a repository that is made now is; one that exists keeps its visibility.
+    revision: a branch, made if need be; the main one by default.
+    Raises ConfigError as `pull` does, OutputError when the hub refuses.
     """
     library = _library(name)
     if offline():
         raise OutputError(f"cannot push to {name}: POCKETDDPM_OFFLINE is set")
     try:
-        api = library.HfApi()
-        url = str(api.create_repo(name, private=not public, exist_ok=True))
-        api.upload_folder(
-            repo_id=name, folder_path=str(folder), commit_message="Upload by pocketddpm"
+        api = library.HfApi(token=token)
+        api.create_repo(name, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(name, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=name, folder_path=str(folder), revision=revision, commit_message=message
         )
     except Exception as error:
         raise OutputError(
             f"cannot push to {name}: {_reason(error)}; is 'hf auth login' done?"
         ) from error
-    return url
+    return str(commit.commit_url)
 
 
 def _reason(error: Exception) -> str:
@@ -55,7 +94,7 @@ def _reason(error: Exception) -> str:
 
 
 def _library(name: str) -> Any:
-    if not _NAME.fullmatch(name):
+    if not is_repository(name):
         raise ConfigError(f"a model on the hub is named USER/NAME, got '{name}'")
     try:
         import huggingface_hub

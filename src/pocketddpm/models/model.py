@@ -1,5 +1,6 @@
 """`Model`: a trained network with all that its checkpoint says of it, ready to sample."""
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,9 +33,12 @@ from pocketddpm.models.checkpoint import (
     init_record,
     load_checkpoint,
 )
+from pocketddpm.models.hub import Token, is_repository, pull, upload
 from pocketddpm.models.labels import Labels, label_numbers, listed_numbers
 from pocketddpm.models.limits import check_fit, check_sizes
+from pocketddpm.models.publishing import write_folder
 from pocketddpm.models.samples import Recorder, Samples, Watch
+from pocketddpm.output import expanded, refuse_existing
 from pocketddpm.pictures import columns_for
 from pocketddpm.plugins import require
 from pocketddpm.progress import bar
@@ -366,6 +370,91 @@ class Model:
     def label_numbers(self, labels: Labels, n: int, seed: int = 0) -> NDArray[np.int64] | None:
         """Return n labels as `sample` understands them, int64 [n]; None for no labels."""
         return label_numbers(labels, n, self.classes, self.class_counts, seed)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: Token = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        device: str | torch.device = "cpu",
+        weights: str = "ema",
+    ) -> "Model":
+        """Load USER/NAME from the Hugging Face hub, or what `load` takes.
+
+        A folder or a file of that name here comes first. device, weights: as for `load`; the others
+        are huggingface_hub's: revision is a branch, a tag or a commit, token the hub's (True, or
+        None: of `hf auth login`).
+        Raises what `load` does, ConfigError for a revision of what is not on the hub, and
+        CheckpointError where the hub has no such model.
+
+        >>> import pocketddpm as pd
+        >>> pd.Model.from_pretrained("mnist-fast").save_pretrained("my-digits")
+        >>> pd.Model.from_pretrained("my-digits").shape
+        (1, 28, 28)
+        """
+        given = Path(name).as_posix()
+        if expanded(name).exists() or not is_repository(given.removeprefix("hf:")):
+            if revision is not None:
+                raise ConfigError(f"revision {revision!r} is for models on the hub, not for {name}")
+            return load(name, device, weights)
+        path = pull(
+            given.removeprefix("hf:"),
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+        return load(path, device, weights)
+
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write these weights as a folder that `load` and `from_pretrained` take.
+
+        It holds model.safetensors, config.json and README.md, a model card, without the
+        optimiser's state and without paths of this machine.
+        Raises OutputError for a folder that is not empty, unless overwrite, or cannot be written.
+        """
+        folder = expanded(folder)
+        refuse_existing(folder, overwrite, folder=True)
+        write_folder(folder, self._checkpoint(), folder.absolute().name)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        commit_message: str = "Upload by pocketddpm",
+        private: bool = True,
+        token: Token = None,
+        revision: str | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face hub; return the commit's URL.
+
+        name: USER/NAME. private: whether a repository that is made now is; one that exists keeps
+        its visibility. token: the hub's. revision: a branch, made if need be.
+        Raises ConfigError for a name of another form or without the extra 'hub', OutputError when
+        the hub refuses (`hf auth login` first).
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            write_folder(Path(folder), self._checkpoint(), name)
+            return upload(
+                Path(folder),
+                name,
+                message=commit_message,
+                private=private,
+                token=token,
+                revision=revision,
+            )
+
+    def _checkpoint(self) -> Checkpoint:
+        """Return these weights, and nothing of the optimiser's state."""
+        tensors = {f"model.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"scaling.{k}": v for k, v in self.scaling.tensors().items()}
+        return Checkpoint(self.meta, tensors)
 
 
 def _scaling_values(scaling: Scaling) -> dict[str, Any]:

@@ -1,22 +1,14 @@
 """What leaves this machine with a model: its weights and its experiment, but none of its paths."""
 
+import json
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pocketddpm.models.checkpoint import (
-    Checkpoint,
-    find_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
-from pocketddpm.models.hub import FILE, upload
-from pocketddpm.models.model import Model, model_from
-from pocketddpm.output import write_text
+from pocketddpm.models.checkpoint import Checkpoint, save_checkpoint
+from pocketddpm.models.hub import FILE
+from pocketddpm.output import write_json, write_text
 
 _PATH = re.compile(r"(hf:)?(~|\.{0,2}[\\/]|[A-Za-z]:[\\/])")
 
@@ -49,29 +41,50 @@ def _public(value: Any) -> Any:
     return public_name(value) if isinstance(value, str) and _PATH.match(value) else value
 
 
-def push(path: str | Path, name: str, *, weights: str = "ema", public: bool = False) -> str:
-    """Upload a model's weights, without the optimiser's state and without paths; return its URL.
+def write_folder(folder: Path, checkpoint: Checkpoint, name: str) -> None:
+    """Write what a repository of the hub holds: model.safetensors, config.json and README.md.
 
-    name: USER/NAME. public: whether everybody can see a repository that is made now.
-    Raises CheckpointError for a model that cannot be loaded, ConfigError for a name of another
-    form or without the extra 'hub', OutputError when the hub refuses (`hf auth login` first).
+    checkpoint: of the weights alone. name: what the page calls the model, USER/NAME on the hub.
+    config.json is a copy, for people and other tools, of the JSON in model.safetensors.
     """
-    stored = load_checkpoint(find_checkpoint(Path(path)))
-    model = model_from(stored, torch.device("cpu"), weights)
-    parts = {f"model.{k}": v for k, v in model.network.state_dict().items()}
-    parts |= {f"scaling.{k}": v for k, v in stored.part("scaling").items()}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        save_checkpoint(folder / FILE, Checkpoint(public_meta(stored.meta), parts))
-        write_text(folder / "README.md", _page(model, name))
-        return upload(folder, name, public=public)
+    meta = public_meta(checkpoint.meta)
+    save_checkpoint(folder / FILE, Checkpoint(meta, checkpoint.tensors))
+    write_json(folder / "config.json", meta)
+    write_text(folder / "README.md", model_card(meta, name))
 
 
-def _page(model: Model, name: str) -> str:
-    c, height, width = model.shape
-    return (
-        "---\nlibrary_name: pocketddpm\ntags: [diffusion, ddpm]\n---\n\n"
-        f"A diffusion model for images of {c}x{height}x{width}, trained with pocketddpm.\n"
-        f'\n```python\nimport pocketddpm as pd\n\nmodel = pd.load("hf:{name}")\n'
-        f'model.sample(4).save("samples.png")\n```\n'
+def model_card(meta: Mapping[str, Any], name: str) -> str:
+    """Return a page about a model, with the front matter that the hub reads."""
+    experiment, classes = meta["experiment"], meta["classes"]
+    channels, height, width = meta["shape"]
+    data, run = experiment["data"]["name"], meta.get("run", {})
+    front = {"library_name": "pocketddpm", "pipeline_tag": "unconditional-image-generation"}
+    front |= {"tags": ["diffusion", "ddpm", "pytorch"]}
+    if data.startswith("hf:"):
+        front["datasets"] = [data.removeprefix("hf:")]
+    lines = [f"{key}: {json.dumps(value)}" for key, value in front.items()]  # YAML holds JSON
+    labels = f", of {len(classes)} classes: {', '.join(classes[:20])}" if classes else ""
+    more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
+    seen = f" in {run['images_seen']} training images" if "images_seen" in run else ""
+    plan = experiment["sampling"]
+    return "\n".join(
+        [
+            *("---", *lines, "---", "", f"# {name}", ""),
+            "A denoising diffusion model, made with pocketddpm.",
+            "",
+            f"- Draws images of {channels}x{height}x{width}{labels}{more}.",
+            f"- Trained on `{data}`{seen}, with the network `{experiment['network']['name']}`.",
+            f"- Sampled by `{plan['sampler']}` in {plan['steps']} steps unless told otherwise.",
+            "",
+            "```python",
+            "import pocketddpm as pd",
+            "",
+            f"model = pd.Model.from_pretrained({name!r})",
+            'model.sample(4).save("samples.png")',
+            "```",
+            "",
+            f"`{FILE}` holds the weights and, in its header, the whole experiment; `config.json` "
+            "is a copy of the latter.",
+            "",
+        ]
     )
