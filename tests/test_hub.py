@@ -16,7 +16,6 @@ from pocketddpm.datasets import hf
 from pocketddpm.errors import ConfigError, DataError
 
 datasets = pytest.importorskip("datasets")
-huggingface_hub = pytest.importorskip("huggingface_hub")
 
 
 @pytest.fixture(autouse=True)
