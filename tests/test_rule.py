@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from itertools import product
 
@@ -13,7 +14,9 @@ import torch
 import pocketddpm as pd
 from conftest import TINY
 from pocketddpm.build import build_network, build_schedule
-from pocketddpm.config import DataConfig, Experiment, ObjectiveConfig
+from pocketddpm.commands.main import VERBS
+from pocketddpm.commands.parser import help_text
+from pocketddpm.config import DataConfig, Experiment, ObjectiveConfig, experiment_options
 from pocketddpm.convert.onnx import facts
 from pocketddpm.data.scaling import Scaling
 from pocketddpm.diffusion.build import build_objective
@@ -21,7 +24,7 @@ from pocketddpm.errors import ConfigError
 from pocketddpm.models.checkpoint import load_checkpoint
 from pocketddpm.models.limits import _Unfilled
 from pocketddpm.models.model import load
-from pocketddpm.presets import PRESETS, Found, follows_rule, get_preset, sized
+from pocketddpm.presets import CHOSEN, PRESETS, Found, follows_rule, get_preset, sized
 from pocketddpm.runs.start import distillation, start
 from test_sizes import SIZES
 
@@ -68,6 +71,24 @@ def test_every_image_set_gets_a_network_that_takes_it():
                 x = torch.empty(2, *shape)
                 assert net(x, torch.empty(2)).shape == x.shape
             assert sum(p.numel() for p in net.parameters()) < 8e6
+
+
+def test_help_says_of_every_option_that_the_rule_sets_how():
+    recipe, changed = get_preset("folder"), set()
+    for found in choices():
+        made = sized(recipe, found)
+        for option, place in experiment_options().items():
+            before, after = (
+                getattr(getattr(e, place.part), place.field.name) for e in (recipe, made)
+            )
+            changed |= {option} if before != after else set()
+    assert changed == set(CHOSEN)
+    for preset in RULED:
+        shown = help_text("train", VERBS["train"], [preset], everything=True)
+        said = " ".join(shown.split())
+        for option, how in CHOSEN.items():
+            row = re.findall(rf"--{option.replace('_', '-')} [A-Z].*?(?= --[a-z])", said)[0]
+            assert f"(default: {how})" in row
 
 
 def test_the_rule_changes_sizes_only():

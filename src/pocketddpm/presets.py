@@ -152,6 +152,8 @@ SIZES: tuple[tuple[float, Options], ...] = (
 """Largest side, and the sizes of `lean` up to it."""
 MANY = 100_000
 """Images from which on a batch is larger: short runs want steps before images."""
+CHOSEN = {"net": "by the size of the images", "batch_size": "by the number of images"}
+"""The options that the rule sets, and how."""
 
 
 def unet_cifar10() -> Experiment:

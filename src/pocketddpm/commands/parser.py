@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 from pocketddpm.commands.options import POSITIONAL, REPEATED, Flag
 from pocketddpm.config import experiment_options
 from pocketddpm.errors import ConfigError, nearest
-from pocketddpm.presets import PRESETS, get_preset
+from pocketddpm.presets import CHOSEN, PRESETS, follows_rule, get_preset
 from pocketddpm.values import convert, option_of, parse_names, parse_options, parse_size, sentence
 
 GROUPS = {  # in the order of a help text
@@ -338,9 +338,10 @@ def _text(value: Any) -> str:
 
 
 def _of_preset(name: str) -> dict[str, Any]:
-    """Return the values of a preset, by the names of options."""
+    """Return the values of a preset, by the names of options, or how its rule chooses them."""
     experiment = get_preset(name)
-    return {
+    values = {
         option: getattr(getattr(experiment, place.part), place.field.name)
         for option, place in experiment_options().items()
     }
+    return values | (CHOSEN if follows_rule(name) else {})
