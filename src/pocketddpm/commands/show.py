@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pocketddpm.commands.options import Plugins, Positional, given, options_of
 from pocketddpm.config import ImageOptions
 from pocketddpm.errors import ConfigError
 from pocketddpm.values import from_dict, parse_names, parse_options, parse_size
+
+if TYPE_CHECKING:
+    from pocketddpm.data.image_set import ImageSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,14 @@ class Show(options_of(ImageOptions)):
             **from_dict(ImageOptions, given(self)).image_options(),
         )
 
+    def _few(self, images: "ImageSet", usual: int) -> "ImageSet":
+        """Return --n of the images, every class in proportion; folders are sorted by class."""
+        import numpy as np
+
+        from pocketddpm.data.split import drawn
+
+        return images.select(np.sort(drawn(images)[: self.n or usual]))
+
     def _data(self, out: Path) -> None:
         import numpy as np
 
@@ -82,7 +93,7 @@ class Show(options_of(ImageOptions)):
         from pocketddpm.runs.summary import describe_images
 
         images = self._images(quiet=True)
-        few = images.select(np.arange(min(self.n or 100, len(images))))
+        few = self._few(images, 100)
         save_grid(out, np.asarray(few.images), names=names_of(few.labels, few.classes))
         print("\n".join(describe_images(images)))
         print("classes: " + (", ".join(images.classes) or "none"))
@@ -98,7 +109,7 @@ class Show(options_of(ImageOptions)):
         options = parse_options(self.schedule_options or "")
         schedule = build_schedule(ScheduleConfig(self.schedule, self.timesteps, options))
         images = self._images()
-        few = images.select(np.arange(min(self.n or 8, len(images))))
+        few = self._few(images, 8)
         names = names_of(few.labels, few.classes)
         save_forward(out, np.asarray(few.images), schedule, names, seed=self.seed)
 

@@ -30,6 +30,7 @@ from pocketddpm.progress import EVERY, say
 from pocketddpm.progress import bar as progress_bar
 from pocketddpm.runs.data import RunData, load_run_data, measured, origin, run_record
 from pocketddpm.runs.evaluation import Validation, check_evaluation
+from pocketddpm.runs.fine_tuning import with_classes
 from pocketddpm.runs.folder import RunFolder
 from pocketddpm.runs.log import RunLog
 from pocketddpm.runs.options import RunOptions
@@ -95,8 +96,12 @@ class Session:
         self.stop = Stop(self._say)
         self._best: Checkpoint | None = None  # the best by loss, until the next save
         self._told = -EVERY  # when the last line about an epoch was printed
+        self._begun = ""  # a line on the labels of the model to begin with
         if init_from is not None:
-            self.trainer.init_from(init_from.part("ema") or init_from.part("model"))
+            theirs, own = init_from.meta.get("classes", ()), self.network.state_dict()
+            weights = init_from.part("ema") or init_from.part("model")
+            weights, self._begun = with_classes(weights, theirs, own, data.classes)
+            self.trainer.init_from(weights)
         if checkpoint is not None:
             parts = ("model", *half_lives(self.experiment.optimiser), "optimizer", "objective")
             tensors = {part: checkpoint.part(part) for part in parts}
@@ -152,6 +157,7 @@ class Session:
         trainer, options = self.trainer, self.options
         plan = trainer.plan or self._plan()
         told = describe_run(self.meta, self.images, self.trainer, plan.total, self.out)
+        told += [f"  {self._begun}"] if self._begun else []
         self._say("\n".join(told))
         if self.validation is not None:
             self._say(self.validation.describe())

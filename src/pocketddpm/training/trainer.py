@@ -338,7 +338,8 @@ class Trainer:
             raise CheckpointError(
                 f"the model to begin with does not fit this network: {name} is "
                 f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here; "
-                "give the same --network, --net, image size and number of classes"
+                "give the same --network and --net, and images with as many channels and, for a "
+                "network that counts on it, of the same size"
             )
         self.network.load_state_dict(weights)
         for average in self.averages.values():
