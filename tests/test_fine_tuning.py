@@ -1,4 +1,4 @@
-"""Runs that begin with a model's weights, on images of other classes, of none, and of other sizes."""
+"""Runs that begin with a model of other classes, of none, or of other sizes."""
 
 from dataclasses import replace
 
