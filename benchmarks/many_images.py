@@ -3,11 +3,12 @@
     python benchmarks/many_images.py --out many.json    # a million 64x64 images: 12.3 GB of disk
     python benchmarks/many_images.py --n 20000 --steps 100
 
-Noise is written into a memory map in --scratch, and removed at the end. Every run is a process of
-its own, and takes the same steps of `train folder`: on the map; on as many of its images as
---memory gives, read into memory, in turns with the first; and on the map from its middle
-checkpoint. Prints JSON: the most anonymous memory (RssAnon, sampled each 5 ms) of every run, its
-images per second from the tenth step to the last one, the seconds until it can train (the
+Noise is written into a memory map in --scratch, and removed at the end, also after Ctrl-C or
+SIGTERM. Every run is a process of its own, and takes the same steps of `train folder`, whose rule
+chooses the network: on the map; on as many of its images as --memory gives, read into memory, in
+turns with the first; and on the map from its middle checkpoint. Prints JSON: the most anonymous
+memory (RssAnon, sampled each 5 ms) of every run, its images per second from the tenth step to the
+last one, the milliseconds of a batch without a step, the seconds until it can train (the
 fingerprint reads all images), and whether the resumed run ends with the same bytes. Linux only.
 """
 
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -32,12 +34,12 @@ from pocketddpm.build import pick_device
 from pocketddpm.models.checkpoint import load_checkpoint
 from pocketddpm.models.provenance import machine, versions
 from pocketddpm.plugins import load_plugin
-from pocketddpm.presets import get_preset
 from pocketddpm.runs.log import logged
 from pocketddpm.runs.start import start
 
 BLOCK = 1024
 FIRST = 10  # steps that are not timed
+BATCHES = 100  # that are read without a step
 DATA = '''"""Noise in a memory map, or a part of it in memory."""
 import os
 import numpy as np
@@ -92,7 +94,7 @@ def train(options: dict[str, Any]) -> None:
     began = time.monotonic()
     try:
         load_plugin(Path("many.py"))
-        session = start(get_preset("folder"), **options)
+        session = start("folder", **options)
         ready = time.monotonic() - began
         session.run()
     finally:
@@ -101,12 +103,18 @@ def train(options: dict[str, Any]) -> None:
     rows = logged(session.out)
     first = rows[FIRST - 1] if len(rows) > FIRST else rows[0]
     images = rows[-1]["images_seen"] - first["images_seen"]
+    loader, seen = session.trainer.loader, rows[-1]["images_seen"]  # on from there: no image twice
+    began = time.monotonic()
+    for start_at in range(seen, seen + BATCHES * loader.batch_size, loader.batch_size):
+        loader.batch(start_at, then=start_at + loader.batch_size)
+    waited = time.monotonic() - began
     print(
         json.dumps(
             {
                 "peak_anonymous_gb": round(peak / 1e9, 3),
                 "seconds_until_ready": round(ready, 1),
                 "images_per_second": round(images / (rows[-1]["seconds"] - first["seconds"]), 1),
+                "milliseconds_of_a_batch": round(1000 * waited / BATCHES, 3),
                 "whole_on_device": session.trainer.loader.whole,
             }
         )
@@ -145,7 +153,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--net", default="", help="sizes of the network, as for train")
+    parser.add_argument("--net", default="", help="sizes of the network instead of the rule's")
     parser.add_argument("--scratch", type=Path, help="where the map is written")
     parser.add_argument("--out", type=Path, help="a file for the JSON, too")
     parser.add_argument("--train", type=json.loads, help=argparse.SUPPRESS)
@@ -155,7 +163,6 @@ def main() -> None:
         return
     options: dict[str, Any] = {
         "data": "many",
-        "network": "lean",
         "steps": args.steps,
         "batch_size": args.batch_size,
         "device": args.device,
@@ -163,6 +170,7 @@ def main() -> None:
         "checkpoint_every": 0,
     }
     options |= {"net": args.net} if args.net else {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     with tempfile.TemporaryDirectory(dir=args.scratch, prefix="many-images-") as name:
         folder = Path(name)
         (folder / "many.py").write_text(DATA)
@@ -183,6 +191,7 @@ def main() -> None:
         "versions": versions(),
         "machine": machine(pick_device(args.device)),
         "images": args.n,
+        "machine_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "map_gb": round(3 * args.size**2 * args.n / 1e9, 3),
         "in_memory": min(args.memory, args.n),
         "steps": args.steps,

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from pocketddpm.commands.main import main
-from pocketddpm.data.image_set import IndexedImages
+from pocketddpm.data.image_set import ImageSet, IndexedImages
+from pocketddpm.metrics import reference_data
+from pocketddpm.metrics.protocol import score
+from pocketddpm.metrics.reference_data import load_reference_data
 from pocketddpm.models.checkpoint import load_checkpoint
 
 # A data set that is a map, which the environment names.
@@ -80,6 +83,30 @@ def shades(folder: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
     for k, image in enumerate(noise):
         PIL.Image.fromarray(image).save(folder / f"{k}.png")
+
+
+def test_evaluation_reads_a_map_in_parts(tmp_path, monkeypatch):
+    """Neither distances nor copies read more than 5,000 images at a time."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "many.npy", rng.integers(0, 256, (12_000, 1, 4, 4), np.uint8))
+    images = ImageSet(np.load(tmp_path / "many.npy", mmap_mode="r"), None, (), "many")
+    read = []
+    of = IndexedImages.__getitem__
+
+    def counted(self, which):
+        found = of(self, which)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(IndexedImages, "__getitem__", counted)
+    monkeypatch.setattr(reference_data, "load_images", lambda *_, **__: images)
+    monkeypatch.setattr(reference_data, "has_test", lambda *_: False)
+    monkeypatch.setattr(reference_data, "has_inception", lambda: False)
+    reference = load_reference_data("many")
+    samples = ImageSet(rng.integers(0, 256, (30, 1, 4, 4), np.uint8), None, (), "samples")
+    report = score(samples, reference)
+    assert {"frechet pixels-pca", "recall", "copies pixels"} <= {row.key for row in report.rows}
+    assert len(read) > 10 and max(read) <= 5000
 
 
 def test_a_run_from_a_map_is_the_run_from_memory_and_resumes_exactly(tmp_path, monkeypatch):

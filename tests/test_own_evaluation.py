@@ -120,6 +120,64 @@ def test_the_hint_of_the_extractor_is_never_refused(trained, digits, tmp_path, c
     assert "frechet an extractor" in report["measures"]
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A folder of dark 8x8 images without labels, and the model of them padded to 12x12."""
+    place = tmp_path_factory.mktemp("plain")
+    found = some(300, labelled=False)
+    data = write(place / "plain", replace(found, images=found.images // 2))
+    size = ("--image-size", "12", "--fit", "pad", "--hold-out", "100")
+    return data, model_of(data, place / "run", *size)
+
+
+def extractor_of(data, out, *more):
+    run("extractor", data, "--out", out, "--device", "cpu", *more)
+    return out
+
+
+def test_an_extractor_sees_what_it_was_made_of(plain, tmp_path, capsys):
+    """Padding that a run added is taken off real images and samples alike, not shrunk."""
+    data, model = plain
+    mine = extractor_of(data, tmp_path / "mine.safetensors")
+    parts = divide(load_images(str(data), image_size=(12, 12), fit="pad"), 100, 50, "random")
+    found = load_reference_data(
+        str(data), str(mine), size=(12, 12), fit="pad", parts=replace(parts, for_reporting=100)
+    )
+    native = divide(load_images(str(data)), 100, 50, "random")
+    np.testing.assert_array_equal(found.train.images, native.training.images)
+    np.testing.assert_array_equal(found.test.images, native.held_out.images)
+    report = evaluated(capsys, model, "--extractor", mine, "--steps", "1", "--n", "20")
+    assert "frechet mine" in report["measures"]
+
+
+@pytest.mark.parametrize(
+    ("made", "values"),
+    [
+        (["--image-size", "12"], ["--fit resize", "--fit pad", "--image-size 12x12"]),
+        (
+            ["--image-size", "12", "--fit", "pad", "--background", "red"],
+            ["--background red", "--background black"],
+        ),
+        (["--stretch", "yes"], ["--stretch yes", "--stretch no"]),
+        (["--image-size", "6"], ["--fit resize", "--fit pad", "--image-size 12x12"]),
+        (["--image-size", "16", "--fit", "pad"], ["12x12", "16x16"]),
+    ],
+)
+def test_an_extractor_of_other_images_is_refused(plain, tmp_path, capsys, made, values):
+    data, model = plain
+    made = extractor_of(data, tmp_path / "other.safetensors", *made)
+    line = refused(capsys, "evaluate", model, "--extractor", made, "--steps", "1", "--n", "20")
+    assert all(value in line for value in values), line
+
+
+def test_an_extractor_of_other_sides_is_refused(plain, tmp_path, capsys):
+    data, _ = plain
+    model = model_of(data, tmp_path / "run", "--image-size", "12", "--hold-out", "100")
+    made = extractor_of(data, tmp_path / "tall.safetensors", "--image-size", "16x8")
+    line = refused(capsys, "evaluate", model, "--extractor", made, "--steps", "1", "--n", "20")
+    assert all(value in line for value in ("16x8", "12x12", "--image-size 12x12")), line
+
+
 def test_changed_images_are_refused(digits, tmp_path, capsys):
     data = write(tmp_path / "set", some(210))
     out = model_of(data, tmp_path / "run")

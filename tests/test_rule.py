@@ -162,6 +162,32 @@ def test_an_experiment_of_ones_own_is_taken_as_it_is(photos):
     run.close()
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_learns_from_64_images_in_batches_of_4(name, tmp_path, capsys):
+    """An epoch of a fixed length becomes the set where it is longer; another network, as a cost."""
+    for k in range(80):
+        path = tmp_path / "set" / "ab"[k % 2] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("L", (9, 9), 3 * k).save(path)
+    small = {} if name.startswith("small") else {"network": "unet", "net": TINY.sizes}
+    few = {
+        "subset": 64,
+        "batch_size": 4,
+        "image_size": (16, 16),
+        "hold_out": 0,
+        "steps": 1,
+        **small,
+    }
+    brief = {"device": "cpu", "sample_every": 0, "out": tmp_path / "run"}
+    run = start(name, data=str(tmp_path / "set"), **few, **brief)
+    assert run.trainer.loader.epoch_images == 64
+    run.run()
+    told = capsys.readouterr().err
+    longer = get_preset(name).training.batches_per_epoch
+    assert ("124" in told) == (longer == 31)
+    assert run.trainer.images_seen == 4
+
+
 def test_runs_of_folder_from_before_resume_exactly(photos):
     """They hold their own configuration, of the plain U-Net with sigma_data 0.5."""
     before = replace(get_preset("unet-folder"), preset="folder", network=TINY)

@@ -55,7 +55,7 @@ class DataConfig(ImageOptions):
     """Which images, and in what form the network sees them."""
 
     name: str = option(MISSING, name="data")
-    """A data set's name or a folder of images, instead of the preset's."""
+    """A data set's name, a folder of images or an .npz file, instead of the preset's."""
     image_size: tuple[int, int] | None = option(None, ">= 1", read=parse_size)
     """Image size, 32 or 28x36 (height x width)."""
     fit: Literal["pad", "crop", "resize", "contain"] | None = None
@@ -197,11 +197,16 @@ class TrainingConfig:
     minutes: float | None = option(None, "> 0")
     """Budget in minutes, everything included."""
     batches_per_epoch: int | None = option(None, ">= 0")
-    """A shorter epoch, freshly shuffled each time; 0 for the whole set."""
+    """A shorter epoch, freshly shuffled each time; 0 for the whole set, the most that there is."""
     seed: int = option(0, SEEDS)
     """Seed of weights, order, times and noise."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """Arithmetic of the network; auto is bf16 where the hardware has it."""
+
+    @property
+    def epoch_images(self) -> int:
+        """Images in an epoch that is shorter than the set; 0 for the whole set."""
+        return (self.batches_per_epoch or 0) * self.batch_size
 
 
 @dataclass(frozen=True)

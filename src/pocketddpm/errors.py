@@ -33,7 +33,7 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> ConfigError:
     names = sorted(set(allowed))
     near = nearest(name, names)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return ConfigError(f"unknown {kind} {name!r}: {hint}choose from {', '.join(names)}")
+    return ConfigError(f"unknown {kind} {name!r}: {hint}choose from {listed(names, 100)}")
 
 
 def nearest(name: str, names: Iterable[str]) -> list[str]:
@@ -42,3 +42,10 @@ def nearest(name: str, names: Iterable[str]) -> list[str]:
     near = [known for key, known in plain.items() if len(name) > 2 and name.casefold() in key]
     looks = [plain[key] for key in get_close_matches(name.casefold(), plain, 3, 0.5)]
     return sorted(near, key=len)[:3] or looks
+
+
+def listed(names: Iterable[str], most: int = 10) -> str:
+    """Return names for a message: the first of them, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more

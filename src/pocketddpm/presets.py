@@ -283,9 +283,9 @@ def get_preset(name: str) -> Experiment:
         return replace(hf(), data=replace(hf().data, name=name))
     if name in DATASETS.names():  # a plug-in's
         return _by_rule(name, name)
-    if "/" in name or os.sep in name or Path(name).is_dir():
+    if "/" in name or os.sep in name or Path(name).is_dir() or name.endswith(".npz"):
         raise ConfigError(
-            f"{name!r} is no preset: for images in a folder of your own, the preset is folder "
+            f"{name!r} is no preset: for images of your own, the preset is folder "
             f"with --data {name}"
         )
     raise unknown("preset", name, [*PRESETS, *DATASETS.names()])

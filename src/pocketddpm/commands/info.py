@@ -12,13 +12,14 @@ from pocketddpm.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Info:
-    """Say what a model is, what it was trained on, and for how long; or what images a folder holds.
+    """Say what a model is, what it was trained on, and for how long; or what images a folder or an
+    .npz file holds.
 
     Example: pocketddpm info runs/mnist
     """
 
     model: Positional[str]
-    """A run folder or a checkpoint; or a folder of images."""
+    """A run folder or a checkpoint; or a folder of images, or an .npz file."""
     json: bool = False
     """Print all of it as JSON."""
 
@@ -28,7 +29,7 @@ class Info:
 
         given = Path(self.model).expanduser()
         is_run = any(given.glob("*.safetensors")) or (given / "config.json").exists()
-        if given.is_dir() and not is_run:
+        if (given.is_dir() and not is_run) or given.suffix == ".npz":
             self._print_images(str(given.absolute()))
             return
         path = find_checkpoint(Path(self.model))

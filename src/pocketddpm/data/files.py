@@ -26,7 +26,7 @@ from pocketddpm.data.decode import (
     times,
     turned_size,
 )
-from pocketddpm.errors import DataError
+from pocketddpm.errors import DataError, listed
 from pocketddpm.progress import over
 
 T = TypeVar("T")
@@ -185,10 +185,9 @@ class ImageFiles:
         return images
 
     def _broken(self, broken: Sequence[str]) -> DataError:
-        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         return DataError(
             f"{self.where}: {len(broken)} of {len(self.sources)} images cannot be read: "
-            f"{', '.join(broken[:5])}{more}; fix or remove them"
+            f"{listed(broken, 5)}; fix or remove them"
         )
 
 

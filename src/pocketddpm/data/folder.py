@@ -16,7 +16,7 @@ from pocketddpm.data.decode import Reading, suffixes
 from pocketddpm.data.files import Found, ImageFiles, how_sized
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.label_table import TABLES, find_table, labels_in
-from pocketddpm.errors import DataError
+from pocketddpm.errors import DataError, listed
 
 
 def load_folder(
@@ -98,7 +98,7 @@ def _walk(folder: Path) -> tuple[list[Path], list[str]]:
         kinds = ", ".join(sorted(suffix[1:] for suffix in suffixes()))
         raise DataError(f"{folder}: holds no images ({kinds})")
     paths.sort(key=lambda path: natural(*path.relative_to(folder).parts))
-    counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+    counts = listed(f"{count} {suffix}" for suffix, count in sorted(others.items()))
     return paths, [f"files that are not images are left out ({counts})"] if others else []
 
 
@@ -134,7 +134,7 @@ def label(folder: Path, paths: Sequence[Path], classes: tuple[str, ...] | None =
     known = classes or tuple(sorted(set(found.values()), key=natural))
     if unknown := sorted(set(found.values()) - set(known), key=natural):
         raise DataError(
-            f"{table}: {unknown[0]} is not a class of the training images ({', '.join(known)})"
+            f"{table}: {unknown[0]} is not a class of the training images ({listed(known)})"
         )
     if left := len(paths) - len(found):
         first = next(name for name in names if name not in found)
@@ -168,7 +168,7 @@ def label_by_folder(
     if unknown := [name for name in names if classes and name not in classes]:
         raise DataError(
             f"{folder.name}/{unknown[0]} is not a class of the training images "
-            f"({', '.join(classes or ())})"
+            f"({listed(classes or ())})"
         )
     kept = [path for path, top in zip(paths, tops, strict=True) if top]
     numbers = {name: label for label, name in enumerate(classes or names)}
@@ -181,7 +181,7 @@ def label_by_folder(
         notes.append(f"{deep} images in folders below a class folder belong to that class")
     empty = [sub.name for sub in folder.iterdir() if sub.is_dir() and sub.name[0] != "."]
     if empty := sorted(set(empty) - set(names), key=natural):
-        notes.append(f"sub-folders without images are no classes ({', '.join(empty)})")
+        notes.append(f"sub-folders without images are no classes ({listed(empty)})")
     return kept, classes or tuple(names), labels, notes
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pocketddpm.errors import DataError
+from pocketddpm.errors import DataError, listed
 
 TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv")  # the first one that is there counts
 FILES = ("file_name", "filename", "file", "image", "path", "name", "id")
@@ -35,15 +35,15 @@ def labels_in(table: Path, names: Sequence[str]) -> tuple[dict[str, str], list[s
     """
     rows = _rows(table)
     columns = {str(key).strip().lower(): key for row in rows[:1] for key in row}
-    listed = ", ".join(map(str, columns.values()))
+    there = listed(map(str, columns.values()))
     file, label = (
         next((columns[name] for name in known if name in columns), None)
         for known in (FILES, LABELS)
     )
     if label is None:
-        return {}, [f"{table.name} has no column of labels ({', '.join(LABELS)}) but {listed}"]
+        return {}, [f"{table.name} has no column of labels ({', '.join(LABELS)}) but {there}"]
     if file is None:
-        raise DataError(f"{table}: no column of files ({', '.join(FILES)}); it has {listed}")
+        raise DataError(f"{table}: no column of files ({', '.join(FILES)}); it has {there}")
     stems = {name.rpartition(".")[0]: name for name in names}
     known, found, missing, empty = set(names), dict[str, str](), 0, 0
     given = ""

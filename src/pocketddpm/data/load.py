@@ -53,7 +53,8 @@ def load_images(
 
     Args:
         name_or_path: a name in the catalogue of data sets, or the path of a folder of images (with
-            a separator in it, './mnist', where a name would be meant otherwise), or hf:NAME.
+            a separator in it, './mnist', where a name would be meant otherwise) or of an .npz
+            file, or hf:NAME.
         split: 'train' or 'test'.
         image_size: (height, width) of the result; None keeps the set's own.
         fit: how that size is reached: 'pad' and 'crop' keep the scale, 'resize' takes the largest
@@ -129,10 +130,12 @@ def _entry(name_or_path: str) -> tuple[ModuleType, Path | None]:
         return DATASETS.load("hf"), folder
     if name_or_path in DATASETS.names():
         return DATASETS.load(name_or_path), None
+    if folder.suffix == ".npz" and not folder.is_dir():
+        return DATASETS.load("npz"), folder
     if {os.sep, os.altsep} & set(name_or_path) or folder.exists():
         return DATASETS.load("folder"), folder
     hint = unknown(DATASETS.kind, name_or_path, DATASETS.names())
-    raise ConfigError(f"{hint}, or give the path of a folder of images")
+    raise ConfigError(f"{hint}, or give the path of a folder of images or an .npz file")
 
 
 def keep_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
@@ -168,10 +171,15 @@ def to_grey(images: ImageSet) -> ImageSet:
     """Return grey images, by Pillow's weights (ITU-R 601-2 luma); unchanged if they are grey."""
     if images.images.shape[1] != 3:
         return images
-    red, green, blue = np.asarray(images.images).astype(np.uint32).transpose(1, 0, 2, 3)
-    grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    made = np.empty((len(images), 1, *images.shape[1:]), np.uint8)
+    start = 0
+    for part in chunks(images.images):
+        red, green, blue = part.astype(np.uint32).transpose(1, 0, 2, 3)
+        grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+        made[start : start + len(part), 0] = grey
+        start += len(part)
     notes = (*images.notes, f"{len(images)} images have colour, of which grey is made")
-    return replace(images, images=grey.astype(np.uint8)[:, None], notes=notes)
+    return replace(images, images=made, notes=notes)
 
 
 def fit_size(

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from pocketddpm.data.image_set import ImageSet
-from pocketddpm.errors import ConfigError
+from pocketddpm.errors import ConfigError, listed
 from pocketddpm.noise import Role, uniform
 from pocketddpm.progress import say
 from pocketddpm.values import whole
@@ -123,6 +123,6 @@ def _part(images: ImageSet, index: NDArray[np.int64], what: str) -> ImageSet:
     if labels is not None and images.labels is not None:
         empty = np.setdiff1d(images.labels, labels)
         if len(empty):
-            names = ", ".join(images.classes[label] for label in empty)
+            names = listed(images.classes[label] for label in empty)
             say(f"{images.name}: {what} has no images of {len(empty)} classes ({names})")
     return images.select(index)

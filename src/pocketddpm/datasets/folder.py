@@ -3,6 +3,7 @@
 Given by its path wherever the name of a data set is allowed.
 """
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 from pocketddpm.data.decode import Reading
 from pocketddpm.data.folder import load_folder
 from pocketddpm.data.image_set import ImageSet
-from pocketddpm.errors import ConfigError, DataError
+from pocketddpm.errors import ConfigError, DataError, listed
 
 FLIP = False
 FIT: Literal["pad", "resize"] = "resize"
@@ -45,7 +46,7 @@ def load(
         )
     name = path.resolve().name
     visible, train, test = _splits(path)
-    if test is None and train is not None and list(visible.values()) == [train]:
+    if test is None and train is not None and visible == [train.name]:
         path = train
     if train is None or test is None:
         if split == "test":
@@ -54,8 +55,8 @@ def load(
                 f"and one of {'/, '.join(SPLITS['test'])}/"
             )
         return load_folder(path, reading, name)
-    unused = [n for n, p in visible.items() if p not in (train, test)]
-    more = f"; not used: {', '.join(unused)}" if unused else ""
+    unused = [name for name in visible if name not in (train.name, test.name)]
+    more = f"; not used: {listed(unused)}" if unused else ""
     said = f"{train.name}/ is for training, {test.name}/ for testing{more}"
     images = load_folder(train, reading, name)
     if split == "test":
@@ -68,13 +69,26 @@ def has_test(path: Path | None) -> bool:
     return path is not None and None not in _splits(path)
 
 
-def _splits(path: Path) -> tuple[dict[str, Path], Path | None, Path | None]:
-    """Return what lies in a folder, by its names, and its folders for training and for testing."""
-    visible = {}
-    if path.is_dir():
-        visible = {p.name: p for p in sorted(path.iterdir()) if not p.name.startswith(".")}
-    folders = {n.lower(): p for n, p in visible.items() if p.is_dir()}
+def _splits(path: Path) -> tuple[list[str], Path | None, Path | None]:
+    """Return the names of what lies in a folder, and its folders for training and for testing."""
+    visible, folders = [], {}
+    for entry in _entries(path):
+        if not entry.name.startswith("."):
+            visible.append(entry.name)
+            if entry.is_dir():  # known without asking: there may be a million entries
+                folders[entry.name.lower()] = path / entry.name
     train, test = (
         next((folders[n] for n in SPLITS[s] if n in folders), None) for s in ("train", "test")
     )
     return visible, train, test
+
+
+def _entries(path: Path) -> list["os.DirEntry[str]"]:
+    """Return what lies in a folder, by name; nothing where there is no folder."""
+    if not path.is_dir():
+        return []
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be listed ({error.strerror})") from None

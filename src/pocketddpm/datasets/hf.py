@@ -21,7 +21,7 @@ from pocketddpm.data.files import Found, ImageFiles, how_sized
 from pocketddpm.data.folder import natural, stamp
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.label_table import LABELS
-from pocketddpm.errors import ConfigError, DataError
+from pocketddpm.errors import ConfigError, DataError, listed
 
 FLIP = False
 FIT: Literal["pad", "resize"] = "resize"
@@ -53,7 +53,7 @@ def load(
     splits = _open(path.as_posix())
     found = next((s for s in SPLITS[split] if s in splits), None)
     if found is None:
-        raise DataError(f"{name} has no {split} split; it has {', '.join(map(str, splits))}")
+        raise DataError(f"{name} has no {split} split; it has {listed(map(str, splits))}")
     rows = splits[found]
     if not len(rows):
         raise DataError(f"{name} holds no images in the split {found}")
@@ -63,7 +63,7 @@ def load(
         stored = {key: list(each[label]) for key, each in splits.items() if label in each.features}
         classes, labels, notes = _labels(stored, found, rows.features[label], f"{name}: {label}")
     unused = [key for key in rows.features if key not in (column, label)]
-    notes += [f"columns not used: {', '.join(unused)}"] if unused else []
+    notes += [f"columns not used: {listed(unused)}"] if unused else []
     reading = reading or Reading()
     if split == "test" and (training := next((s for s in SPLITS["train"] if s in splits), None)):
         # Read as the training images were: as many channels, the same background and span.
@@ -142,7 +142,7 @@ def _columns(features: Any, name: str) -> tuple[str, str | None]:
 
     images = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
     if not images:
-        raise DataError(f"{name} has no column of images; it has {', '.join(features)}")
+        raise DataError(f"{name} has no column of images; it has {listed(features)}")
     labels = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
     lower = {key.lower(): key for key in features}
     for key in (lower[label] for label in LABELS if label in lower):

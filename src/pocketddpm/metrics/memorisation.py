@@ -6,17 +6,36 @@ suspect, and 100 % is copying (compare arXiv 2306.04675, section 4.4).
 """
 
 from dataclasses import dataclass
+from typing import Union
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pocketddpm.data.image_set import ImageArray
 from pocketddpm.progress import Advance
 
 # Blocks of distances that fit the cache.
 ROWS, COLUMNS = 500, 5000
 QUANTILE = 0.01
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images, uint8 [N,C,H,W], as rows of pixels, which are read when they are asked for."""
+
+    images: ImageArray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, which: slice | Tensor) -> Tensor:
+        rows = np.array(self.images[which.numpy() if isinstance(which, Tensor) else which])
+        return torch.from_numpy(rows.reshape(len(rows), -1))
+
+
+Rows = Union[Tensor, Pixels]  # noqa: UP007
 
 
 @dataclass(frozen=True)
@@ -28,7 +47,7 @@ class Nearest:
 
 
 def nearest(
-    x: Tensor, train: Tensor, advance: Advance | None = None, *, own: Tensor | None = None
+    x: Rows, train: Rows, advance: Advance | None = None, *, own: Tensor | None = None
 ) -> Nearest:
     """Return the nearest row of train [M,D] for every row of x [N,D] (float, or uint8 pixels).
 
@@ -38,7 +57,7 @@ def nearest(
     """
     # Near the origin float32 products are rounded least.
     origin = train[:1000].float().mean(0)
-    rows = x.float() - origin
+    rows = x[:].float() - origin
     best = torch.full((len(x),), torch.inf)
     index = torch.zeros(len(x), dtype=torch.int64)
     for start in range(0, len(train), COLUMNS):

@@ -15,7 +15,8 @@ class EvaluateOptions(ImageOptions):
     """How samples are drawn or read, and what they are measured against."""
 
     data: str | None = None
-    """The real images: a data set or a folder with train/ and test/; a model has its own."""
+    """The real images: a data set, a folder with train/ and test/, or an .npz file; a model has its
+    own."""
     n: int = option(10_000, f">= {FEWEST}")
     """How many samples to score; at most as many as there are real test images."""
     sampler: str | None = None
@@ -91,6 +92,8 @@ class ExtractorOptions(ImageOptions):
 
     image_size: tuple[int, int] | None = option(None, ">= 1", read=parse_size)
     """Image size, 32 or 28x36 (height x width), for images of several sizes."""
+    fit: Literal["pad", "crop", "resize", "contain"] | None = None
+    """How that size is reached, as for train."""
     epochs: int | None = option(None, ">= 1")
     """Epochs of the classifier, instead of 40, or of fewer where the images are many or large."""
     device: str = "auto"

@@ -25,7 +25,7 @@ from pocketddpm.metrics.frechet import Moments, frechet_distance, predicted_bias
 from pocketddpm.metrics.intervals import Interval, bootstrap, positive_interval, share_interval
 from pocketddpm.metrics.kid import kernel_distance
 from pocketddpm.metrics.likelihood import add_bits
-from pocketddpm.metrics.memorisation import distinct_share, nearest, suspects
+from pocketddpm.metrics.memorisation import Pixels, Rows, distinct_share, nearest, suspects
 from pocketddpm.metrics.options import FEWEST, EvaluateOptions
 from pocketddpm.metrics.precision_recall import neighbourhoods
 from pocketddpm.metrics.reference_data import FeatureSpace, ReferenceData, load_reference_data
@@ -233,7 +233,7 @@ def score(
         if not reference.is_tiny:
             index = torch.from_numpy(reference.reference_indices(n))
             report.rows += _pairs(values[0], values[1], values[2][index])
-        pixels = [_flat(images) for images in (samples, floor, train)]
+        pixels = [Pixels(images.images) for images in (samples, floor, train)]
         _memorisation(report, {"pixels": pixels, "features": values}, samples, train)
     if not reference.is_tiny:
         report.rows += _class_score(main, of_samples[0], of_floor[0])
@@ -268,11 +268,6 @@ def score(
         _train_on_samples(report, samples, reference, tstr)
     # Likelihood (bits/dim) needs the model, not its samples: `evaluate` adds its row.
     return report
-
-
-def _flat(images: ImageSet) -> Tensor:
-    """Return images as rows of pixels, uint8 [N,C*H*W]."""
-    return torch.from_numpy(np.array(images.images).reshape(len(images), -1))
 
 
 def frechet(features: Features, reference: Moments) -> Interval:
@@ -317,7 +312,7 @@ def _pairs(samples: Tensor, floor: Tensor, reference: Tensor) -> list[Row]:
 
 
 def _memorisation(
-    report: Report, spaces: dict[str, list[Tensor]], samples: ImageSet, train: ImageSet
+    report: Report, spaces: dict[str, Sequence[Rows]], samples: ImageSet, train: ImageSet
 ) -> None:
     """Add the shares of samples near training images, and the closest pairs.
 

@@ -3,6 +3,7 @@
 MNIST and Fashion-MNIST have shipped moments, so that much can be measured without their images.
 """
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 from pocketddpm.build import pick_device
 from pocketddpm.catalog import DATASETS
 from pocketddpm.config import ImageOptions
-from pocketddpm.data.decode import Fit
+from pocketddpm.data.decode import Fit, times
 from pocketddpm.data.image_set import ImageSet, alike
-from pocketddpm.data.load import fingerprint, fit_size, has_test, load_images
+from pocketddpm.data.load import fingerprint, has_test, load_images
 from pocketddpm.data.split import Parts, divide, usual_hold_out
 from pocketddpm.errors import DataError, unknown
 from pocketddpm.metrics.classifier_scores import class_score
@@ -40,10 +41,10 @@ from pocketddpm.metrics.frechet import Moments, frechet_distance, predicted_bias
 from pocketddpm.metrics.inception import has_inception, load_inception
 from pocketddpm.metrics.options import FEWEST
 from pocketddpm.metrics.pca import fit_pixels_pca
-from pocketddpm.metrics.samples import round_trip
+from pocketddpm.metrics.samples import round_trip, to_data_size
 from pocketddpm.metrics.split import random_indices, split_halves
 from pocketddpm.metrics.train_extractor import FEWEST as FEWEST_HALF
-from pocketddpm.metrics.train_extractor import own_classifier
+from pocketddpm.metrics.train_extractor import how_read, own_classifier
 from pocketddpm.progress import counter
 
 FEWEST_HELD_OUT = 100  # to report by: of fewer, 1 % is less than one image
@@ -196,6 +197,8 @@ def load_reference_data(
     image_size = image_fit = None
     if usual_fit(data) == "resize" and not is_shipped:
         image_size, image_fit = (size if given is None else given.shape[1:]), fit
+        if given is not None and size is not None and fit in (None, "resize", "contain"):
+            _check_sides(given, size, data)
     chosen = {"image_size": image_size, "fit": image_fit, **options}
     train = test = half = None
     missing, source = "", "test images"
@@ -213,6 +216,8 @@ def load_reference_data(
             f"{train.name}: all {len(train)} training images are the same one, so that nothing can "
             "be measured by how much real images differ; look at the samples"
         )
+    if given is not None and train is not None:
+        _check_reading(given, train, data)
     names = [] if extractor is None or given is not None else [extractor]
     names += [*shipped_for(data, "metric"), PIXELS_PCA]  # pixels, which suit all data, last
     extractors = [_named_extractor(name, data, train) for name in dict.fromkeys(names)]
@@ -254,8 +259,14 @@ def _own_images(
         parts = divide(images, held_out, (held_out + 1) // 2, "random")
     train, reporting = parts.training, parts.reporting
     if (image_size := chosen["image_size"]) is not None:
-        train = fit_size(train, image_size, "resize")
-        reporting = reporting and fit_size(reporting, image_size, "resize")
+        # As samples of a run come from its own size to the extractor's.
+        fit: Fit = chosen["fit"] or "resize"
+
+        def brought(images: ImageSet) -> ImageSet:
+            shape = (images.shape[0], *image_size)
+            return replace(images, images=to_data_size(images.images, shape, fit, images.name))
+
+        train, reporting = brought(train), reporting and brought(reporting)
     if reporting is not None and len(reporting) >= FEWEST_HELD_OUT:
         return train, reporting, None, "held-out images"
     if len(train) < FEWEST_IMAGES:
@@ -268,6 +279,32 @@ def _own_images(
     order = half_b[random_indices(len(half_b), len(half_b))]
     reference, real = np.sort(order[middle:]), np.sort(order[:middle])
     return train, train.select(real), reference, "training images"
+
+
+def _check_sides(extractor: Extractor, size: tuple[int, int], data: str) -> None:
+    """Raise DataError when samples of a size would lose a part of them in the extractor's."""
+    _, height, width = extractor.shape
+    if abs(size[0] * width / height - size[1]) >= 1:
+        raise DataError(
+            f"extractor {extractor.name} takes images of {height}x{width}, but the samples are "
+            f"{times(size)}, of other sides: make one with "
+            f"pocketddpm extractor {shlex.quote(data)} --image-size {times(size)}"
+        )
+
+
+def _check_reading(extractor: Extractor, images: ImageSet, data: str) -> None:
+    """Raise DataError when an extractor of these data was made of images that look otherwise."""
+    made, here = extractor.facts.get("reading") or {}, how_read(images)
+    if extractor.facts.get("data") != images.name:
+        return  # other images anyway
+    if other := [key for key in made if key in here and made[key] != here[key]]:
+        then, now = (" ".join(f"--{key} {read[key]}" for key in other) for read in (made, here))
+        own = images.reading and images.reading.size
+        size = f"--image-size {times(own or extractor.shape[1:])}"
+        raise DataError(
+            f"extractor {extractor.name} was made of images with {then}, but these have {now}: "
+            f"make one with pocketddpm extractor {shlex.quote(data)} {size} {now}"
+        )
 
 
 def own_extractor(data: str) -> Extractor | None:
@@ -291,7 +328,7 @@ def _named_extractor(name: str, data: str, train: ImageSet | None) -> Extractor:
         raise DataError(f"the extractor {name} needs the images of {data}, which were not found")
     if name == INCEPTION:
         return load_inception(train.shape)
-    return fit_pixels_pca(train.images[split_halves(len(train))[0]], data)
+    return fit_pixels_pca(train.select(split_halves(len(train))[0]).images, data)
 
 
 def _space(

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pocketddpm.build import pick_device
 from pocketddpm.data.decode import Fit
 from pocketddpm.data.folder import list_images, load_folder
 from pocketddpm.data.image_set import ImageArray, ImageSet
 from pocketddpm.data.load import fit_size
-from pocketddpm.data.npz import MissingArray, read_npz
+from pocketddpm.data.npz import read_classes, read_images, read_labels
 from pocketddpm.errors import DataError
 from pocketddpm.metrics.options import EvaluateOptions
 from pocketddpm.models.model import Model, load_hashed
@@ -33,39 +32,15 @@ def read_samples(path: Path, classes: tuple[str, ...]) -> ImageSet:
 
 
 def _read_npz(path: Path, classes: tuple[str, ...]) -> ImageSet:
-    images = next(iter(read_npz(path, ("images", "arr_0")).values()))
-    labels, names = (_optional(path, *keys) for keys in (("labels", "arr_1"), ("classes",)))
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
-        raise DataError(
-            f"{path}: images must be uint8 [N,H,W] or [N,H,W,C], got {images.dtype} "
-            f"{list(images.shape)}; round and clip them to 0..255 first"
-        )
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.shape[3] not in (1, 3):
-        raise DataError(f"{path}: the last axis is the colour (1 or 3), got {list(images.shape)}")
-    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    images = read_images(path, ("images", "arr_0"))
+    labels = read_labels(path, len(images), ("labels", "arr_1"))
     if labels is None:
-        return ImageSet(channels_first, None, (), str(path))
-    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
-        raise DataError(
-            f"{path}: labels must be {len(images)} whole numbers, one for each image, got "
-            f"{labels.dtype} {list(labels.shape)}"
-        )
-    if names is not None:
-        if names.dtype.kind != "U" or names.ndim != 1:
-            raise DataError(f"{path}: classes must be a list of names, got {names.dtype}")
-        classes = (*(str(name) for name in names), NO_LABEL)  # numbered after the last class
+        return ImageSet(images, None, (), str(path))
+    if (names := read_classes(path)) is not None:
+        classes = (*names, NO_LABEL)  # numbered after the last class
     if not ((labels >= 0) & (labels < len(classes))).all():
         raise DataError(f"{path}: labels must lie in 0..{len(classes) - 1}")
-    return ImageSet(channels_first, labels.astype(np.int64), classes, str(path))
-
-
-def _optional(path: Path, *names: str) -> NDArray[Any] | None:
-    try:
-        return next(iter(read_npz(path, names).values()))
-    except MissingArray:
-        return None
+    return ImageSet(images, labels, classes, str(path))
 
 
 def _read_folder(path: Path, classes: tuple[str, ...]) -> ImageSet:

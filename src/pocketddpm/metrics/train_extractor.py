@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketddpm.build import pick_device, pick_precision
+from pocketddpm.data.decode import PADDED_WITH
 from pocketddpm.data.download import cache_root
-from pocketddpm.data.image_set import ImageSet
+from pocketddpm.data.image_set import ImageArray, ImageSet
 from pocketddpm.data.load import fingerprint, has_test, load_images
 from pocketddpm.data.split import divide, usual_hold_out
 from pocketddpm.errors import ConfigError, DataError, OutputError
@@ -99,7 +100,8 @@ def make_extractor(data: str, out: Path, options: ExtractorOptions) -> tuple[Ext
     if out.suffix != SUFFIX:
         raise ConfigError(f"--out must end in {SUFFIX}, got {out}")
     refuse_existing(out, options.overwrite, folder=False)
-    chosen = {"image_size": options.image_size, **options.image_options()}
+    size, fit = options.image_size, options.fit
+    chosen = {"image_size": size, "fit": fit, **options.image_options()}
     images = load_images(data, **chosen)
     test, whose = None, "test images"
     if has_test(data):
@@ -124,7 +126,20 @@ def make_extractor(data: str, out: Path, options: ExtractorOptions) -> tuple[Ext
         reached = agreement(extractor(test.images), test).value
         extractor.facts["test_accuracy"] = reached
         told = f"{len(images.classes)} classes, accuracy {reached:.2%} of {len(test)} {whose}"
+    extractor.facts["reading"] = how_read(images)
     return replace(extractor, sha256=save_extractor(out, extractor, dtype)), told
+
+
+def how_read(images: ImageSet) -> dict[str, str]:
+    """Return how image files became these images: options, where they have an effect."""
+    reading = images.reading
+    if reading is None:
+        return {}
+    read = {"stretch": "no" if reading.span in (None, (0.0, 1.0)) else "yes"}
+    read |= {"fit": reading.fit} if reading.size else {}
+    is_padded = read.get("fit") in ("pad", "contain")
+    ground = reading.background or (PADDED_WITH if is_padded else None)
+    return read | ({"background": ground} if ground else {})
 
 
 def own_classifier(images: ImageSet, device: torch.device) -> Extractor:
@@ -176,7 +191,7 @@ def train_extractor(
     # A batch must be full, and batch statistics need several.
     recipe = replace(recipe, batch_size=min(recipe.batch_size, max(2, len(part) // 8)))
     network = train_classifier(
-        images.images[part],
+        images.select(part).images,
         images.labels[part],
         len(images.classes),
         recipe,
@@ -196,7 +211,7 @@ def train_extractor(
 
 def pixels_extractor(images: ImageSet) -> Extractor:
     """Return the principal directions of half A's pixels; DataError when half A is too small."""
-    return fit_pixels_pca(images.images[_half(images, "A")], images.name)
+    return fit_pixels_pca(images.select(_half(images, "A")).images, images.name)
 
 
 def _half(images: ImageSet, half: Literal["A", "B"]) -> NDArray[np.int64]:
@@ -210,7 +225,7 @@ def _half(images: ImageSet, half: Literal["A", "B"]) -> NDArray[np.int64]:
 
 
 def train_classifier(
-    images: NDArray[np.uint8],
+    images: ImageArray,
     labels: NDArray[np.int64],
     classes: int,
     recipe: Recipe,
@@ -246,7 +261,7 @@ def run_length(total: int, recipe: Recipe) -> int:
 
 def _train(
     network: nn.Module,
-    images: NDArray[np.uint8],
+    images: ImageArray,
     labels: NDArray[np.int64],
     recipe: Recipe,
     advance: Advance | None,
@@ -336,7 +351,7 @@ def distort(x: Tensor, recipe: Recipe) -> Tensor:
     return x.masked_fill(patch & chosen, 0.0)
 
 
-def _renew_statistics(network: nn.Module, images: NDArray[np.uint8]) -> None:
+def _renew_statistics(network: nn.Module, images: ImageArray) -> None:
     """Compute the batch norms' statistics anew, from undistorted images as in evaluation."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):

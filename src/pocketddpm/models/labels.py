@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pocketddpm.errors import ConfigError, unknown
+from pocketddpm.errors import ConfigError, listed, unknown
 from pocketddpm.noise import Role, uniform
 
 Labels = str | int | Sequence[int] | Sequence[str] | NDArray[np.int64] | None
@@ -53,14 +53,14 @@ def listed_numbers(labels: Labels, classes: tuple[str, ...]) -> NDArray[np.int64
     for k in given.tolist():
         if not 0 <= k <= len(classes):
             raise ConfigError(
-                f"label numbers lie in 0..{len(classes) - 1} ({', '.join(classes)}), or "
+                f"label numbers lie in 0..{len(classes) - 1} ({listed(classes)}), or "
                 f"{len(classes)} for no label; got {k}"
             )
         called = classes[k] if k < len(classes) else NO_LABEL
         other = called != str(k) and (called.isdecimal() or str(k) in classes)
         if other and not isinstance(labels, np.ndarray):
             raise ConfigError(
-                f"label {k} is ambiguous, as the classes are called {', '.join(classes)}; give "
+                f"label {k} is ambiguous, as the classes are called {listed(classes)}; give "
                 f"the name as text, '{k}', or positions as an array"
             )
     return given.astype(np.int64)

@@ -327,13 +327,13 @@ class Session:
 
 def build_trainer(experiment: Experiment, data: RunData, device: torch.device) -> Trainer:
     """Return the trainer of an experiment on its data, at the start of the run."""
-    training, batches = experiment.training, experiment.training.batches_per_epoch
+    training = experiment.training
     loader = Loader(
         data.images,
         batch_size=training.batch_size,
         seed=training.seed,
         device=device,
-        epoch_images=batches * training.batch_size if batches else None,
+        epoch_images=min(training.epoch_images or len(data.images), len(data.images)),
         flip=bool(data.config.flip),
         augment=data.config.augment,
     )

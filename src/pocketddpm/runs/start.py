@@ -134,11 +134,12 @@ def _checked(experiment: Experiment) -> Experiment:
 
 
 def _placed(data: str) -> str:
-    """Return the name of a data set; a folder's as a path that is the same from everywhere."""
+    """Return the name of a data set; that of files as a path that is the same from everywhere."""
     source = "hf:" if data.startswith("hf:") else ""  # which reads folders too
     folder = expanded(data.removeprefix(source))
-    is_folder = data not in DATASETS.names() and folder.is_dir()
-    return f"{source}{folder.resolve()}" if is_folder else data
+    is_path = folder.is_dir() or (folder.suffix == ".npz" and folder.is_file())
+    is_path = is_path and data not in DATASETS.names()
+    return f"{source}{folder.resolve()}" if is_path else data
 
 
 def _resumed(checkpoint: Checkpoint, preset: str, options: Mapping[str, Any]) -> Experiment:

@@ -78,6 +78,11 @@ def describe_run(
         f"{total} images in {total // training.batch_size} steps of {training.batch_size} "
         f"({total / trainer.loader.epoch_images:.1f} epochs) -> {out}"
     )
+    if training.epoch_images > (epoch := trainer.loader.epoch_images):
+        lines.append(
+            f"  an epoch is all {epoch:,} images: {training.batches_per_epoch} batches of "
+            f"{training.batch_size} would be {training.epoch_images:,}"
+        )
     minutes = training.minutes if total > trainer.images_seen else None
     return lines + [f"  {line}" for line in expectations(len(images), (h, w), total, minutes)]
 
