@@ -398,7 +398,7 @@ def test_best_is_the_lowest_epoch_loss_and_cannot_be_resumed(tiny, tmp_path):
 
 
 def test_minutes_become_images_once(tiny, tmp_path):
-    tiny = with_training(tiny, steps=None, minutes=0.05)
+    tiny = with_training(tiny, steps=None, minutes=0.02)
     started = time.monotonic()
     run = session(tiny, tmp_path)
     plan = run.trainer.make_plan()
@@ -536,14 +536,20 @@ TINY_OPTIONS = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of 60 steps that nothing stopped."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    main([*TINY_OPTIONS, "--steps", "60", "--out", str(out)])
+    return out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_save_and_resuming_is_exact(tmp_path, number, status):
+def test_signals_save_and_resuming_is_exact(undisturbed, tmp_path, number, status):
     out = tmp_path / "run"
-    steps = ["--steps", "60", "--out", str(out)]
-    process = subprocess.Popen(
-        [*RUN, *TINY_OPTIONS, *steps], stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    )
+    command = [*TINY_OPTIONS, "--steps", "60", "--out", str(out)]
+    process = subprocess.Popen([*RUN, *command], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stderr is not None
     for line in process.stderr:
         if "steps of 16" in line:
@@ -555,13 +561,12 @@ def test_signals_save_and_resuming_is_exact(tmp_path, number, status):
     assert f"train digits --resume {out}" in message
     stopped = load_checkpoint(out / "last.safetensors").meta["run"]["step"]
     assert stopped < 60
-    done = subprocess.run([*RUN, *TINY_OPTIONS, *steps, "--resume", "auto"], cwd=tmp_path)
-    assert done.returncode == 0
-    whole = tmp_path / "whole"
-    subprocess.run([*RUN, *TINY_OPTIONS, "--steps", "60", "--out", str(whole)], check=True)
-    for name, tensor in tensors_of(whole / "last.safetensors").items():
-        assert_close(tensors_of(out / "last.safetensors")[name], tensor, rtol=0, atol=0, msg=name)
-    assert losses_of(out) == losses_of(whole)
+    main([*command, "--resume", "auto"])
+    found, wanted = (tensors_of(run / "last.safetensors") for run in (out, undisturbed))
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert_close(found[name], tensor, rtol=0, atol=0, msg=name)
+    assert losses_of(out) == losses_of(undisturbed)
 
 
 @pytest.mark.slow
@@ -569,15 +574,14 @@ def test_two_processes_learn_the_same(tmp_path):
     """torchrun with two CPU processes: the losses of one process, up to the order of sums."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--standalone", "-m", "pocketddpm"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for name, command in (("one", RUN), ("two", torchrun)):
-        done = subprocess.run(
-            [*command, *TINY_OPTIONS, "--steps", "6", "--out", str(tmp_path / name)],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+    main([*TINY_OPTIONS, "--steps", "6", "--out", str(tmp_path / "one")])
+    done = subprocess.run(
+        [*torchrun, *TINY_OPTIONS, "--steps", "6", "--out", str(tmp_path / "two")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
     assert "x 2" in done.stderr
     one, two = (torch.tensor([float(x) for x in losses_of(tmp_path / n)]) for n in ("one", "two"))
     assert_close(two, one, rtol=1e-3, atol=1e-5)
