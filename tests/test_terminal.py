@@ -1,11 +1,13 @@
 """What is printed and what is typed: encodings, full disks, homes, names with blanks."""
 
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,6 +37,28 @@ def pocketddpm(*words, encoding="utf-8", home=None, stdout=subprocess.PIPE):
     return subprocess.run(command, env=env, stdout=stdout, stderr=subprocess.PIPE, check=False)
 
 
+@pytest.fixture
+def typed(monkeypatch):
+    """Run the command here, with streams in an encoding, as a terminal that has it."""
+
+    def type_in(*words, encoding):
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2)]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", streams[0])
+            patch.setattr(sys, "stderr", streams[1])
+            try:
+                run(*words)
+                status = 0
+            except SystemExit as stop:
+                status = stop.code
+        for stream in streams:
+            stream.flush()
+        stdout, stderr = (stream.buffer.getvalue() for stream in streams)
+        return SimpleNamespace(returncode=status, stdout=stdout, stderr=stderr)
+
+    return type_in
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run in a folder with a blank and a sign that few encodings have; classes likewise."""
@@ -62,25 +86,31 @@ def test_help_can_be_printed_in_every_encoding(encoding):
     assert b"Traceback" not in wrong.stderr + wrong.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_help_of_every_verb_can_be_printed(verb):
-    done = pocketddpm(verb, "--help", encoding="ascii")
+def test_the_help_of_every_verb_can_be_printed(typed, verb):
+    done = typed(verb, "--help", encoding="ascii")
     assert (done.returncode, done.stderr) == (0, b"")
+    assert b"usage: pocketddpm" in done.stdout
+
+
+def test_a_name_that_an_encoding_lacks_is_printed_by_a_process_of_its_own(trained):
+    done = pocketddpm("info", trained, encoding="cp1252")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u6f22" in done.stdout
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "cp1252", "utf-8"])
-def test_names_that_an_encoding_lacks_are_written_as_numbers(trained, tmp_path, encoding):
-    known = pocketddpm("info", trained, encoding=encoding)
+def test_names_that_an_encoding_lacks_are_written_as_numbers(typed, trained, tmp_path, encoding):
+    known = typed("info", trained, encoding=encoding)
     assert (known.returncode, known.stderr) == (0, b"")
     sign = b"\\u6f22" if encoding == "cp1252" else "漢".encode(encoding)
     assert sign in known.stdout
-    drawn = pocketddpm("sample", trained, "--labels", "漢", "--n", "1", "--steps", "1", "--device",
-                       "cpu", "--out", tmp_path / "漢.npz", encoding=encoding)  # fmt: skip
+    drawn = typed("sample", trained, "--labels", "漢", "--n", "1", "--steps", "1", "--device",
+                  "cpu", "--out", tmp_path / "漢.npz", encoding=encoding)  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr
     with np.load(tmp_path / "漢.npz") as arrays:
         assert arrays["labels"].tolist() == [0]
-    wrong = pocketddpm("sample", trained, "--labels", "漢字", encoding=encoding)
+    wrong = typed("sample", trained, "--labels", "漢字", encoding=encoding)
     assert wrong.returncode == 2
     assert b"Traceback" not in wrong.stderr
     assert wrong.stderr.count(b"\n") == 1
