@@ -311,7 +311,7 @@ def test_quickstart_without_mnist(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("POCKETDDPM_DATA", str(tmp_path / "nothing"))
     out = tmp_path / "quickstart"
     for _ in range(2):  # the second refreshes its own folder
-        run("quickstart", "--minutes", "0.05", "--out", out, "--device", "cpu")
+        run("quickstart", "--minutes", "0.02", "--out", out, "--device", "cpu")
     assert "using the built-in 8x8 digits" in capsys.readouterr().err
     page = (out / "README.md").read_text()
     for name in ("samples.png", "denoising.gif", "strip.png", "forward.png", "loss.png"):

@@ -69,10 +69,10 @@ import sys
 import pocketddpm as pd
 assert pd.diffusion.__all__ == dir(pd.diffusion) == sorted(pd.diffusion.__all__)
 assert "torch" not in sys.modules
-for name in pd.diffusion.__all__:
-    assert getattr(pd.diffusion, name).__doc__, name
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+    for name in pd.diffusion.__all__:
+        assert getattr(pd.diffusion, name).__doc__, name
     assert "diffusion" in pd.__all__
     with pytest.raises(AttributeError, match="samplers"):
         _ = pd.diffusion.samplers

@@ -2,8 +2,7 @@
 
 import os
 import struct
-import subprocess
-import sys
+import time
 import warnings
 import zlib
 from dataclasses import replace
@@ -16,6 +15,7 @@ import PIL.Image
 import pytest
 from filelock import FileLock
 
+from campaign import Child
 from pocketddpm import progress
 from pocketddpm.commands.main import main
 from pocketddpm.data import cores, files
@@ -614,28 +614,25 @@ def test_the_cache_can_be_looked_at_and_emptied(
     assert load_folder(pictures).images.tolist() == images.tolist()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_of_several_processes_one_decodes(pictures: Path, cache: Path, tmp_path: Path) -> None:
     """Three that start together read every file once between them."""
     for i in range(40):
         shade(pictures / f"{i}.png", i)
-    code = (
-        "import sys, time\n"
-        "from pathlib import Path\n"
-        "from pocketddpm.data import cores, files\n"
-        "from pocketddpm.data.folder import load_folder\n"
-        "decode = files.decode\n"
-        "def counted(*asked):\n"
-        "    time.sleep(0.01)\n"
-        "    open(sys.argv[2], 'a').write('x')\n"
-        "    return decode(*asked)\n"
-        "files.decode = counted\n"
-        "cores.ALONE = 1000\n"
-        "print(load_folder(Path(sys.argv[1])).images.sum())\n"
-    )
-    words = [sys.executable, "-c", code, str(pictures), str(tmp_path / "decoded")]
-    three = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    sums = {process.communicate(timeout=120)[0] for process in three}
-    assert sums == {f"{16 * sum(range(40))}\n"}
+
+    def load() -> None:
+        def counted(*asked: Any) -> Any:
+            time.sleep(0.01)
+            with (tmp_path / "decoded").open("a") as log:
+                log.write("x")
+            return decode(*asked)
+
+        files.decode = counted
+        cores.ALONE = 1000
+        assert load_folder(pictures).images.sum() == 16 * sum(range(40))
+
+    three = [Child(load, tmp_path / "errors").start() for _ in range(3)]
+    assert [child.wait().status for child in three] == [0, 0, 0]
     assert len((tmp_path / "decoded").read_text()) == 40
 
 

@@ -627,7 +627,7 @@ model.sample(labels=["3"], steps=2)
 def test_what_is_added_to_a_table_is_everywhere(tmp_path):
     """A loss, a weighting, a distribution of times, a prediction: a function and a line each."""
     copy = shutil.copytree(
-        PACKAGE, tmp_path / "pocketddpm", ignore=shutil.ignore_patterns("weights", "__pycache__")
+        PACKAGE, tmp_path / "pocketddpm", ignore=shutil.ignore_patterns("weights")
     )
     known = {"losses": "mse", "weightings": "simple", "times": "uniform", "predictions": "v"}
     for kind, (file, table) in ADDED.items():
