@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from pocketddpm.config import DataConfig, Experiment, NetworkConfig, OptimiserConfig, TrainingConfig
 
@@ -17,6 +16,28 @@ def private_cache(tmp_path_factory, monkeypatch):
     """Tests neither download nor read or write the user's cache."""
     monkeypatch.setenv("POCKETDDPM_OFFLINE", "1")
     monkeypatch.setenv("POCKETDDPM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """As OMP_NUM_THREADS says; another library may have been before it."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def score_quickly(patch: pytest.MonkeyPatch) -> None:
+    """Make small what takes seconds of each `evaluate`: a bootstrap, training a classifier."""
+    from pocketddpm.metrics import intervals, train_extractor
+
+    patch.setattr(intervals, "REPLICATES", 10)
+    patch.setattr(train_extractor, "PASSES", 100)
+
+
+@pytest.fixture
+def quick_scores(monkeypatch):
+    """For tests that read no interval, and ask no classifier to be right."""
+    score_quickly(monkeypatch)
 
 
 def find_real_data() -> Path:
@@ -51,9 +72,22 @@ def with_training(experiment: Experiment, **values) -> Experiment:
 
 
 def pytest_configure(config):
-    # The suite runs in two processes: one thread each, for what they start as well.
+    # The suite runs in two processes: one thread each, for what they start as well. torch reads
+    # it when it is imported, which the process that only starts the others need not do.
     os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
+
+
+def pytest_itemcollected(item):
+    """Tests with a fixture of their module stay in one process, where it is made once."""
+    fixtures = item._fixtureinfo.name2fixturedefs.values()
+    if any(each[-1].scope == "module" for each in fixtures):
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Of tests that go to any process, the slow ones go first: two processes end together."""
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -17,7 +17,6 @@ pytest.importorskip("mkdocstrings", reason="needs mkdocstrings: pip install 'poc
 pytest.importorskip("latex2mathml", reason="needs latex2mathml: pip install 'pocketddpm[docs]'")
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.xdist_group("docs")  # one build serves all
 
 
 def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_the_example_of_a_public_name_runs(name, folder, monkeypatch):
+def test_the_example_of_a_public_name_runs(name, folder, quick_scores, monkeypatch):
     monkeypatch.chdir(folder)
     subject = pd
     for part in name.split("."):

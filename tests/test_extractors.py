@@ -66,7 +66,7 @@ def test_a_labelled_folder_gets_a_classifier_and_is_evaluated_with_it(
     assert "no judge" in report["skipped"]["label agreement"]
 
 
-def test_a_model_of_a_folder_is_measured_at_its_own_size(photos, tmp_path, capsys):
+def test_a_model_of_a_folder_is_measured_at_its_own_size(photos, quick_scores, tmp_path, capsys):
     out = tmp_path / "run"
     run("train", "unet-folder", "--data", photos, "--image-size", "12", "--net", TINY_NET,
         "--steps", "2", "--batch-size", "16", "--out", out, "--device", "cpu",

@@ -154,7 +154,7 @@ def test_samples_without_a_label_are_no_class(writer, tmp_path):
     assert NO_LABEL in score(found, reference()).skipped["label agreement"]
 
 
-def test_a_models_classes_are_matched_by_name(monkeypatch):
+def test_a_models_classes_are_matched_by_name(quick_scores, monkeypatch):
     """The model's classes lie in another order than the data set's."""
     names = tuple(reversed(MNIST))
     model = model_around(Labelled(), (1, 4, 4), names)
@@ -188,7 +188,7 @@ def test_damaged_names_are_refused(tmp_path):
         read_samples(tmp_path / "x.npz", MNIST)
 
 
-def test_the_commands_write_names(tmp_path, capsys):
+def test_the_commands_write_names(quick_scores, tmp_path, capsys):
     out = tmp_path / "run"
     run("train", "digits", "--classes", "0,1,7", "--net", TINY_NET, "--steps", "2", "--batch-size",
         "16", "--out", out, "--device", "cpu", "--sample-every", "0")  # fmt: skip

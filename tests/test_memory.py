@@ -55,6 +55,7 @@ OPTIONS = f"--network lean --net {NETWORK} --batch-size 8 --precision float32 --
 OPTIONS += "--center yes --flip yes"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what is anonymous")
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     """A choice of classes, a fingerprint, a mean image, batches and flips: nothing copies the set.

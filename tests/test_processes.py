@@ -192,7 +192,7 @@ def test_samples_do_not_depend_on_the_number_of_processes(runs, tmp_path, count)
         np.testing.assert_array_equal(one["labels"], many["labels"])
 
 
-def test_scores_do_not_depend_on_the_number_of_processes(runs, tmp_path):
+def test_scores_do_not_depend_on_the_number_of_processes(runs, quick_scores, tmp_path):
     import json
 
     from pocketddpm.commands.evaluate import Evaluate

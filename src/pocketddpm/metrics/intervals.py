@@ -11,6 +11,7 @@ as much as having only n images has raised it already: replicates are moved to t
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import inf, nan
 from statistics import NormalDist
 
@@ -122,6 +123,7 @@ def _root(rises: Callable[[float], float], low: float, high: float) -> float:
     return (low + high) / 2
 
 
+@lru_cache(maxsize=REPLICATES)  # the numbers of one report draw the same ones
 def resample_counts(n: int, replicate: int) -> Tensor:
     """Return how often each of n images is drawn in one bootstrap sample, int64 [n], sum n."""
     u = uniform(0, Role.EVALUATE, torch.arange(n), step=replicate + 1)
