@@ -371,6 +371,13 @@ def test_an_orientation_that_comes_after_the_pixels(pictures: Path) -> None:
 # --- sizes ---
 
 
+def test_what_is_only_scaled_is_not_called_cropped(pictures: Path) -> None:
+    save(pictures / "a.png", size=(4, 6))
+    assert "6x4" not in "".join(load_folder(pictures, Reading((6, 4))).notes)  # as it is
+    assert "cropped" not in load_folder(pictures, Reading((3, 2))).notes[0]
+    assert "cropped" in load_folder(pictures, Reading((2, 2))).notes[0]
+
+
 def test_differing_sizes_need_an_image_size(pictures: Path) -> None:
     save(pictures / "a.png", size=(4, 3))
     save(pictures / "b.png", size=(4, 3))
@@ -380,7 +387,7 @@ def test_differing_sizes_need_an_image_size(pictures: Path) -> None:
     found = load_folder(pictures, Reading((2, 2)))
     assert found.images.shape == (3, 1, 2, 2)
     assert found.source == "cropped and resized to 2x2"
-    assert "2 sizes, 3x4 to 3x5" in found.notes[0]
+    assert "2 sizes, 3x4 to 3x5" in found.notes[0] and "cropped" in found.notes[0]
     assert load_images(str(pictures), image_size=(2, 6)).shape == (1, 2, 6)
 
 

@@ -244,7 +244,9 @@ def _resized(sizes: Counter[tuple[int, int]], size: tuple[int, int] | None, fit:
     told = f"files of {times(ordered[0])}"
     if len(sizes) > 1:
         told = f"files of {len(sizes)} sizes, {times(ordered[0])} to {times(ordered[-1])},"
-    notes = [f"{told} are {FITS[fit]} to {times(size)}"]
+    is_scaled = all(h * size[1] == w * size[0] for h, w in sizes)  # and nothing is cropped
+    way = "resized" if is_scaled and fit in ("resize", "contain") else FITS[fit]
+    notes = [f"{told} are {way} to {times(size)}"]
     if fit in ("resize", "contain"):
         small = sum(k for (h, w), k in sizes.items() if h < size[0] and w < size[1])
         notes += [f"{small} of them are smaller and are enlarged"] if small else []

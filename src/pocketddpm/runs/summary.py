@@ -27,7 +27,8 @@ FEW, OFTEN = 2_000, 50
 def describe_images(images: ImageSet) -> list[str]:
     """Return lines on what images there are, and what was left out or changed on the way."""
     c, h, w = images.shape
-    source = f" ({images.source})" if images.source else ""
+    # What became of files is in the notes.
+    source = f" ({images.source})" if images.source and images.reading is None else ""
     first = f"{images.name}: {len(images):,} images {c}x{h}x{w}{source}, {_classes(images)}"
     return [first, *(f"  {note}" for note in images.notes)]
 
