@@ -26,7 +26,7 @@ import torch
 from torch.distributed.run import get_args_parser
 
 import pocketddpm as pd
-from conftest import find_real_data
+from conftest import find_real_data, score_quickly
 from pocketddpm.build import build_network
 from pocketddpm.catalog import ALL
 from pocketddpm.commands.main import VERBS, main
@@ -37,7 +37,9 @@ from pocketddpm.datasets import cifar10
 from pocketddpm.metrics import protocol
 from pocketddpm.pictures import save_png
 from pocketddpm.presets import get_preset
+from pocketddpm.runs import evaluation
 from pocketddpm.values import from_dict, parse_options
+from test_processes import together
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -275,11 +277,9 @@ def run(line: str) -> None:
         return
     if args[0] != "pocketddpm":
         if args[0] == "torchrun":
-            args = [sys.executable, "-m", "torch.distributed.run", *args[1:]]
-        elif args[0] == "python":
-            args = [sys.executable, str(ROOT / args[1]), *args[2:]]
-        done = subprocess.run(args, env=os.environ | {"PET_MASTER_PORT": str(free_port())})
-        assert not done.returncode, f"{args}: exit status {done.returncode}"
+            torchrun(args[1:])
+        else:
+            begin([sys.executable, str(ROOT / args[1]), *args[2:]] if args[0] == "python" else args)
         return
     with contextlib.ExitStack() as stack:
         if sent_to is not None:
@@ -289,6 +289,16 @@ def run(line: str) -> None:
             main(args[1:])
         except SystemExit as stop:
             assert not stop.code, f"{args}: exit status {stop.code}"
+
+
+def begin(args: list[str]) -> None:
+    """Run another program, as a shell does."""
+    done = subprocess.run(args, env=os.environ | {"PET_MASTER_PORT": str(free_port())})
+    assert not done.returncode, f"{args}: exit status {done.returncode}"
+
+
+def torchrun(args: list[str]) -> None:
+    begin([sys.executable, "-m", "torch.distributed.run", *args])
 
 
 def serve(args: list[str]) -> None:
@@ -355,7 +365,7 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def few_features():
+def small_scores():
     """Features of 60,000 training images are those of FEATURES of them, repeated."""
     found = protocol.features_together
 
@@ -366,7 +376,21 @@ def few_features():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "features_together", features)
+        patch.setattr(evaluation, "MOST", FEATURES)
+        score_quickly(patch)
         yield
+
+
+@pytest.fixture
+def forks(tmp_path, monkeypatch):
+    """Processes of torchrun are forked, and import nothing; test_train.py starts torchrun."""
+
+    def fork(args: list[str]) -> None:
+        asked = get_args_parser().parse_args(args)
+        count, words = int(asked.nproc_per_node), list(asked.training_script_args)
+        together(count, lambda rank: main(words), tmp_path)
+
+    monkeypatch.setattr(sys.modules[__name__], "torchrun", fork)
 
 
 @pytest.fixture
@@ -395,10 +419,6 @@ def furnish(here: Path, world: World, text: str) -> None:
         world.make(RUNS.get(name, RUNS["mnist"]), here / "runs" / name)
 
 
-def evaluates(page: Path) -> bool:
-    return "\n    pocketddpm evaluate " in page.read_text()
-
-
 COMMANDS = [page for page in PAGES if items(page.read_text())]
 WITH_LONG = [p for p in COMMANDS if any(among(LONG, line) for _, line in items(p.read_text()))]
 
@@ -410,16 +430,8 @@ def test_every_command_parses(page, monkeypatch):
             parse(words(code)[0], monkeypatch)
 
 
-@pytest.mark.parametrize(
-    "page",
-    # Pages that evaluate share a process, and what it makes once.
-    [
-        pytest.param(page, marks=[pytest.mark.xdist_group("evaluate")] * evaluates(page))
-        for page in COMMANDS
-    ],
-    ids=lambda page: page.name,
-)
-def test_every_command_and_snippet_runs(page, world, few_features, here, capfd):
+@pytest.mark.parametrize("page", COMMANDS, ids=lambda page: page.name)
+def test_every_command_and_snippet_runs(page, world, small_scores, forks, here, capfd):
     found = [(kind, code) for kind, code in items(page.read_text()) if not among(LONG, code)]
     run_all(page.name, found, world, here, capfd)
 
