@@ -64,6 +64,12 @@ def test_a_budget_that_is_too_little_is_said(
     assert all(value in line for value, line in zip(said, lines, strict=True))
 
 
+def test_what_the_model_to_begin_with_has_seen_counts() -> None:
+    assert not expectations(50_000, (28, 28), 600, before=SHAPES - 600)
+    (line,) = expectations(50_000, (28, 28), 600, before=SHAPES - 700)
+    assert "--images 700" in line
+
+
 @pytest.mark.parametrize(
     ("count", "times", "said"),
     [(FEW - 1, OFTEN + 1, 1), (FEW - 1, OFTEN, 0), (FEW, OFTEN + 1, 0), (20, 10_000, 1)],

@@ -10,6 +10,7 @@ from pocketddpm.config import Experiment
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import class_counts
 from pocketddpm.distributed import count
+from pocketddpm.models.checkpoint import init_record
 from pocketddpm.models.cost import count_flops, count_parameters
 from pocketddpm.models.for_diffusers import refusal
 from pocketddpm.training.trainer import Trainer
@@ -85,19 +86,25 @@ def describe_run(
             f"{training.batch_size} would be {training.epoch_images:,}"
         )
     minutes = training.minutes if total > trainer.images_seen else None
-    return lines + [f"  {line}" for line in expectations(len(images), (h, w), total, minutes)]
+    before = (init_record(record) or {}).get("images_seen", 0)
+    told = expectations(len(images), (h, w), total, minutes, before)
+    return lines + [f"  {line}" for line in told]
 
 
 def expectations(
-    count: int, size: tuple[int, int], total: int, minutes: float | None = None
+    count: int,
+    size: tuple[int, int],
+    total: int,
+    minutes: float | None = None,
+    before: int = 0,
 ) -> list[str]:
     """Return sentences on what a budget is too little for, or too much.
 
     count: training images. size: (height, width). total: images of training that the budget buys.
-    minutes: the budget, where it is one of time.
+    minutes: the budget, where it is one of time. before: images that the model to begin with saw.
     """
     lines = []
-    needed = ceil(SHAPES * min(1.0, size[0] * size[1] / SHAPES_AT))
+    needed = ceil(SHAPES * min(1.0, size[0] * size[1] / SHAPES_AT)) - before
     if total < needed:
         buys = f"--images {needed}"
         if minutes is not None:
