@@ -113,6 +113,8 @@ TABLES = {
     "losses": Table("diffusion/losses.py", "LOSSES"),
     "weightings": Table("diffusion/weighting.py", "WEIGHTINGS"),
     "times": Table("diffusion/times.py", "TIMES"),
+    "restore-tasks": Table("diffusion/operators.py", "TASKS"),
+    "restore-methods": Table("diffusion/conditioning.py", "METHODS"),
 }
 
 

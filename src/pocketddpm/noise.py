@@ -35,6 +35,7 @@ class Role(IntEnum):
     FLOW = 10  # dequantisation and probe of the probability flow's likelihood
     SELECT = 11  # which images are kept in a subset, or held out
     AUGMENT = 12  # how training images are changed
+    MEASURE = 13  # the noise of a measurement, and what is random in its operator
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:
