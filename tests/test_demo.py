@@ -21,6 +21,8 @@ from pocketddpm.demo.noising import noised
 from pocketddpm.demo.racing import drawing_samplers, lanes, race, steps_for
 from pocketddpm.demo.streaming import Stopped, stream
 from pocketddpm.errors import CheckpointError, ConfigError
+from pocketddpm.models.editing import Settings
+from pocketddpm.models.restoration import restore
 
 
 @pytest.fixture
@@ -358,6 +360,27 @@ def test_between_two_seeds_lie_both(model):
         painting.between(model, 9, Wish(n=1))
     with pytest.raises(ConfigError, match="To seed"):
         painting.between(model, None, Wish(n=2))
+
+
+def test_an_image_is_restored_from_its_measurement(model, plain):
+    image = np.random.default_rng(0).integers(0, 256, (1, 4, 4), np.uint8)
+    assert painting.tasks(model) == [task for task in painting.tasks(plain) if task != "grey"]
+    operator, y, picture = painting.measured(model, image, "super-resolution", 0.1)
+    assert (tuple(y.shape), picture.shape) == ((1, 1, 1, 1), (1, 1, 4, 4))
+    assert len(np.unique(picture)) == 1
+    wanted = wish(model, "no-label", n=3, steps=4, seed=2, sampler="ddpm")
+    *_, film = painting.restored(model, image, "super-resolution", 0.1, "dps", wanted)
+    assert film.done and film.frames[-1].x.shape == (3, 1, 4, 4)
+    settings = Settings(steps=4, seed=2)
+    how = {"sigma": 0.1, "method": "dps", "samples": 3, "settings": settings}
+    found = restore(model, y, operator, labels="no-label", **how)
+    np.testing.assert_array_equal(film.frames[-1].x, found.images)
+    labelled = wish(model, "3", n=2, steps=4)
+    *_, film = painting.restored(model, image, "blur", 0.1, "mmps", labelled)
+    assert film.names == ["3"] * 2
+    *_, film = painting.restored(plain, np.zeros((3, 6, 4), np.uint8), "grey", 0.1, "diffpir",
+                                 wish(plain, n=2, steps=3))  # fmt: skip
+    assert film.done and film.names == []
 
 
 # Markup and the list of models -----------------------------------------------------------------

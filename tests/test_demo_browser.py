@@ -302,6 +302,15 @@ def test_edits(person):
     page.click("#sketch-start")
     page.wait_for_selector("#sketch-png:not([disabled])")
     assert "step 12 of 12" in person.text("#sketch-status")
+    person.tab("Restore")
+    page.wait_for_selector("#restore-known img")
+    known = person.picture("#restore-known")
+    person.choose("What was lost", "blur")
+    changed = "before => document.querySelector('#restore-known img').src != before"
+    page.wait_for_function(changed, arg=known)
+    page.click("#restore-start")
+    page.wait_for_selector("#restore-png:not([disabled])")
+    assert "t = 0" in person.text("#restore-status")
 
 
 def brush(page, selector):

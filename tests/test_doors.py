@@ -135,6 +135,7 @@ SETTINGS = Settings(steps=12)
         lambda m: interpolate(m, IMAGES, IMAGES, t=400, settings=SETTINGS),
         lambda m: pd.sample(m, 2, labels=None, steps=2),
         lambda m: pd.edit("img2img", m, IMAGES, steps=12),
+        lambda m: pd.edit("restore", m, IMAGES, task="noise", steps=12),
     ],
 )
 def test_a_model_that_never_saw_a_hidden_label_is_not_asked_for_one(ask):
@@ -253,7 +254,7 @@ def test_stretched_samples_reach_from_black_to_white():
 @pytest.mark.parametrize(
     ("options", "values"),
     [
-        ({"what": "impaint"}, ["'impaint'", "inpaint", "img2img", "interpolate"]),
+        ({"what": "impaint"}, ["'impaint'", "inpaint", "img2img", "interpolate", "restore"]),
         ({"split": "val", "images": "digits"}, ["'val'", "train", "test"]),
         ({"strength": "much"}, ["strength", "much"]),
         ({"strength": float("nan")}, ["strength", "nan"]),
@@ -312,6 +313,7 @@ def asks(tmp_path) -> dict[Any, tuple[Callable[..., Any], dict[str, Asked]]]:
         return pd.diffusion.sample(lambda x, sigma: x, **asked)
 
     inpaint = {"what": "inpaint", "mask": MASK8}
+    restore = {"what": "restore", "task": "super-resolution"}
     return {
         pd.Model.sample: (lambda **a: model.sample(**{"n": 2, "steps": 2} | a), {}),
         pd.Model.plan: (model.plan, {}),
@@ -327,6 +329,7 @@ def asks(tmp_path) -> dict[Any, tuple[Callable[..., Any], dict[str, Asked]]]:
                 "mask": {"what": "inpaint"},
                 "jump_length": inpaint | {"steps": 12},
                 "jump_count": inpaint,
+                **dict.fromkeys(("factor", "noise", "samples"), restore),
             },
         ),
         Guidance: (Guidance, {}),
@@ -361,7 +364,16 @@ def test_every_number_of_pythons_doors_is_one(tmp_path):
 
 def test_numbers_of_numpy_and_whole_floats_are_numbers(tmp_path):
     same = {"frames": 3, "jump_length": 2, "jump_count": 2, "panels": 3, "rows": 1, "index": 1}
-    same |= {"t_start": 400, "n": 2, "first": 0, "steps": 4, "subset": 9, "batch_size": 2}
+    same |= {
+        "samples": 2,
+        "factor": 2,
+        "t_start": 400,
+        "n": 2,
+        "first": 0,
+        "steps": 4,
+        "subset": 9,
+        "batch_size": 2,
+    }
     for door, (ask, needs) in asks(tmp_path).items():
         for name, kind, count in numbers_of(door):
             if kind is int and not count and name in same:

@@ -76,6 +76,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "evaluate runs/photos": {"n": 20, "steps": 2},
     "evaluate ": {"n": 20},
     "extractor ": {"epochs": 1},
+    "edit restore": {"steps": 2},
     "likelihood .*--draws": {"n": 2, "draws": 100},
     "likelihood ": {"n": 2},
     "compare ": {"n": 2, "steps": 2},

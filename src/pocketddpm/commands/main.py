@@ -52,7 +52,7 @@ VERBS: dict[str, type] = {
 ELSEWHERE = {
     **dict.fromkeys(("generate", "draw", "create", "run"), "sample"),
     **dict.fromkeys(("finetune", "fine-tune", "fit", "resume"), "train"),
-    **dict.fromkeys(("inpaint", "interpolate", "img2img"), "edit"),
+    **dict.fromkeys(("inpaint", "interpolate", "img2img", "restore"), "edit"),
     **dict.fromkeys(("test", "score", "fid"), "evaluate"),
     **dict.fromkeys(("gui", "ui", "serve", "web"), "demo"),
 }

@@ -24,6 +24,7 @@ GROUPS = {  # in the order of a help text
     "data": "",
     "budget": "",
     "sampler": "sampler steps spacing eta clip threshold sampler_options jump_length jump_count",
+    "restoring": "task factor noise method method_options samples measured",
     "guidance": "guidance guidance_interval guidance_rescale cfg_plus_plus negative_label guide",
     "output": "out resume begin_with checkpoint_every sample_every sample_at_start tensorboard "
     "sample_each_epoch gif names strip panels rows frames stretch json serve public overwrite",
@@ -39,8 +40,14 @@ METAVARS = {
     **dict.fromkeys(("model", "models", "guide", "begin_with", "resume"), "MODEL"),
     **{"minutes": "MINUTES", "index": "N,N,...", "box": "TOP,LEFT,BOTTOM,RIGHT", "to": "FORMAT"},
     **{"guidance_interval": "LOW,HIGH", "format": "FORMAT", "betas": "B1/B2", "plugin": "FILE.py"},
-    **dict.fromkeys(("sampler_options", "schedule_options"), "KEY=VALUE,..."),
-    **{"labels": "CLASSES", "negative_label": "CLASS", "threshold": "SHARE", "device": "DEVICE"},
+    **dict.fromkeys(("sampler_options", "schedule_options", "method_options"), "KEY=VALUE,..."),
+    **{
+        "task": "TASK",
+        "labels": "CLASSES",
+        "negative_label": "CLASS",
+        "threshold": "SHARE",
+        "device": "DEVICE",
+    },
 }
 """What a value is called, by the name of its option, where the type does not say enough."""
 OF_TYPES = {int: "N", float: "X", Path: "PATH", str: "NAME"}

@@ -1,14 +1,16 @@
-"""Tab: paint a part anew, go from one seed to another, finish a sketch."""
+"""Tab: paint a part anew, go from one seed to another, finish a sketch, restore what was lost."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
-from pocketddpm.demo import painting, widgets
+from pocketddpm.demo import markup, painting, widgets
 from pocketddpm.demo.drawing import Film, whole, wish
 from pocketddpm.demo.film_view import FilmView
 from pocketddpm.demo.widgets import Page, slider
+from pocketddpm.diffusion.conditioning import METHODS
 from pocketddpm.models.model import Model
 
 CANVAS = 336  # CSS pixels; 12 for each of 28
@@ -16,7 +18,7 @@ VARIANTS = {"n": widgets.VARIANTS}
 
 
 def build(page: Page) -> None:
-    """Lay the three parts out."""
+    """Lay the four parts out."""
     with gr.Tabs():
         with gr.Tab("Paint a part anew"):
             _inpaint(page)
@@ -24,6 +26,8 @@ def build(page: Page) -> None:
             _between(page)
         with gr.Tab("Finish my drawing"):
             _sketch(page)
+        with gr.Tab("Restore"):
+            _restore(page)
 
 
 def _inpaint(page: Page) -> None:
@@ -122,6 +126,52 @@ def _sketch(page: Page) -> None:
         )
 
     view.wire(films, [editor, strength, *fields])
+
+
+def _restore(page: Page) -> None:
+    widgets.lesson(
+        "An image is measured: made small, blurred, or most of it left out, with noise on top. The "
+        "model knows what images look like, and draws some that would be measured alike. Where "
+        "they agree the measurement decides; where they differ, the model fills in."
+    )
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            number = slider(0, 63, value=0, label="Image")
+            task = page.follow(
+                gr.Dropdown,
+                lambda m: {"choices": painting.tasks(m), "value": "super-resolution"},
+                label="What was lost",
+            )
+            info = "Deviation; black and white are 2 apart."
+            noise = slider(0.05, 1, value=0.05, step=0.05, label="Noise", info=info)
+            known = gr.HTML(elem_id="restore-known")
+            info = "mmps is the most exact, diffpir the quickest."
+            method = gr.Dropdown(list(METHODS), value="mmps", label="Method", info=info)
+            fields = widgets.wish_fields(page, widgets.class_field(page, unlabelled=True))
+        view = FilmView(page, "restore", "Restore")
+
+    def image(model: Model, number: float) -> Any:
+        images = page.models.examples(model).images
+        return images[min(int(number), len(images) - 1)]
+
+    def show(model: Model, number: float, task: str, noise: float) -> str:
+        truth = image(model, number)
+        task = task if task in painting.tasks(model) else "super-resolution"
+        _, _, picture = painting.measured(model, truth, task, float(noise))
+        both = np.stack([truth, picture[0]])
+        board = markup.board(both, 2, alt="an image and its measurement", names=["image", task])
+        return markup.panel("What is given: the measurement alone", board)
+
+    given = [number, task, noise]
+    page.show([field.change for field in (*given, page.picker)], show, given, known)
+
+    def films(
+        model: Model, number: float, task: str, noise: float, method: str, *fields: Any
+    ) -> Iterator[Film]:
+        wanted = wish(model, *fields, sampler="ddpm", called=VARIANTS)
+        return painting.restored(model, image(model, number), task, float(noise), method, wanted)
+
+    view.wire(films, [*given, method, *fields])
 
 
 def _editor(label: str, name: str, brush: int, colors: list[Any], **more: Any) -> gr.ImageEditor:

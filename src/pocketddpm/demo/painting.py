@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pocketddpm.data.decode import crop_resize
 from pocketddpm.demo.drawing import LARGEST_SEED, MOST_IMAGES, ROW, Film, Wish, record, whole
+from pocketddpm.diffusion.operators import TASKS, Linear, build_operator
 from pocketddpm.diffusion.sampling import State, start_noise
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.editing import (
@@ -25,6 +26,7 @@ from pocketddpm.models.editing import (
     start_time,
 )
 from pocketddpm.models.model import Model
+from pocketddpm.models.restoration import as_pictures, measure, restore
 from pocketddpm.models.samples import Images, Watch
 from pocketddpm.pictures import to_image
 
@@ -151,6 +153,36 @@ def between(model: Model, other_seed: float | None, wanted: Wish) -> Iterator[Fi
     share = torch.linspace(0, 1, wanted.n, device=model.device)
     noise = slerp(start, end, share).flatten(0, 1)
     run = partial(decode, model, noise, **_settings(film, replace(wanted, sampler="ddim")))
+    return record(model, film, lambda watch: run(watch=watch), wanted.branches(film.labels))
+
+
+def tasks(model: Model) -> list[str]:
+    """Return what an image of the model may have to be restored from."""
+    return [task for task in TASKS if task != "grey" or model.shape[0] > 1]
+
+
+def measured(
+    model: Model, image: Images, task: str, noise: float
+) -> tuple[Linear, torch.Tensor, Images]:
+    """Return how an image, uint8 [C,H,W], was measured, what came of it, and that as a picture.
+
+    The same measurement whatever the seed of the samples. ConfigError for a task that does not fit.
+    """
+    operator = build_operator(task, model.shape, device=model.device)
+    y = measure(model, image[None], operator, noise)
+    return operator, y, as_pictures(model, y, operator)
+
+
+def restored(
+    model: Model, image: Images, task: str, noise: float, method: str, wanted: Wish
+) -> Iterator[Film]:
+    """Yield the film of n samples of what an image, uint8 [C,H,W], may be, given a measurement."""
+    operator, y, _ = measured(model, image, task, noise)
+    film = _film(model, f"restore-{task}-seed{wanted.seed}", wanted.steps, wanted)
+    how = _settings(film, wanted) | {"sigma": noise, "method": method, "samples": wanted.n}
+    if film.labels is not None:
+        how["labels"] = film.labels[:1]
+    run = partial(restore, model, y, operator, **how)
     return record(model, film, lambda watch: run(watch=watch), wanted.branches(film.labels))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pocketddpm.config import Options
 from pocketddpm.diffusion.build import build_sampler
+from pocketddpm.diffusion.denoiser import Denoise
 from pocketddpm.diffusion.grid import Grid
 from pocketddpm.diffusion.guidance import Guidance
 from pocketddpm.diffusion.process import step_beta
@@ -68,9 +69,9 @@ def encode(
 
     `decode` with the same labels and settings returns the images, the better the more steps.
     """
-    edit = _Edit(model, replace(settings, sampler="ddim", options=None), labels, len(images))
+    edit = Editing(model, replace(settings, sampler="ddim", options=None), labels, len(images))
     edit.plan = replace(edit.plan, sampler=build_sampler("ddim-inversion", inverse=True))
-    return edit.walk(_to_model(model, images), _no_noise)
+    return edit.walk(to_model(model, images), _no_noise)
 
 
 def decode(
@@ -88,7 +89,7 @@ def decode(
     if settings.sampler is None:
         options = {"eta": 0.0} | (settings.options or {})
         settings = replace(settings, sampler="ddim", options=options)
-    edit = _Edit(model, settings, labels, len(noise))
+    edit = Editing(model, settings, labels, len(noise))
     if edit.plan.sampler.stochastic:
         raise ConfigError(
             f"decoding needs a deterministic sampler, and {edit.plan.sampler.name} adds noise; "
@@ -122,15 +123,15 @@ def interpolate(
             f"interpolation needs as many first as second images, got {len(one)} and {len(other)}"
         )
     share = torch.linspace(0, 1, frames, device=model.device)
-    numbers = _numbers(model, labels, len(one))
+    numbers = numbers_for(model, labels, len(one))
     repeated = None if numbers is None else numbers.repeat(frames)
     if t is None:
         start, end = (encode(model, i, labels=numbers, settings=settings) for i in (one, other))
         between = slerp(start, end, share).flatten(0, 1)
         return decode(model, between, labels=repeated, settings=settings)
-    edit = _Edit(model, settings, repeated, len(one) * frames, t_start=t)
+    edit = Editing(model, settings, repeated, len(one) * frames, t_start=t)
     index = edit.index[: len(one)]
-    start, end = _to_model(model, one), _to_model(model, other)
+    start, end = to_model(model, one), to_model(model, other)
     blend = torch.lerp(start[:, None], end[:, None], share.view(1, -1, 1, 1, 1))
     eps = normal(settings.seed, Role.EDIT, index, model.shape)[:, None]
     x = edit.mixed(blend, eps).flatten(0, 1)
@@ -170,10 +171,10 @@ def img2img(
     strength: 0 returns the images, 1 forgets them: then it is `Model.sample` of the same seed.
     Raises ConfigError for a strength outside 0..1.
     """
-    t, x0 = start_time(model, strength), _to_model(model, images)
+    t, x0 = start_time(model, strength), to_model(model, images)
     if t == 0:
-        return Samples(images.copy(), _numbers(model, labels, len(images)), 0, model.classes)
-    edit = _Edit(model, settings, labels, len(images), t_start=t)
+        return Samples(images.copy(), numbers_for(model, labels, len(images)), 0, model.classes)
+    edit = Editing(model, settings, labels, len(images), t_start=t)
     x = start_noise(settings.seed, edit.index, model.shape)
     if t < model.schedule.T:
         x = edit.mixed(x0, x)
@@ -210,12 +211,12 @@ def inpaint(
     fit the steps.
     """
     settings = replace(settings, sampler=settings.sampler or "ddpm")
-    edit = _Edit(model, settings, labels, len(images))
+    edit = Editing(model, settings, labels, len(images))
     grid, sampler = edit.plan.grid, edit.plan.sampler
     if jump_length is None:
         jump_length = 10 if grid.steps > 10 else max(1, grid.steps // 4)
     path = resampling_path(grid.steps, jump_length, jump_count)
-    x0 = _to_model(model, images)
+    x0 = to_model(model, images)
     painted = _mask(model, mask, len(images))
     x = start_noise(settings.seed, edit.index, model.shape)
     steps_noise = step_noise(settings.seed, edit.index, model.shape)
@@ -260,7 +261,7 @@ def resampling_path(steps: int, jump_length: int, jump_count: int) -> list[int]:
     return path
 
 
-class _Edit:
+class Editing:
     """What every edit of `count` images has: labels, plan, denoiser and the images' numbers."""
 
     def __init__(
@@ -273,7 +274,7 @@ class _Edit:
         t_start: int | None = None,
     ) -> None:
         self.model, self.settings = model, settings
-        self.labels = _numbers(model, labels, count)
+        self.labels = numbers_for(model, labels, count)
         self.recorder: Recorder | None = None
         self.index = torch.arange(settings.first, settings.first + count, device=model.device)
         # Without labels there is nothing to be guided towards.
@@ -298,11 +299,13 @@ class _Edit:
         alpha_bar = self.plan.grid.alpha_bar[0]
         return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * eps
 
-    def walk(self, x: Tensor, noise: Noise, watch: Watch | None = None) -> Tensor:
-        """Return where the plan's sampler leads from x, [N,C,H,W]."""
+    def walk(
+        self, x: Tensor, noise: Noise, watch: Watch | None = None, denoise: Denoise | None = None
+    ) -> Tensor:
+        """Return where the plan's sampler leads from x, [N,C,H,W]. denoise: None is the model's."""
         sampler, grid = self.plan.sampler, self.plan.grid
         with self.watching(grid.steps, watch) as see:
-            for state in sampler.sample(self.denoiser, x, grid, noise, sampler.config):
+            for state in sampler.sample(denoise or self.denoiser, x, grid, noise, sampler.config):
                 x = state.x
                 see(state)
         return x
@@ -333,13 +336,14 @@ class _Edit:
         )
 
 
-def _numbers(model: Model, labels: Labels, count: int) -> NDArray[np.int64] | None:
+def numbers_for(model: Model, labels: Labels, count: int) -> NDArray[np.int64] | None:
+    """Return so many labels, int64 [count], or None; ConfigError for an array of others."""
     if isinstance(labels, np.ndarray) and len(labels) != count:
         raise ConfigError(f"there are {len(labels)} labels for {count} images")
     return model.label_numbers(labels, count)
 
 
-def _to_model(model: Model, images: Images) -> Tensor:
+def to_model(model: Model, images: Images) -> Tensor:
     """Return images in model units, float32 [N,C,H,W] on the model's device."""
     if images.dtype != np.uint8 or images.shape[1:] != model.shape:
         raise ConfigError(

@@ -1,6 +1,7 @@
 """Images and masks that people give to an edit, in the form that the model takes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,31 +22,33 @@ def read_images(
     source: str | Path | Sequence[str | Path] | Images,
     index: Sequence[int],
     split: Literal["train", "test"] = "train",
+    *,
+    shape: tuple[int, ...] | None = None,
 ) -> tuple[Images, NDArray[np.int64] | None]:
     """Return images, uint8 [N,C,H,W] of the model's shape, and their labels if they are known.
 
     Labels are known of a data set whose classes are among the model's: int64 [N], in its order.
 
     source: image files; or a data set's name or folder, of whose split the images `index` are
-    taken; or an array, which is returned as it is.
+    taken; or an array, which is returned as it is. shape: (C, H, W) in place of the model's.
     Raises DataError for files that cannot be read, ConfigError for images of another kind and for
     an index that there is not.
     """
     if isinstance(source, np.ndarray):
         return source, None
+    channels, height, width = shape or model.shape
     names = [source] if isinstance(source, str | Path) else list(source)
     if any(expanded(name).is_file() for name in names):
-        reading = _reading(model)
-        return np.stack([_decode(expanded(n), model.shape[0], reading) for n in names]), None
+        reading = replace(_reading(model), size=(height, width))
+        return np.stack([_decode(expanded(n), channels, reading) for n in names]), None
     if len(names) != 1:
         listed = ", ".join(map(str, names))
         raise DataError(f"no such files: {listed}; give image files, or one data set")
-    channels, height, width = model.shape
     data = model.experiment.data
     found = load_images(
         str(names[0]), split, image_size=(height, width), fit=data.fit, **data.image_options()
     )
-    if found.shape != model.shape:
+    if found.shape != (channels, height, width):
         raise ConfigError(
             f"{found.name} has {found.shape[0]} channels, and the model edits {channels}"
         )

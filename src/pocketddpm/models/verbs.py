@@ -2,25 +2,32 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from pocketddpm.config import Options
+from pocketddpm.diffusion.conditioning import build_method
 from pocketddpm.diffusion.guidance import Guidance
+from pocketddpm.diffusion.operators import TASKS, build_operator
 from pocketddpm.distributed import rank
 from pocketddpm.errors import ConfigError, unknown
 from pocketddpm.models.editing import Settings, img2img, inpaint, interpolate, start_time
 from pocketddpm.models.inputs import read_images, read_mask
 from pocketddpm.models.labels import NO_LABEL, Labels
 from pocketddpm.models.model import Model, load
+from pocketddpm.models.restoration import EACH, Restored, measure, read_measured, restore
 from pocketddpm.models.samples import Images, Samples, check_strip, check_suffix
 from pocketddpm.output import expanded, file_name, refuse_existing
 from pocketddpm.pictures import save_gif, save_grid
+from pocketddpm.values import real, whole
 
 Place = str | Path
-Edit = Literal["interpolate", "img2img", "inpaint"]
+Edit = Literal["interpolate", "img2img", "inpaint", "restore"]
 
 
 def sample(
@@ -100,6 +107,13 @@ def edit(
     jump_length: int | None = None,
     jump_count: int = 10,
     frames: int = 8,
+    task: Any = None,
+    factor: float | None = None,
+    noise: float | None = None,
+    method: str | None = None,
+    method_options: Options | None = None,
+    samples: int | None = None,
+    measured: bool = False,
     sampler: str | None = None,
     steps: int | None = None,
     guidance: Guidance | float | None = None,
@@ -113,13 +127,14 @@ def edit(
 
     Args:
         what: 'interpolate' makes a row of images from each image to the next; 'img2img' noises the
-            images, and draws them from there; 'inpaint' paints a part anew.
+            images, and draws them from there; 'inpaint' paints a part anew; 'restore' measures
+            the images, and draws what they may have been (docs/restore.md), as `Restored`.
         model: a model; or what `load` takes, and then device is for it.
         images: uint8 [N,C,H,W] of the model's shape; or image files; or a data set's name or
             folder, of whose split the images `index` are taken.
         labels: classes to draw, as for `Model.sample`; None: no label. 'own' are the images' own,
             if they are known: of a data set whose classes the model has. What lies between two
-            images with different labels has none.
+            images with different labels has none, and what is restored, unless it is given.
         strength: how far up into noise, 0 to 1: 0.5 for img2img. With interpolate: blend the images
             there, in place of encoding them.
         mask: the part to paint: an image file, white there; (top, left, bottom, right) in pixels;
@@ -127,11 +142,21 @@ def edit(
         jump_length: inpainting repeats the run in stretches of so many steps, 10 by default,
         jump_count: each so many times; 1 is no repetition.
         frames: images in a row of an interpolation.
-        sampler: ddpm for inpaint, ddim for interpolate, else the model's own by default.
-        steps: those of a run from T; an edit that starts below takes fewer.
+        task: what is measured, for restore: super-resolution, blur, grey, noise, mask (the part to
+            paint is missing), compressed-sensing; or a linear operator of your own, with `A(x)` and
+            `A_adjoint(y)` for images [N,C,H,W] in model units, as deepinv.physics has.
+        factor: how much is lost, see `pocketddpm list restore-tasks`.
+        noise: the deviation of the measurement's noise, 0.05 by default; black and white are 2
+            apart.
+        method: mmps by default, dps or diffpir; method_options: such as {"iterations": 5}.
+        samples: of each image, 4 by default.
+        measured: whether the images are measurements already, to be restored as they are.
+        sampler: ddpm for inpaint and restore, ddim for interpolate, else the model's own.
+        steps: those of a run from T; an edit that starts below takes fewer. restore: 50.
         guidance: a `Guidance`, or its scale.
         seed: of the noise.
-        out: a .png: before, mask and after, a row each; or the rows of the interpolation.
+        out: a .png: before, mask and after, a row each; or the rows of the interpolation; or truth,
+            measurement, samples, their mean and their spread.
         gif: an animation: of the morphing, or of the denoising.
         overwrite: replace files that exist.
 
@@ -149,12 +174,39 @@ def edit(
     """
     if what not in get_args(Edit):
         raise unknown("edit", str(what), get_args(Edit))
-    if (what == "inpaint") != (mask is not None):
+    if what != "restore" and (what == "inpaint") != (mask is not None):
         raise ConfigError(f"inpaint needs one of --mask and --box, {what} takes none of them")
-    if mask is not None and strength is not None:
-        raise ConfigError("--strength is for img2img and interpolate; inpaint starts at T")
+    if what in ("inpaint", "restore") and strength is not None:
+        raise ConfigError(f"--strength is for img2img and interpolate; {what} starts at T")
     _check_outputs(overwrite, (out, ".png"), (gif, ".gif"))
+    restoring: dict[str, Any] = {"task": task, "factor": factor, "noise": noise, "method": method}
+    restoring |= {"method_options": method_options, "samples": samples}
+    restoring |= {"measured": measured or None}
+    if what != "restore":
+        for name, value in restoring.items():
+            if value is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} is for restore, got {value!r:.100} for {what}")
     model = _loaded(model, device)
+    if what == "restore":
+        settings = Settings(
+            sampler,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            record=gif is not None,
+            progress=True,
+        )
+        unlabelled = isinstance(labels, str) and labels == "own"
+        restored = _restored(
+            model, images, index, split, mask, **restoring,
+            labels=None if unlabelled else labels, settings=settings,
+        )  # fmt: skip
+        if out is not None:
+            restored.save_rows(out)
+        if gif is not None:
+            restored.save_gif(gif, names=False)
+        return restored
     before, own = read_images(model, images, index, split)
     if isinstance(labels, str) and labels == "own":
         labels = own if what != "interpolate" or own is None else _shared(own, len(model.classes))
@@ -168,24 +220,63 @@ def edit(
         one, other = before[:-1], before[1:]
         if not len(one):
             raise ConfigError("interpolate needs at least 2 images; give more --images")
-        samples = interpolate(model, one, other, frames=frames, t=t, **how)
-        between = samples.images.reshape(len(one), -1, *model.shape)
+        edited = interpolate(model, one, other, frames=frames, t=t, **how)
+        between = edited.images.reshape(len(one), -1, *model.shape)
         rows = np.concatenate([one[:, None], between, other[:, None]], 1)
     elif mask is None:
-        samples = img2img(model, before, strength=0.5 if strength is None else strength, **how)
-        rows = np.stack([before, samples.images])
+        edited = img2img(model, before, strength=0.5 if strength is None else strength, **how)
+        rows = np.stack([before, edited.images])
     else:
         part = read_mask(model, mask)
         jumps: dict[str, Any] = {"jump_length": jump_length, "jump_count": jump_count}
-        samples = inpaint(model, before, part, **jumps, **how)
-        rows = np.stack([before, np.where(part, np.uint8(255), before), samples.images])
+        edited = inpaint(model, before, part, **jumps, **how)
+        rows = np.stack([before, np.where(part, np.uint8(255), before), edited.images])
     if out is not None:
         save_grid(expanded(out), rows.reshape(-1, *model.shape), rows.shape[1])
     if gif is not None:
-        still = rows[-1:] if samples.frames is None else samples.frames  # of a strength of 0
+        still = rows[-1:] if edited.frames is None else edited.frames  # of a strength of 0
         film = rows.swapaxes(0, 1) if what == "interpolate" else still
         save_gif(expanded(gif), film, film.shape[1])
-    return samples
+    return edited
+
+
+def _restored(
+    model: Model,
+    images: Any,
+    index: Sequence[int],
+    split: Literal["train", "test"],
+    mask: Any,
+    *,
+    task: Any,
+    factor: float | None,
+    noise: float | None,
+    method: str | None,
+    method_options: Options | None,
+    samples: int | None,
+    measured: bool | None,
+    labels: Labels,
+    settings: Settings,
+) -> Restored:
+    """Return the restored images of `edit`; all that can be refused is, before they are read."""
+    if task is None:
+        raise ConfigError(f"restore needs a --task: {', '.join(TASKS)}")
+    how: dict[str, Any] = {"method": method or "mmps", "options": method_options}
+    how["samples"] = whole(4 if samples is None else samples, "--samples", EACH)
+    how["sigma"] = real(0.05 if noise is None else noise, "--noise", ">= 0")
+    build_method(how["method"], how["options"])
+    missing = None if mask is None else torch.from_numpy(read_mask(model, mask))
+    operator = build_operator(
+        task, model.shape, factor=factor, missing=missing, seed=settings.seed, device=model.device
+    )
+    if measured:
+        truth = None
+        pixels = isinstance(task, str) and task == "mask"
+        y = read_measured(model, images, index, split, operator, pixels=pixels)
+    else:
+        truth, _ = read_images(model, images, index, split)
+        y = measure(model, truth, operator, how["sigma"], seed=settings.seed)
+    restored = restore(model, y, operator, **how, labels=labels, settings=settings)
+    return replace(restored, truth=truth)
 
 
 def _shared(labels: NDArray[np.int64], none: int) -> NDArray[np.int64]:
