@@ -102,6 +102,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "p8 64/128": _net((64, 128), (2, 3), patch=8),
     "p4 64/128/128": _net((64, 128, 128), (2, 2, 2), patch=4),
     "p4 96/192": _net((96, 192), (2, 3), patch=4),
+    "linear": {"net": {**PATCH_4, "linear": True}},
+    "p2 linear": _net((64, 128), (2, 3), linear=True),
     # Images and labels.
     "flip": {"flip": True},
     "no center": {"center": False},

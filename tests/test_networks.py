@@ -180,6 +180,20 @@ def test_the_lean_network_begins_as_zero_and_takes_any_depth():
     assert plain(x[:, :1], t).shape == (3, 1, 32, 64)
 
 
+@torch.no_grad()
+def test_the_path_beside_the_lean_network_is_linear_in_the_image():
+    (x, t), y = inputs((3, 8, 12)), torch.tensor([0, 1, 2])
+    net = build("lean", (3, 8, 12), classes=3, linear=True)
+    assert_close(net(x, t, y), torch.zeros_like(x), rtol=0, atol=0)
+    wake(net)
+    net.conv_out.weight.zero_()
+    net.conv_out.bias.zero_()
+    z = torch.randn_like(x)
+    assert_close(net(2 * x + z, t, y), 2 * net(x, t, y) + net(z, t, y))
+    assert not torch.allclose(net(x, t, y), net(x, t.flip(0), y), rtol=0.01)
+    assert not torch.allclose(net(x, t, y), net(x, t, y.flip(0)), rtol=0.01)
+
+
 def test_tables_of_times_follow_the_schedule():
     experiment = Experiment(
         "test",

@@ -144,10 +144,10 @@ def sized(recipe: Experiment, found: Found) -> Experiment:
 
 
 SIZES: tuple[tuple[float, Options], ...] = (
-    (15, {"widths": (64, 128), "blocks": (2, 3), "patch": 1}),
-    (40, {"widths": (64, 128), "blocks": (2, 3), "patch": 2}),
-    (80, {"widths": (64, 128), "blocks": (2, 3), "patch": 4}),
-    (inf, {"widths": (64, 128, 128), "blocks": (1, 2, 3), "patch": 4}),
+    (15, {"widths": (64, 128), "blocks": (2, 3), "patch": 1, "linear": True}),
+    (40, {"widths": (64, 128), "blocks": (2, 3), "patch": 2, "linear": True}),
+    (80, {"widths": (64, 128), "blocks": (2, 3), "patch": 4, "linear": True}),
+    (inf, {"widths": (64, 128, 128), "blocks": (1, 2, 3), "patch": 4, "linear": True}),
 )
 """Largest side, and the sizes of `lean` up to it."""
 MANY = 100_000

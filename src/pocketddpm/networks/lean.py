@@ -35,7 +35,8 @@ class Config:
     widths: channels of each level, finest first; every level after the first halves the image.
     blocks: residual blocks of each level; all levels but the last have them twice, on the way down
     and up. attention: whether the last level attends, after its first block. head_width: channels
-    of one attention head. patch: side of the pixel squares that become channels.
+    of one attention head. patch: side of the pixel squares that become channels. linear: whether a
+    linear filter of the input, one for each noise level, is added to the output.
     """
 
     widths: tuple[int, ...] = option((64, 128), ">= 2")
@@ -43,6 +44,7 @@ class Config:
     attention: bool = True
     head_width: int = option(32, ">= 1")
     patch: int = option(2, ">= 1")
+    linear: bool = False
 
 
 def build(
@@ -116,6 +118,11 @@ class Lean(nn.Module):
         )
         self.up = nn.ModuleList([blocks(level) for level in above])
         self.conv_out = zeroed(nn.Conv2d(widths[0], out_channels * square, 3, padding=1))
+        self.linear = (
+            Linear(channels * square, widths[0], out_channels * square, embedding)
+            if config.linear
+            else None
+        )
         self.embed_augmentation = augmentation_layer(augmentation, embedding)
 
     def forward(
@@ -133,7 +140,8 @@ class Lean(nn.Module):
         embedding = with_label(embedding, self.embed_label, y)
         embedding = F.silu(with_augmentation(embedding, self.embed_augmentation, augmentation))
         whole = padded(x_t, self.factor)
-        h = self.conv_in(F.pixel_unshuffle(whole, self.patch))  # [B,C p^2,H/p,W/p]
+        squares = F.pixel_unshuffle(whole, self.patch)  # [B,C p^2,H/p,W/p]
+        h = self.conv_in(squares)
         skips = []
         for level, shrink in zip(self.down, self.shrink, strict=True):
             h = _through(level, h, embedding)
@@ -143,7 +151,10 @@ class Lean(nn.Module):
         for level, grow in reversed(list(zip(self.up, self.grow, strict=True))):
             h = skips.pop() + F.pixel_shuffle(grow(h), 2)
             h = _through(level, h, embedding)
-        return cropped(F.pixel_shuffle(self.conv_out(F.silu(_norm(h))), self.patch), x_t)
+        h = self.conv_out(F.silu(_norm(h)))
+        if self.linear is not None:
+            h = h + self.linear(squares, embedding)
+        return cropped(F.pixel_shuffle(h, self.patch), x_t)
 
 
 class Block(nn.Module):
@@ -160,6 +171,23 @@ class Block(nn.Module):
         h = self.conv1(F.silu(_norm(x)))
         scale, shift = self.modulate(embedding)[:, :, None, None].chunk(2, dim=1)
         return x + self.conv2(F.silu(torch.addcmul(shift, _norm(h), 1 + scale)))
+
+
+class Linear(nn.Module):
+    """A filter of the input that is linear in it, and another one for each noise level and label.
+
+    At low noise the output is nearly that, and norms let a network learn it slowly.
+    """
+
+    def __init__(self, channels: int, width: int, out_channels: int, embedding: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.modulate = nn.Linear(embedding, width)
+        self.conv2 = zeroed(nn.Conv2d(width, out_channels, 1, bias=False))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x: [B,C,H,W] -> [B,out_channels,H,W]. embedding: [B,E], after its SiLU."""
+        return self.conv2(self.conv1(x) * (1 + self.modulate(embedding)[:, :, None, None]))
 
 
 class Attention(nn.Module):
