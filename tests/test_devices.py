@@ -307,6 +307,7 @@ WORDS = {
     "quickstart": "--out OUT",
     "train": "digits --steps 1 --out OUT",
     "distill": "mnist --steps 1 --out OUT",
+    "neon": "mnist --out OUT",
     "sample": "mnist --out OUT/x.png",
     "evaluate": "mnist --n 20",
     "likelihood": "mnist --n 2",

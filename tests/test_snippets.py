@@ -71,6 +71,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "train .*--evaluate-every": TRAIN | {"evaluate-every": 1, "evaluate-n": 20},
     "train ": TRAIN,
     "distill ": {"steps": 1},
+    "neon ": {"n": 20, "images": 8},
     "sample runs/(b|c|guided)": {"n": 2, "steps": 4},
     "sample ": {"n": 10},
     "evaluate runs/photos": {"n": 20, "steps": 2},
@@ -84,7 +85,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "benchmarks/soak.py": {"minutes": 0.1, "kills": 1},
 }
 SMALLER = {"steps", "epochs", "n", "draws", "batch-size", "nproc-per-node", "minutes", "kills"}
-SMALLER |= {"sample-every", "evaluate-every", "evaluate-n"}
+SMALLER |= {"images", "sample-every", "evaluate-every", "evaluate-n"}
 BUDGET_NAMES = {"steps": ("epochs", "images", "minutes")}  # one of them, of `train`
 RUNS = {
     "mnist": "pocketddpm train mnist --minutes 10 --out runs/mnist",

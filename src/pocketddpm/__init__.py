@@ -30,6 +30,7 @@ _PUBLIC = {
     "load": ("pocketddpm.models.model", "load"),
     "train": ("pocketddpm.api", "train"),
     "distill": ("pocketddpm.api", "distill"),
+    "neon": ("pocketddpm.api", "neon"),
     "sample": ("pocketddpm.models.verbs", "sample"),
     "edit": ("pocketddpm.models.verbs", "edit"),
     "evaluate": ("pocketddpm.api", "evaluate"),

@@ -54,6 +54,28 @@ def distill(model: str | Path, *, out: str | Path | None = None, **options: Any)
     return _trained(distillation(model, out=out, **options))
 
 
+def neon(model: str | Path, *, out: str | Path | None = None, **options: Any) -> Model:
+    """Step away from what tuning on its own samples makes of a model, and return the new model.
+
+    model: a run folder, a checkpoint or the name of a shipped model. out: a folder,
+    runs/PRESET-neon by default. options: those of `pocketddpm neon` by name.
+    Raises ConfigError for an option that is unknown or not allowed, and for a distilled model.
+
+    >>> import pocketddpm as pd
+    >>> wider = pd.neon("runs/digits", n=20, images=32, device="cpu", out="runs/wider")
+    >>> wider.sample(2, steps=2).images.shape
+    (2, 1, 8, 8)
+    """
+    from pocketddpm.runs.neon import neon
+    from pocketddpm.runs.options import NeonOptions
+
+    given = {**options, "out": out}
+    try:
+        return load(neon(model, from_dict(NeonOptions, given, "neon: ")))
+    except SystemExit as stop:  # the command line's way to end after a signal
+        raise KeyboardInterrupt("stopped; call it again to go on") from stop
+
+
 def _trained(session: "Session") -> Model:
     try:
         session.run()

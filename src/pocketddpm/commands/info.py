@@ -84,6 +84,7 @@ def described(meta: dict[str, Any], parameters: int) -> dict[str, str]:
         "chosen": _listed(experiment["data"]),
         "trained": f"{seen} images, {run['step']} steps ({skipped} skipped), "
         f"{run['seconds'] / 60:.1f} minutes{plan}",
+        **({"neon": _listed(meta["neon"])} if "neon" in meta else {}),
         "best loss": "none yet" if best is None else f"{best:.5f}",
         "result": _listed(meta.get("evaluation") or {}) or "not evaluated",
         "versions": _listed(meta["versions"]),

@@ -20,6 +20,7 @@ from pocketddpm.commands.import_model import Import
 from pocketddpm.commands.info import Info
 from pocketddpm.commands.likelihood import Likelihood
 from pocketddpm.commands.list import List
+from pocketddpm.commands.neon import Neon
 from pocketddpm.commands.parser import help_text, overview, parse
 from pocketddpm.commands.quickstart import Quickstart
 from pocketddpm.commands.reproduce import Reproduce
@@ -36,6 +37,7 @@ VERBS: dict[str, type] = {
             Quickstart,
             Train,
             Distill,
+            Neon,
             Sample,
             Evaluate,
             Likelihood,

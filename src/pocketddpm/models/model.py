@@ -484,9 +484,7 @@ def model_from(checkpoint: Checkpoint, device: torch.device, weights: str = "ema
             check_fit(experiment, shape, len(classes), stored)
         network = build_network(experiment, shape, len(classes))
         network.load_state_dict(stored)
-        scaling = Scaling.from_config(
-            meta["scaling"], {k: v.to(device) for k, v in checkpoint.part("scaling").items()}
-        )
+        scaling = scaling_of(checkpoint, device)
         schedule = build_schedule(experiment.schedule)
     except DDPMError:
         raise
@@ -507,6 +505,12 @@ def model_from(checkpoint: Checkpoint, device: torch.device, weights: str = "ema
         meta=meta,
         device=device,
     )
+
+
+def scaling_of(checkpoint: Checkpoint, device: torch.device) -> Scaling:
+    """Return how a checkpoint's images are scaled; its mean image, if it has one, is on device."""
+    tensors = {k: v.to(device) for k, v in checkpoint.part("scaling").items()}
+    return Scaling.from_config(checkpoint.meta["scaling"], tensors)
 
 
 def load_hashed(path: str | Path, device: str | torch.device, weights: str) -> tuple[Model, str]:

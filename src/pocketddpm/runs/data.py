@@ -14,6 +14,7 @@ from pocketddpm.data.scaling import Scaling
 from pocketddpm.data.split import FEWEST, Parts, divide, usual_hold_out
 from pocketddpm.errors import ConfigError, DataError, DDPMError
 from pocketddpm.models.checkpoint import Checkpoint, init_record
+from pocketddpm.models.model import scaling_of
 from pocketddpm.models.provenance import machine, versions
 from pocketddpm.models.run_images import load_chosen, reporting_images
 
@@ -41,16 +42,21 @@ class RunData:
 
 
 def load_run_data(
-    experiment: Experiment, device: torch.device, checkpoint: Checkpoint | None = None
+    experiment: Experiment,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    scaled_as: Checkpoint | None = None,
 ) -> RunData:
     """Load what the experiment names; its mean image, where one is removed, goes to device.
 
-    checkpoint: of the run that goes on with these images.
+    checkpoint: of the run that goes on with these images. scaled_as: of the model whose scaling a
+    new run takes over, in place of its own images' mean.
     Raises DataError for data that cannot be read, or that are not those of the checkpoint, and
     ConfigError for choices that do not fit.
     """
     if checkpoint is None:
-        return _loaded(experiment, device)
+        data = _loaded(experiment, device)
+        return replace(data, scaling=scaling_of(scaled_as, device)) if scaled_as else data
     stored = checkpoint.meta["data"]
     try:
         data = _loaded(experiment, device, reporting_images(stored))
@@ -64,7 +70,7 @@ def load_run_data(
             "restore it, say with --data where the images were moved, or start a new run with "
             "another --out"
         )
-    return data
+    return replace(data, scaling=scaling_of(checkpoint, device))
 
 
 def _loaded(experiment: Experiment, device: torch.device, reporting: int | None = None) -> RunData:

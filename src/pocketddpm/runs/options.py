@@ -37,6 +37,28 @@ DISTILLATION = {"lr": 2e-3, "seed": 0, "sample_every": 0}
 
 
 @dataclass(frozen=True)
+class NeonOptions:
+    """How a model is tuned on its own samples, and how far it steps away from that."""
+
+    w: float = option(1.0, ">= 0")
+    """How far, in steps of the tuning the other way."""
+    n: int = option(6000, ">= 20")
+    """How many samples the model is tuned on."""
+    images: int | None = option(None, "> 0")
+    """Images of training, by default 1.5 % of those that the model has seen."""
+    lr: float = option(1e-3, "> 0")
+    """Learning rate of the tuning."""
+    seed: int = option(0, SEEDS)
+    """Seed of the samples and of the tuning."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    out: Path | None = None
+    """The folder; runs/PRESET-neon by default."""
+    overwrite: bool = False
+    """Replace what is in it."""
+
+
+@dataclass(frozen=True)
 class CompareOptions:
     """How models are sampled and timed."""
 

@@ -58,6 +58,7 @@ class Session:
         checkpoint: Checkpoint | None = None,
         moved_from: Path | None = None,
         init_from: Checkpoint | None = None,
+        scaled_as: Checkpoint | None = None,
         rule: Callable[..., Experiment] | None = None,
     ) -> None:
         """Build and check everything before anything is written.
@@ -67,6 +68,7 @@ class Session:
         checkpoint: where to continue; None starts a new run, which needs an unused folder.
         moved_from: the folder of the checkpoint's run, where it is not `out`.
         init_from: the model whose weights a new run begins with.
+        scaled_as: the model whose scaling a new run takes, in place of its own images' mean.
         rule: rule(found=Found) is the experiment with sizes for the images that were found.
         """
         self._started = time.monotonic()
@@ -78,7 +80,7 @@ class Session:
         self.out, self.options = out, options
         self.device = pick_device(options.device)
         precision = pick_precision(experiment.training.precision, self.device)
-        data = load_run_data(experiment, self.device, checkpoint)
+        data = load_run_data(experiment, self.device, checkpoint, scaled_as)
         if rule is not None:
             experiment = rule(found=Found(*data.images.shape[1:], len(data.images)))
         objective = measured(experiment.objective, data)
