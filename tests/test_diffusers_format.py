@@ -43,6 +43,8 @@ diffusers = pytest.importorskip("diffusers")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
 SIZES = {"widths": (8, 16, 24), "blocks": 2, "attention": 2, "head_width": 8, "groups": 4}
+# Where the process is what is looked at, and not the network.
+LITTLE = {"widths": (8, 16), "blocks": 1, "attention": 1, "head_width": 8, "groups": 4}
 CIFAR = {  # google/ddpm-cifar10-32's own config.json and scheduler_config.json
     "act_fn": "silu",
     "attention_head_dim": None,
@@ -133,7 +135,7 @@ def start(model, n=3):
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("prediction", ["v", "eps", "x0"])
 def test_ddim_pipeline_gives_the_same_images(tmp_path, monkeypatch, prediction, schedule, clip):
-    model = a_model(prediction=prediction, schedule=schedule, clip=clip, steps=20)
+    model = a_model(LITTLE, prediction=prediction, schedule=schedule, clip=clip, steps=20)
     write_diffusers(model, tmp_path)
     pipeline = diffusers.DDIMPipeline.from_pretrained(tmp_path)
     name = "diffusers.pipelines.ddim.pipeline_ddim.randn_tensor"
@@ -153,7 +155,7 @@ def test_ddpm_pipeline_gives_the_same_images(tmp_path, monkeypatch, variance):
     learned = "learned" if variance == "learned" else "beta-tilde"
     options = {"sampler": "ddpm", "steps": 25, "options": {"variance": variance}}
     # All of T steps: with fewer, diffusers' wider variances add noise to the clean image as well.
-    model = a_model(variance=learned, prediction="eps", schedule="linear", T=25, **options)
+    model = a_model(LITTLE, variance=learned, prediction="eps", schedule="linear", T=25, **options)
     write_diffusers(model, tmp_path)
     pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path)
     noise, step = step_noise(0, torch.arange(3), model.shape), iter(range(99))
@@ -386,7 +388,7 @@ def changed(folder, file, **values):
 def exported(tmp_path_factory):
     """An export of a small model, which no test changes."""
     folder = tmp_path_factory.mktemp("exported")
-    write_diffusers(a_model(sampler="ddim", steps=5), folder)
+    write_diffusers(a_model(LITTLE, sampler="ddim", steps=5), folder)
     return folder
 
 
@@ -465,7 +467,7 @@ def test_other_pipelines_are_refused_by_name(tmp_path, exported, index):
 )
 @pytest.mark.parametrize("classes", [0, 2])
 def test_our_own_plan_comes_back(tmp_path, settings, kind, classes):
-    model = a_model(classes=classes, **settings)
+    model = a_model(LITTLE, classes=classes, **settings)
     write_diffusers(model, tmp_path)
     stored = json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text())
     assert stored["_class_name"] == f"{kind}Scheduler"

@@ -38,21 +38,33 @@ SMALL = {"widths": (8, 16), "head_width": 8, "groups": 4}
 # The sampler in JavaScript, without a browser ----------------------------------------------------
 
 
-def javascript(code: str):
-    """Run JavaScript with the sampler in `s`; return what it prints as JSON."""
+@pytest.fixture(scope="module")
+def javascript():
+    """Run JavaScript with the sampler in `s`; return the one line that it prints, of JSON."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs Node.js: install node")
-    done = subprocess.run(
-        [node, "-e", f"const s = require({json.dumps(str(JAVASCRIPT))});\n{code}"],
-        capture_output=True,
-        text=True,
+    program = f"""const s = require({json.dumps(str(JAVASCRIPT))});
+        let hung;
+        require("readline").createInterface({{ input: process.stdin }}).on("line", (line) => {{
+          clearTimeout(hung);
+          hung = setTimeout(() => process.exit(1), 300000).unref();
+          eval(JSON.parse(line));
+        }});"""
+    process = subprocess.Popen(
+        [node, "-e", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+
+    def run(code: str):
+        process.stdin.write(json.dumps(code) + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    with process:  # ends with its input
+        yield run
 
 
-def test_the_generator_gives_the_published_answers():
+def test_the_generator_gives_the_published_answers(javascript):
     words = javascript(
         "const f = 0xffffffff; console.log(JSON.stringify([s.philox([0,0,0,0],[0,0]),"
         "s.philox([f,f,f,f],[f,f]),"
@@ -67,7 +79,7 @@ def test_the_generator_gives_the_published_answers():
 
 @pytest.mark.parametrize(("role", "step"), [(Role.START, 0), (Role.STEP, 0), (Role.STEP, 3)])
 @pytest.mark.parametrize(("seed", "index"), [(0, 0), (7, 3), (2**32 - 1, 99)])
-def test_the_noise_is_pythons(seed, index, role, step):
+def test_the_noise_is_pythons(javascript, seed, index, role, step):
     what = f"{seed},{index},786,{role.value},{step}"
     got = javascript(f"console.log(JSON.stringify([...s.normal({what})]))")
     wanted = normal(seed, role, torch.tensor([index]), (786,), step)[0].numpy()
@@ -75,7 +87,7 @@ def test_the_noise_is_pythons(seed, index, role, step):
 
 
 @pytest.mark.parametrize("spacing", ["trailing", "karras", "jumps"])
-def test_the_times_are_pythons(spacing):
+def test_the_times_are_pythons(javascript, spacing):
     pairs = [(1000, n) for n in (1, 2, 3, 7, 20, 333, 1000)] + [(5, 2), (10, 4), (1, 1)]
     for T, steps in pairs if spacing == "trailing" else [*pairs[:5], (10, 4)]:
         schedule = build_schedule(ScheduleConfig("linear", T))
@@ -101,7 +113,7 @@ SAMPLERS = [("ddim", "trailing"), ("dpmpp", "karras"), ("consistency", "jumps")]
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("prediction", list(PREDICTIONS))
 @pytest.mark.parametrize(("sampler", "spacing"), SAMPLERS)
-def test_the_sampler_is_pythons(sampler, spacing, prediction, clip, guidance):
+def test_the_sampler_is_pythons(javascript, sampler, spacing, prediction, clip, guidance):
     mean = torch.linspace(-0.5, 0.5, 16).view(1, 4, 4)
     model = model_around(
         Toy(),
@@ -131,7 +143,7 @@ def test_the_sampler_is_pythons(sampler, spacing, prediction, clip, guidance):
     assert wanted.std() > 10
 
 
-def test_zero_terminal_snr_and_one_step():
+def test_zero_terminal_snr_and_one_step(javascript):
     for steps in (1, 6):
         model = model_around(Toy(), prediction="v", sampler="dpmpp", spacing="karras")
         ab = zero_terminal_snr(model.schedule.alpha_bar)
@@ -152,6 +164,7 @@ def test_zero_terminal_snr_and_one_step():
 # ONNX --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "size"),
     [
@@ -166,7 +179,11 @@ def test_onnx_gives_torchs_answers_for_any_batch(tmp_path, network, size):
     onnx = pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     classes = 0 if network == "small-unet" else 3
-    sizes = SMALL if network == "unet" else {"patch": 1} if network == "lean" else {}
+    sizes = {
+        "unet": SMALL,
+        "lean": {"patch": 1, "widths": (8, 16), "blocks": (1, 1), "head_width": 8},
+        "small-unet": {},
+    }[network]
     shape = (1, *size)
     model = a_model(sizes, network=network, classes=classes, shape=shape)
     assert write_onnx(model, tmp_path / "m.onnx") < 1e-4
