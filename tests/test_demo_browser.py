@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -31,16 +32,13 @@ playwright = pytest.importorskip(
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-# One server and one browser serve all of these tests: they stay in one process.
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 WAIT = 120_000  # ms; a busy machine is no failure
 
 # The server, with every address that it connects to or looks up written into a file.
 SERVER = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 log = open(sys.argv[1], "a", buffering=1)
 def hook(event, args):
     if event in ("socket.connect", "socket.getaddrinfo"):
@@ -70,7 +68,8 @@ def site(tmp_path_factory):
     with (folder / "output").open("w") as output:
         server = subprocess.Popen(
             [sys.executable, "-c", SERVER, str(log), *command],
-            stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=output, stderr=output,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
         )  # fmt: skip
     address = f"http://127.0.0.1:{port}/"
     try:
@@ -81,12 +80,13 @@ def site(tmp_path_factory):
             time.sleep(0.1)
         yield SimpleNamespace(address=address, log=log, output=folder / "output")
     finally:
-        server.terminate()
-        server.wait(20)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 130
+        assert not list(folder.glob("pocketddpm-demo-*")), "what it drew is left behind"
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(site):
     """Start one Chromium; all pages share its cache, which makes the later ones quick to load."""
     with playwright.sync_playwright() as tool:
         chromium = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
