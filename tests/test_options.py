@@ -178,7 +178,7 @@ NAMES = (
     "progressive variance label_dropout guidance steps epochs images minutes batch_size accumulate "
     "batches_per_epoch optimiser lr decay grad_clip ema_half_life seed precision device out resume "
     "begin_with checkpoint_every sample_every sample_at_start sample_each_epoch evaluate_every "
-    "evaluate_n best_by tensorboard json overwrite plugin"
+    "evaluate_n best_by tensorboard trackio json overwrite plugin"
 )
 DISTILL = "steps epochs images minutes lr seed device out checkpoint_every sample_every overwrite"
 
@@ -413,7 +413,7 @@ def test_what_a_file_states_passes_the_same_guard(trained, tmp_path):
     "options",
     [{"checkpoint_every": -1}, {"sample_every": 1.5}, {"checkpoint_every": math.nan},
      {"sample_at_start": "maybe"}, {"overwrite": 1}, {"out": 3}, {"device": 3}, {"resume": 3},
-     {"begin_with": True}, {"tensorboard": "often"}, {"minuts": 3}],
+     {"begin_with": True}, {"tensorboard": "often"}, {"trackio": 2}, {"minuts": 3}],
     ids=str,
 )  # fmt: skip
 def test_wrong_options_of_the_run_are_refused(options, tmp_path, monkeypatch):

@@ -27,7 +27,8 @@ GROUPS = {  # in the order of a help text
     "restoring": "task factor noise method method_options samples measured",
     "guidance": "guidance guidance_interval guidance_rescale cfg_plus_plus negative_label guide",
     "output": "out resume begin_with checkpoint_every sample_every sample_at_start tensorboard "
-    "sample_each_epoch gif names strip panels rows frames stretch json serve public overwrite",
+    "trackio sample_each_epoch gif names strip panels rows frames stretch json serve public "
+    "overwrite",
     "network": "",
     "noise and loss": "",
     "optimiser": "",

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from pocketddpm.errors import ConfigError
 from pocketddpm.output import replacing, writing
 from pocketddpm.pictures import save_loss_curve
+from pocketddpm.runs.tracking import Tracker
 from pocketddpm.training.trainer import StepResult
 
 Row = dict[str, float]
@@ -29,23 +29,27 @@ class RunLog:
     """The log of one run. images_seen, loss: of every step so far."""
 
     def __init__(
-        self, folder: Path, *, until: int = 0, writes: bool = True, tensorboard: bool = False
+        self,
+        folder: Path,
+        *,
+        until: int = 0,
+        writes: bool = True,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         """Open the log in a run folder, keeping the rows of steps 1..until of what is there.
 
-        writes: whether this process writes files. OutputError when it cannot.
+        writes: whether this process writes files. OutputError when it cannot. trackers: they are
+        told of every row, and closed with the log.
         """
         self.path, self.writes = folder / "log.csv", writes
         self.images_seen, self.loss = array("q"), array("d")
         self._pending: list[StepResult] = []
-        self._writer: Any = None
+        self._trackers = trackers
         if not writes:
             return
         rows = logged(folder, until)
         write_log(self.path, COLUMNS, rows)
         self._keep(rows)
-        if tensorboard:
-            self._writer = summary_writer(folder, max(self.images_seen, default=0))
         if len(rows) < until:
             print(
                 f"pocketddpm: {self.path} holds {len(rows)} of the {until} steps before the "
@@ -78,10 +82,9 @@ class RunLog:
         return _mean(row["loss"] for row in rows)
 
     def chart(self, values: Mapping[str, float], images_seen: int) -> None:
-        """Write values to TensorBoard, if it is on."""
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, images_seen)
+        """Tell the trackers of values."""
+        for tracker in self._trackers:
+            tracker.log(values, images_seen)
 
     def final_loss(self) -> float:
         """Return the mean loss of the last tenth of the steps."""
@@ -94,10 +97,10 @@ class RunLog:
         save_loss_curve(path, self.images_seen, self.loss)
 
     def close(self) -> None:
-        """Write what is pending, and the rest of the TensorBoard log."""
+        """Write what is pending, and let the trackers end."""
         self.flush()
-        if self._writer is not None:
-            self._writer.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def _keep(self, rows: Iterable[Row]) -> None:
         for row in rows:
@@ -170,18 +173,3 @@ def append_log(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
         # A checkpoint is written after its rows: a power cut must not undo that order.
         file.flush()
         os.fsync(file.fileno())
-
-
-def summary_writer(out: Path, images_seen: int = 0) -> Any:
-    """Return TensorBoard's writer into a run folder; ConfigError when it is not installed.
-
-    images_seen: where the run resumes; what an interrupted one wrote after that is hidden.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError(
-            "--tensorboard needs the extra 'tensorboard': pip install 'pocketddpm[tensorboard]'"
-        ) from None
-    purge = images_seen + 1 if images_seen else None
-    return SummaryWriter(str(out / "tensorboard"), purge_step=purge)

@@ -27,7 +27,9 @@ class RunOptions:
     sample_each_epoch: bool = False
     """Also a preview after every epoch."""
     tensorboard: bool = False
-    """Also write TensorBoard logs."""
+    """Also write TensorBoard logs, into the run folder (extra tensorboard)."""
+    trackio: bool = False
+    """Also log to trackio, project pocketddpm (extra trackio)."""
     overwrite: bool = False
     """Replace the run in --out."""
 

@@ -37,6 +37,7 @@ from pocketddpm.runs.options import RunOptions
 from pocketddpm.runs.previews import preview_cost, save_first_pictures, save_preview
 from pocketddpm.runs.signals import Stop
 from pocketddpm.runs.summary import describe_run
+from pocketddpm.runs.tracking import wanted
 from pocketddpm.training.ema import half_lives
 from pocketddpm.training.health import refuse_poisoned
 from pocketddpm.training.plan import Plan, check_budget
@@ -75,6 +76,7 @@ class Session:
         check_budget(experiment.training)
         check_evaluation(experiment)
         self.main = rank() == 0
+        trackers = wanted(options) if self.main else []
         if self.main and (checkpoint is None or moved_from is not None):
             refuse_existing(out, options.overwrite, folder=True)
         self.out, self.options = out, options
@@ -121,8 +123,12 @@ class Session:
                     self.validation = Validation(
                         self.experiment, data.images, choosing, out, resumed_at=step
                     )
+            seen = self.trainer.images_seen
             self.log = RunLog(
-                out, until=self.trainer.step, writes=self.main, tensorboard=options.tensorboard
+                out,
+                until=self.trainer.step,
+                writes=self.main,
+                trackers=[track(out, self.meta, seen) for track in trackers],
             )
         except BaseException:
             self._release()
