@@ -1,6 +1,7 @@
 # `make quickstart`: install, then train on MNIST for two minutes and draw digits.
 # `make test`: install with the test extra, then run the whole suite.
 # `make docs`: build the documentation site into site/; a broken link is an error.
+# `make notebooks`: execute examples/*.ipynb and store their outputs, after a change of their code.
 # `make matrix`: the core tests in every Python from 3.10 to 3.13 that is installed (by hand).
 # `make torture`: the long fault campaign, the long fuzzing (docs/reliability.md), and the commands
 # of README and docs that take long.
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test docs matrix torture lint clean
+.PHONY: quickstart test docs notebooks matrix torture lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/pocketddpm quickstart
@@ -20,6 +21,9 @@ test: $(VENV)/.installed-test
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "wrote site/; to read it: $(BIN)/python -m http.server -d site"
+
+notebooks: $(VENV)/.installed-notebooks
+	$(BIN)/python scripts/notebooks.py
 
 matrix:
 	$(PYTHON) scripts/matrix.py
@@ -45,6 +49,10 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable ".[docs]"
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-notebooks: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable ".[notebooks]"
 	touch $@ $(VENV)/.installed
 
 clean:

@@ -1,10 +1,12 @@
 """Hooks of MkDocs (mkdocs.yml): what the site has that docs/ has not.
 
 The README is the first page. The page of commands is made from the commands' own help, so that it
-cannot go stale. Files of the repository that a page links to are copied beside it. Formulas become
-MathML, which browsers draw without a script or a font of ours.
+cannot go stale; those of the notebooks from the outputs that are stored in them. Files of the
+repository that a page links to are copied beside it. Formulas become MathML, which browsers draw
+without a script or a font of ours.
 """
 
+import ast
 import html
 import os
 import re
@@ -17,17 +19,21 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from nbconvert import MarkdownExporter
 
 from pocketddpm.commands.main import VERBS, main
 from pocketddpm.commands.parser import help_text
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "pocketddpm"
 SHOWN = ("list", "info mnist")
 """Commands of which the page shows what they print."""
 ROOT_PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """Files of the repository that are pages of the site; the README is its first."""
 LINK = re.compile(r"\]\(\.\./([^)#]+)")
 """A Markdown link from docs/ to a file of the repository."""
+NOTEBOOK = re.compile(r"\]\((examples/\w+)\.ipynb")
+"""A link to a notebook, as it stands in the README, or once it points at a copy."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -38,8 +44,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     }
     linked = set(re.findall(r"\]\(((?:examples|benchmarks|src)/[^)#]+)", pages["index.md"]))
     pages["commands.md"] = commands()
+    pages |= {f"reference/{name}.md": room(name) for name in rooms()}
     for page in files.documentation_pages():
         linked |= set(LINK.findall(page.content_string)) - set(ROOT_PAGES)
+    for path in sorted((ROOT / "examples").glob("*.ipynb")):
+        linked.add(f"examples/{path.name}")
+        text, resources = MarkdownExporter().from_filename(str(path), {"unique_key": path.stem})
+        title, rest = text.strip().split("\n", 1)
+        note = f"A notebook, with what it printed and showed: [{path.name}]({path.name}).\n"
+        pages[f"examples/{path.stem}.md"] = f"{title}\n\n{note}\n{rest}"
+        for name, picture in resources["outputs"].items():
+            files.append(File.generated(config, f"examples/{name}", content=picture))
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     for name in sorted(linked):
@@ -48,8 +63,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links out of docs/ at the copies."""
-    return LINK.sub(lambda m: f"]({m[1].replace('README.md', 'index.md')}", markdown)
+    """Point links out of docs/ at the copies, and those to notebooks at their pages."""
+    here = LINK.sub(lambda m: f"]({m[1].replace('README.md', 'index.md')}", markdown)
+    return NOTEBOOK.sub(r"](\1.md", here)
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -68,6 +84,22 @@ def _formula(tex: str, display: str) -> str:
     if re.search(r'\\|mathvariant="(?!normal)', mathml):
         raise PluginError(f"no MathML for {tex}: write \\mathcal{{N}} and \\lVert, not \\mathcal N")
     return mathml
+
+
+def rooms() -> list[str]:
+    """Return the folders that the reference shows; commands have a page of their own."""
+    folders = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+    return [name for name in folders if name not in ("commands", "demo")]
+
+
+def room(name: str) -> str:
+    """Return the page of a folder: the docstrings of its files, in their alphabetical order."""
+    about = (
+        ast.get_docstring(ast.parse((PACKAGE / name / "__init__.py").read_text())) or ""
+    ).strip()
+    files = sorted(path.stem for path in (PACKAGE / name).glob("*.py") if path.stem[0] != "_")
+    entries = "\n".join(f"::: pocketddpm.{name}.{file}\n" for file in files)
+    return f"# {name}\n\n{about}\n\n{entries}"
 
 
 def commands() -> str:

@@ -1,5 +1,6 @@
 """The documentation site builds without a warning, and its pages load nothing from elsewhere."""
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import pocketddpm
 pytest.importorskip("material", reason="needs mkdocs-material: pip install 'pocketddpm[docs]'")
 pytest.importorskip("mkdocstrings", reason="needs mkdocstrings: pip install 'pocketddpm[docs]'")
 pytest.importorskip("latex2mathml", reason="needs latex2mathml: pip install 'pocketddpm[docs]'")
+pytest.importorskip("nbconvert", reason="needs nbconvert: pip install 'pocketddpm[docs]'")
 
 ROOT = Path(__file__).parent.parent
 
@@ -102,11 +104,49 @@ def test_formulas_commands_and_public_names_are_there(site):
     for option in ("--resume", "--guidance-interval", "--evaluate-every"):
         assert f"<code>{option}" in verbs
     assert "log-linear" in verbs  # of what `list` prints
-    reference = (site / "reference.html").read_text()
+    pages = [site / "reference.html", *(site / "reference").glob("*.html")]
+    reference = "".join(page.read_text() for page in pages)
     for module, attribute in pocketddpm._PUBLIC.values():
         if attribute is not None:
-            assert f'id="{module}.{attribute}"' in reference
+            assert reference.count(f'id="{module}.{attribute}"') == 1
     assert "pocketddpm.diffusion" in (site / "diffusion.html").read_text()
+
+
+def test_notebooks_are_pages_with_their_pictures(site):
+    for path in (ROOT / "examples").glob("*.ipynb"):
+        page = (site / "examples" / f"{path.stem}.html").read_text()
+        pictures = re.findall(rf'<img [^>]*src="({path.stem}_\d+_\d+\.png)"', page)
+        assert len(pictures) >= 5
+        assert all((site / "examples" / name).stat().st_size > 1000 for name in pictures)
+        assert f'href="{path.name}"' in page and (site / "examples" / path.name).exists()
+        assert f'href="examples/{path.stem}.html' in (site / "index.html").read_text()
+    assert (site / "examples" / "how_a_ddpm_works.html").read_text().count("<math") > 10
+
+
+def test_the_search_finds_what_people_look_for(site):
+    index = json.loads((site / "search" / "search_index.json").read_text())
+    for words, page in (
+        ("own images", "own_images.html"),
+        ("transparency", "formats.html"),
+        ("fine-tune", "editing.html"),
+        ("inpaint", "editing.html"),
+        ("from_pretrained", "formats.html"),
+        ("without CUDA", "start.html"),
+    ):
+        found = [
+            e["location"]
+            for e in index["docs"]
+            if words.lower() in (e["title"] + e["text"]).lower()
+        ]
+        assert any(page in location for location in found), (words, found)
+
+
+def test_every_room_has_a_page_of_its_reference(site):
+    package = ROOT / "src" / "pocketddpm"
+    for path in package.glob("*/[a-z]*.py"):
+        if path.parent.name not in ("commands", "demo"):
+            page = (site / "reference" / f"{path.parent.name}.html").read_text()
+            assert f'id="pocketddpm.{path.parent.name}.{path.stem}"' in page
 
 
 def test_a_broken_link_is_an_error(tmp_path):

@@ -192,7 +192,7 @@ def parse(args: list[str], monkeypatch) -> Any:
     elif program == "make":
         subprocess.run(["make", "-n", *rest], cwd=ROOT, check=True, capture_output=True)
     elif program == "pip":
-        assert rest[0] == "install", args
+        assert rest[0] in ("install", "wheel"), args
         known = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
         extras = ",".join(re.findall(r"\[([\w,]+)\]", rest[1])).split(",")
         assert set(extras) - {""} <= set(known), rest[1]
@@ -513,6 +513,15 @@ def test_the_public_names_are_documented():
     text = (ROOT / "docs" / "api.md").read_text()
     for name in pd.__all__:
         assert f"`{name}" in text
+
+
+def test_the_extras_are_documented():
+    project = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1]
+    extras = re.findall(r"^([\w-]+) = \[", project.split("\n[")[0], re.MULTILINE)
+    assert len(extras) > 8
+    text = (ROOT / "docs" / "start.md").read_text().split("| extra |")[1].split("\n\n")[0]
+    named = " ".join(row.split("|")[1] for row in text.splitlines()[2:])
+    assert set(re.findall(r"`(.+?)`", named)) == set(extras)
 
 
 def test_what_is_wrong_is_found(monkeypatch):

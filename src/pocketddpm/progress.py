@@ -25,15 +25,14 @@ def quiet() -> bool:
 def bar(**options: Any) -> "tqdm[Any]":
     """Return a tqdm bar on stderr; the options are tqdm's.
 
-    In a notebook it is tqdm's widget, where ipywidgets is there to draw one. Where stderr is
-    neither terminal nor notebook, it is a line at each end and every ten seconds between.
+    In a notebook it is text, which is stored with the page; a widget is not, and warns where
+    ipywidgets is missing. Where stderr is neither terminal nor notebook, it is a line at each end
+    and every ten seconds between.
     """
     options = {"file": sys.stderr, **options}
     options["disable"] = options.get("disable") or quiet()
     if "ipykernel.zmqshell" in sys.modules:  # which only Jupyter's kernel loads
-        from tqdm.auto import tqdm as automatic
-
-        return automatic(**options)
+        return tqdm(ncols=100, **options)
     if sys.stderr.isatty():
         return tqdm(dynamic_ncols=True, **options)
     lines = {"file": _Lines(), "mininterval": EVERY, "leave": True, "position": 0}

@@ -8,9 +8,10 @@ downloads (0, "false" or nothing allows them).
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pocketddpm.errors import DataError
 
@@ -29,9 +30,7 @@ def cache_root() -> Path:
     """Return the folder for downloads and decoded images (it need not exist)."""
     if chosen := os.environ.get("POCKETDDPM_CACHE"):
         return Path(chosen).expanduser()
-    import pooch
-
-    return Path(pooch.os_cache("pocketddpm"))
+    return Path(_pooch().os_cache("pocketddpm"))
 
 
 def data_roots() -> list[Path]:
@@ -108,15 +107,13 @@ def find_or_download(
 
 
 def _download(url: str, target: Path, read: Callable[[Path], T]) -> T:
-    import pooch
-
     target.parent.mkdir(parents=True, exist_ok=True)
     # The real name comes last, because readers look at the suffix.
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=f"-{target.name}")
     os.close(handle)
     temporary = Path(name)
     try:
-        fetch = pooch.HTTPDownloader(
+        fetch = _pooch().HTTPDownloader(
             progressbar=sys.stderr.isatty(),
             chunk_size=1 << 16,
             timeout=(CONNECT_SECONDS, READ_SECONDS),
@@ -130,3 +127,13 @@ def _download(url: str, target: Path, read: Callable[[Path], T]) -> T:
         return result
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _pooch() -> Any:
+    """Import pooch without what tqdm says in a notebook where ipywidgets is missing."""
+    from tqdm import TqdmWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TqdmWarning)
+        import pooch
+    return pooch

@@ -141,8 +141,10 @@ def _entry(name_or_path: str) -> tuple[ModuleType, Path | None]:
 def keep_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
     """Return the images of some classes, with labels 0..k-1 in the original order of the classes.
 
-    classes: names, in any case where that is the name of one class alone; or numbers ('7') where no
-        class name is itself a number.
+    Args:
+        images: with labels.
+        classes: names, in any case where that is the name of one class alone; or numbers ('7')
+            where no class name is itself a number.
 
     Raises ConfigError when the set has no labels, and for a class that it does not have.
     """
