@@ -66,7 +66,8 @@ class Edit:
     measured: bool = False
     """The images are measurements already: restore them as they are."""
     sampler: str | None = None
-    """The algorithm: ddpm for inpaint and restore, ddim for interpolate, else the model's own."""
+    """The algorithm: ddpm for inpaint and restore (consistency with diffpir), ddim for interpolate,
+    else the model's own."""
     steps: int | None = None
     """Steps of the sampler, from T; fewer are taken from below. 50 for restore by default."""
     guidance: float | None = None

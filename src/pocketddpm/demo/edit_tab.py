@@ -168,7 +168,7 @@ def _restore(page: Page) -> None:
     def films(
         model: Model, number: float, task: str, noise: float, method: str, *fields: Any
     ) -> Iterator[Film]:
-        wanted = wish(model, *fields, sampler="ddpm", called=VARIANTS)
+        wanted = wish(model, *fields, called=VARIANTS)
         return painting.restored(model, image(model, number), task, float(noise), method, wanted)
 
     view.wire(films, [*given, method, *fields])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pocketddpm.data.decode import crop_resize
 from pocketddpm.demo.drawing import LARGEST_SEED, MOST_IMAGES, ROW, Film, Wish, record, whole
+from pocketddpm.diffusion.conditioning import build_method
 from pocketddpm.diffusion.operators import TASKS, Linear, build_operator
 from pocketddpm.diffusion.sampling import State, start_noise
 from pocketddpm.errors import ConfigError
@@ -178,6 +179,7 @@ def restored(
 ) -> Iterator[Film]:
     """Yield the film of n samples of what an image, uint8 [C,H,W], may be, given a measurement."""
     operator, y, _ = measured(model, image, task, noise)
+    wanted = replace(wanted, sampler=build_method(method).sampler)
     film = _film(model, f"restore-{task}-seed{wanted.seed}", wanted.steps, wanted)
     how = _settings(film, wanted) | {"sigma": noise, "method": method, "samples": wanted.n}
     if film.labels is not None:

@@ -10,7 +10,7 @@ again: any sampler draws from the posterior with it. Images are [B,C,H,W], measu
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -37,7 +37,12 @@ Clip = Callable[[Tensor], Tensor]
 
 
 class Method(Protocol):
-    """A way to condition on a measurement; its fields are its options."""
+    """A way to condition on a measurement; its fields are its options.
+
+    sampler: the one that draws unless another is named.
+    """
+
+    sampler: ClassVar[str]
 
     @property
     def gradients(self) -> int:
@@ -58,10 +63,12 @@ class DPS:
     """Diffusion posterior sampling (Chung et al. 2022, arXiv 2209.14687, algorithm 1).
 
     Each step ends with x_s - step * grad |y - A x0_hat|, the gradient by x_t. The step is one of
-    the sampler `ddpm`; another sampler moves about as far. It is biased: docs/restore.md.
+    the sampler `ddpm`; another sampler moves about as far. The published 1 is for 1000 steps: fewer
+    want more. It is biased: docs/restore.md.
     """
 
-    step: float = option(1.0, "> 0")
+    sampler: ClassVar[str] = "ddpm"
+    step: float = option(3.0, "> 0")
 
     @property
     def gradients(self) -> int:
@@ -98,6 +105,7 @@ class MMPS:
     data it is exact. At alpha_bar = 0, where x_t knows nothing of x0, nothing is moved.
     """
 
+    sampler: ClassVar[str] = "ddpm"
     iterations: int = option(3, ">= 1")
 
     @property
@@ -142,10 +150,12 @@ class DiffPIR:
     """Plug-and-play restoration (Zhu et al. 2023, arXiv 2305.08995, algorithm 1); no gradients.
 
     x0_hat becomes the x that has the least |y - A x|^2 / sigma^2 + weight |x - x0_hat|^2 a^2 / b^2.
-    The published step then adds fresh noise; here the sampler says how much.
+    The published step renoises x0_hat, by a share zeta with fresh noise: the sampler `consistency`
+    is zeta = 1, `ddpm` less, `ddim` 0. On images 1 was far the best (docs/restore.md).
     """
 
-    weight: float = option(7.0, "> 0")
+    sampler: ClassVar[str] = "consistency"
+    weight: float = option(1.0, "> 0")
 
     @property
     def gradients(self) -> int:

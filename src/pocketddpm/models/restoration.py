@@ -168,7 +168,7 @@ def restore(
 
     y: float [M,...], as `measure` makes it. sigma: the deviation of its noise, at least 0.
     method, options: a name of METHODS, and its options. labels: one for each measurement, cycled;
-    None is no label. The sampler is ddpm unless named, and takes 50 steps unless told otherwise.
+    None is no label. The sampler is the method's unless named, and takes 50 steps unless told.
     Raises ConfigError for settings that cannot work, for a y that the operator cannot have made,
     and for a model that has learned to draw in one or two evaluations: its estimate is a sample and
     not the mean that all methods build on.
@@ -189,7 +189,7 @@ def restore(
             f"here, got {list(y.shape)}"
         )
     steps = min(STEPS, model.schedule.T) if settings.steps is None else settings.steps
-    settings = replace(settings, sampler=settings.sampler or "ddpm", steps=steps)
+    settings = replace(settings, sampler=settings.sampler or how.sampler, steps=steps)
     numbers = numbers_for(model, labels, len(y))
     repeated = None if numbers is None else np.repeat(numbers, samples)
     edit = Editing(model, settings, repeated, len(y) * samples)

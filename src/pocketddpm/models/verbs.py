@@ -151,7 +151,8 @@ def edit(
         method: mmps by default, dps or diffpir; method_options: such as {"iterations": 5}.
         samples: of each image, 4 by default.
         measured: whether the images are measurements already, to be restored as they are.
-        sampler: ddpm for inpaint and restore, ddim for interpolate, else the model's own.
+        sampler: ddpm for inpaint and restore (consistency for diffpir), ddim for interpolate, else
+            the model's own.
         steps: those of a run from T; an edit that starts below takes fewer. restore: 50.
         guidance: a `Guidance`, or its scale.
         seed: of the noise.
