@@ -34,6 +34,12 @@ CHROMIUM = next(
 )
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 WAIT = 120_000  # ms; a busy machine is no failure
+# Ten frames a second: without a GPU, the editors of images would draw on all of a core.
+SELDOM = """{
+    const frame = window.requestAnimationFrame.bind(window);
+    window.requestAnimationFrame = (draw) => setTimeout(() => frame(draw), 100);
+    window.cancelAnimationFrame = clearTimeout;
+}"""
 
 # The server, with every address that it connects to or looks up written into a file.
 SERVER = """
@@ -90,7 +96,9 @@ def browser(site):
     """Start one Chromium; all pages share its cache, which makes the later ones quick to load."""
     with playwright.sync_playwright() as tool:
         chromium = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium.new_context(reduced_motion="reduce")
+        context = chromium.new_context(reduced_motion="reduce")
+        context.add_init_script(SELDOM)
+        yield context
         chromium.close()
 
 
