@@ -559,6 +559,9 @@ class Forward:
 
     A = staticmethod(lambda x: x)
 
+    def __repr__(self) -> str:  # names of tests may not differ between processes
+        return "Forward()"
+
 
 @pytest.mark.parametrize(
     ("asked", "values"),
