@@ -85,7 +85,12 @@ def pytest_itemcollected(item):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Of tests that go to any process, the slow ones go first: two processes end together."""
+    """Of tests that go to any process, the slow ones go first: two processes end together.
+
+    A test's name may hold no address: processes would have different tests, and none would run.
+    """
+    if unnamed := [item.nodeid for item in items if " object at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"names that differ between processes: {unnamed[:3]}")
     if hasattr(config, "workerinput"):  # a process of pytest-xdist
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

@@ -94,6 +94,7 @@ def test_importing_the_package_is_cheap_and_its_names_are_stable():
         "load",
         "load_images",
         "load_plugin",
+        "neon",
         "sample",
         "train",
     ]
