@@ -181,11 +181,12 @@ def test_there_and_back(hub, trained, tmp_path, monkeypatch):
 def test_the_card_is_the_hubs_and_its_code_runs(hub, trained, tmp_path, monkeypatch):
     trained[1].push_to_hub("me/digits")
     text = hub.repositories["me/digits"]["main"]["README.md"].decode()
-    front = huggingface_hub.ModelCard(text).data
-    assert front.library_name == "pocketddpm"
-    assert front.pipeline_tag == "unconditional-image-generation"
-    assert front.tags == ["diffusion", "ddpm", "pytorch"]
-    assert front.datasets is None
+    front = huggingface_hub.ModelCard(text).data.to_dict()
+    assert front == {
+        "library_name": "pocketddpm",
+        "pipeline_tag": "unconditional-image-generation",
+        "tags": ["diffusion", "ddpm", "pytorch"],
+    }
     assert "images of 1x8x8, of 10 classes: 0, 1, 2" in text
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
