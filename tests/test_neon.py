@@ -122,6 +122,9 @@ def test_what_was_interrupted_goes_on_to_the_same_weights(base, tmp_path, monkey
         patch.setattr(*where, stop)
         pd.neon(base, out=part, **QUICK)
     assert not (part / "last.safetensors").exists()
+    if point == "samples":  # nothing is there yet that other options could spoil
+        pd.neon(base, out=part, seed=3, **QUICK)
+        pd.neon(base, out=part, overwrite=True, **QUICK)
     assert_close(pd.neon(base, out=part, **QUICK).network.state_dict(), wanted, rtol=0, atol=0)
 
 

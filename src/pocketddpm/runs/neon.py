@@ -139,6 +139,7 @@ def _begin(out: Path, record: dict[str, Any], overwrite: bool) -> None:
     with suppress(OSError, ValueError):
         if json.loads(place.read_bytes()) == record:
             return
+        overwrite = overwrite or not (out / "samples.npz").exists()  # nothing was drawn yet
     refuse_existing(out, overwrite, folder=True)
     folder = RunFolder(out / "tuned")
     folder.clear()
