@@ -99,6 +99,18 @@ def test_the_model_is_its_base_stepped_away_from_the_tuned_run(base, tmp_path):
     assert load_checkpoint(out / "last.safetensors").meta["neon"]["w"] == 1.5
 
 
+def test_info_says_what_it_was_made_of(base, tmp_path, capsys):
+    out = tmp_path / "wider"
+    pd.neon(base, w=1.5, out=out, **QUICK)
+    capsys.readouterr()
+    main(["info", str(out)])
+    told = capsys.readouterr().out
+    assert "w 1.5" in told
+    assert "reproduce" not in told  # it has no steps of its own to repeat
+    main(["info", str(out / "tuned")])
+    assert f"reproduce {out / 'tuned'}" in capsys.readouterr().out
+
+
 def test_another_w_only_steps_again(base, tmp_path):
     out = tmp_path / "wider"
     pd.neon(base, w=1.0, out=out, **QUICK)

@@ -46,7 +46,7 @@ class Info:
         # A stranger's file need not hold what ours do.
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CheckpointError(f"{path} is incomplete or foreign: {error!r}") from error
-        if path.parent == Path(self.model):
+        if path.parent == given and (given / "log.csv").exists():  # a run, with steps to repeat
             rows["again"] = f"pocketddpm reproduce {shlex.quote(self.model)}"
         for name, text in rows.items():
             print(f"{name:<11} {text}")
