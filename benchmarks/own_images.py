@@ -5,8 +5,8 @@
 
 Two sets below POCKETDDPM_DATA: photographs of 32x32 (which have a test split) and emoji of 64x64
 (of which a tenth is held out). Three systems, in turns, each in a process of its own with --threads
-threads, on --core if it is given: `pocketddpm train folder` as it is, and the peers' own recipes,
-which RECIPES below describes with all that was changed so that they run here. All in float32.
+threads: `pocketddpm train folder` as it is, and the peers' own recipes, which SYSTEMS below
+describes with all that was changed so that they run here. All in float32.
 
 pocketddpm's minutes are all that `train --minutes` counts, its start and previews included; a
 peer's clock starts at its first step, and the step that passes the end is finished. The peers get
@@ -22,7 +22,6 @@ the extras bench, diffusers and hub.
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -43,16 +42,14 @@ import pocketddpm as pd
 from pocketddpm.build import pick_device
 from pocketddpm.data.image_set import ImageSet
 from pocketddpm.data.load import has_test, load_images
-from pocketddpm.data.split import divide, usual_hold_out
+from pocketddpm.data.split import usual_parts
 from pocketddpm.models.provenance import machine, versions
 from pocketddpm.models.samples import Samples
-from pocketddpm.pictures import save_png
 
 ROWS, COLUMNS = 8, 10  # of a peer's picture
 BATCH = 16  # images of a training step, of both peers
 AT_ONCE = 50  # samples
 TIMED = 3  # steps
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class Trained(NamedTuple):
@@ -65,32 +62,19 @@ class Trained(NamedTuple):
 
 @dataclass(frozen=True)
 class System:
-    """train(set's path, its PNG files, side, minutes, seed, out); draw(out, side, n, steps)."""
+    """train(folder of images, side, minutes, seed, out); draw(out, side, n, steps)."""
 
     recipe: str
-    train: Callable[[Path, Path, int, float, int, Path], Trained]
+    train: Callable[[Path, int, float, int, Path], Trained]
     draw: Callable[[Path, int, int, int], Samples]
 
 
 SETS = {"photos32": "cifar10-jpg", "emoji64": "emoji"}
-RECIPES = {
-    "pocketddpm": "pocketddpm train folder --data FOLDER --minutes M; its own sampler, 10 steps",
-    "denoising-diffusion-pytorch": "Trainer with its constructor's defaults (batch 16, Adam 1e-4, "
-    "average 0.995, flips), Unet(64, (1, 2, 4, 8)) and GaussianDiffusion(1000) of its README. "
-    "Changed: batch 16 and 1e-4, not the README's 2 x 32 and 8e-5, which would be a quarter of the "
-    "steps; flash attention, mixed precision and FID while training are off, as the README has "
-    "them for a GPU; DDIM in fewer than its 250 steps",
-    "diffusers": "train_unconditional.py: its UNet2DModel (113.7M), DDPMScheduler(1000), AdamW "
-    "1e-4, batch 16, flips, average with power 3/4. Changed: the cosine decay ends where the "
-    "minutes do, not after 100 epochs, and warms up over a tenth of the steps where these are "
-    "fewer than 5000, not over 500; no accelerate, which would do nothing here; DDIM in fewer "
-    "than the pipeline's 1000 steps",
-}
 
 
-def ours_train(data: Path, files: Path, side: int, minutes: float, seed: int, out: Path) -> Trained:
+def ours_train(folder: Path, side: int, minutes: float, seed: int, out: Path) -> Trained:
     """Train as a user does."""
-    command = ["train", "folder", "--data", data, "--minutes", minutes, "--seed", seed]
+    command = ["train", "folder", "--data", folder, "--minutes", minutes, "--seed", seed]
     command += ["--out", out / "run", "--overwrite"]
     subprocess.run([sys.executable, "-m", "pocketddpm", *map(str, command)], check=True)
     run = pd.load(out / "run").meta["run"]
@@ -100,19 +84,18 @@ def ours_train(data: Path, files: Path, side: int, minutes: float, seed: int, ou
 def ours_draw(out: Path, side: int, n: int, steps: int) -> Samples:
     """Draw by the recipe's sampler, classes in the training set's proportions."""
     model = pd.load(out / "run")
-    shown = ROWS * (len(model.classes) or COLUMNS)
-    labels = list(range(len(model.classes))) if model.classes else None
-    model.sample(shown, labels=labels, seed=2).save(out / "grid.png")
+    if model.classes:
+        shown = ROWS * len(model.classes)
+        model.sample(shown, labels=list(model.classes), seed=2).save(out / "grid.png")
     return model.sample(n, labels="all", seed=1)
 
 
 def until(batches: Iterable[Any], minutes: float) -> Iterator[Any]:
     """Yield batches until the minutes since the first one are over."""
-    end = math.inf
+    end = 0.0
     for batch in batches:
-        now = time.monotonic()
-        end = min(end, now + 60 * minutes)
-        if now >= end:
+        end = end or time.monotonic() + 60 * minutes
+        if time.monotonic() >= end:
             return
         yield batch
 
@@ -125,16 +108,14 @@ def lucidrains(side: int, steps: int | None = None) -> Any:
     return GaussianDiffusion(net, image_size=side, timesteps=1000, sampling_timesteps=steps)
 
 
-def lucidrains_train(
-    data: Path, files: Path, side: int, minutes: float, seed: int, out: Path
-) -> Trained:
+def lucidrains_train(folder: Path, side: int, minutes: float, seed: int, out: Path) -> Trained:
     """Train with its Trainer, whose stream of batches ends with the time."""
     from denoising_diffusion_pytorch import Trainer
 
     torch.manual_seed(seed)
     trainer = Trainer(
         lucidrains(side),
-        str(files),
+        str(folder),
         train_batch_size=BATCH,
         save_and_sample_every=10**9,
         results_folder=str(out / "results"),
@@ -157,9 +138,7 @@ def lucidrains_draw(out: Path, side: int, n: int, steps: int) -> Samples:
     return collected(n, steps, lambda k: model.sample(batch_size=k).permute(0, 2, 3, 1).numpy())
 
 
-def diffusers_train(
-    data: Path, files: Path, side: int, minutes: float, seed: int, out: Path
-) -> Trained:
+def diffusers_train(folder: Path, side: int, minutes: float, seed: int, out: Path) -> Trained:
     """Train as its example does."""
     from datasets import load_dataset
     from diffusers import DDPMScheduler, UNet2DModel
@@ -178,20 +157,12 @@ def diffusers_train(
         up_block_types=("UpBlock2D", "AttnUpBlock2D", *("UpBlock2D",) * 4),
     )
     images = load_dataset(
-        "imagefolder", data_dir=str(files), split="train", cache_dir=str(out / "cache")
+        "imagefolder", data_dir=str(folder), split="train", cache_dir=str(out / "cache")
     )
-    steps_of = transforms.Compose(
-        [
-            transforms.Resize(side),
-            transforms.CenterCrop(side),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize([0.5], [0.5]),
-        ]
-    )
-    images.set_transform(
-        lambda rows: {"input": [steps_of(i.convert("RGB")) for i in rows["image"]]}
-    )
+    sized = [transforms.Resize(side), transforms.CenterCrop(side)]
+    flipped = [transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    read = transforms.Compose([*sized, *flipped, transforms.Normalize([0.5], [0.5])])
+    images.set_transform(lambda rows: {"input": [read(i.convert("RGB")) for i in rows["image"]]})
     loader = torch.utils.data.DataLoader(images, batch_size=BATCH, shuffle=True)
     noise_of = DDPMScheduler(num_train_timesteps=1000)
     optimiser = torch.optim.AdamW(
@@ -200,8 +171,7 @@ def diffusers_train(
 
     def backward(x0: torch.Tensor) -> None:
         eps, t = torch.randn_like(x0), torch.randint(0, 1000, (len(x0),))
-        loss = F.mse_loss(net(noise_of.add_noise(x0, eps, t), t).sample, eps)
-        loss.backward()
+        F.mse_loss(net(noise_of.add_noise(x0, eps, t), t).sample, eps).backward()
 
     batch = next(iter(loader))["input"]
     mark = time.monotonic()
@@ -211,10 +181,7 @@ def diffusers_train(
     planned = max(1, int(60 * minutes * TIMED / (time.monotonic() - mark)))
     planned = min(planned, 100 * len(loader))
     rate = get_scheduler(
-        "cosine",
-        optimiser,
-        num_warmup_steps=min(500, planned // 10),
-        num_training_steps=planned,
+        "cosine", optimiser, num_warmup_steps=min(500, planned // 10), num_training_steps=planned
     )
     average = EMAModel(
         net.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75
@@ -242,11 +209,8 @@ def diffusers_draw(out: Path, side: int, n: int, steps: int) -> Samples:
     scheduler = DDIMScheduler.from_config(DDPMScheduler(num_train_timesteps=1000).config)
     pipeline = DDIMPipeline(net, scheduler)
     pipeline.set_progress_bar_config(disable=True)
-
-    def draw(k: int) -> Any:
-        return pipeline(batch_size=k, num_inference_steps=steps, output_type="np").images
-
-    return collected(n, steps, draw)
+    options = {"num_inference_steps": steps, "output_type": "np"}
+    return collected(n, steps, lambda k: pipeline(batch_size=k, **options).images)
 
 
 def collected(n: int, steps: int, draw: Callable[[int], Any]) -> Samples:
@@ -258,11 +222,29 @@ def collected(n: int, steps: int, draw: Callable[[int], Any]) -> Samples:
 
 
 SYSTEMS = {
-    "pocketddpm": System(RECIPES["pocketddpm"], ours_train, ours_draw),
-    "denoising-diffusion-pytorch": System(
-        RECIPES["denoising-diffusion-pytorch"], lucidrains_train, lucidrains_draw
+    "pocketddpm": System(
+        "pocketddpm train folder --data FOLDER --minutes M; its own sampler, 10 steps",
+        ours_train,
+        ours_draw,
     ),
-    "diffusers": System(RECIPES["diffusers"], diffusers_train, diffusers_draw),
+    "denoising-diffusion-pytorch": System(
+        "Trainer with its constructor's defaults (batch 16, Adam 1e-4, average 0.995, flips), "
+        "Unet(64, (1, 2, 4, 8)) and GaussianDiffusion(1000) of its README. Changed: batch 16 and "
+        "1e-4, not the README's 2 x 32 and 8e-5, which would be a quarter of the steps; flash "
+        "attention, mixed precision and FID while training are off, as the README has them for a "
+        "GPU; DDIM in fewer than its 250 steps",
+        lucidrains_train,
+        lucidrains_draw,
+    ),
+    "diffusers": System(
+        "train_unconditional.py: its UNet2DModel (113.7M), DDPMScheduler(1000), AdamW 1e-4, batch "
+        "16, flips, average with power 3/4. Changed: the cosine decay ends where the minutes do, "
+        "not after 100 epochs, and warms up over a tenth of the steps where these are fewer than "
+        "5000, not over 500; no accelerate, which would do nothing here; DDIM in fewer than the "
+        "pipeline's 1000 steps",
+        diffusers_train,
+        diffusers_draw,
+    ),
 }
 
 
@@ -277,34 +259,27 @@ def images_of(data: str) -> tuple[ImageSet, int]:
     images = load_images(path)
     if has_test(path):
         return images, len(load_images(path, "test"))
-    held_out = usual_hold_out(len(images))
-    parts = divide(images, held_out, (held_out + 1) // 2, "random")
+    parts = usual_parts(images)
     return parts.training, parts.for_reporting
 
 
-def written(data: str, folder: Path) -> None:
-    """Write the training images as PNG files, unless they are there."""
+def written(data: str, folder: Path) -> Path:
+    """Write the training images as PNG files, unless they are there; return their folder."""
     if not folder.exists():
-        images = images_of(data)[0].images
-        unfinished = folder.with_name(f"{folder.name}.tmp")
-        for k in range(len(images)):
-            save_png(unfinished / f"{k:06}.png", np.asarray(images[k]))
+        unfinished = folder.with_name(f"{folder.name}-unfinished")
+        Samples(np.asarray(images_of(data)[0].images), None, 0).save(unfinished)
         unfinished.rename(folder)
+    return folder.resolve()
 
 
 def train(args: argparse.Namespace, data: str, name: str, out: Path) -> dict[str, Any]:
     """Train one system; return its row."""
-    side = load_images(str(path_of(data))).shape[1]
-    files = (args.work / data / "images").resolve()
-    found = SYSTEMS[name].train(path_of(data), files, side, args.minutes, args.seed, out)
-    return {
-        "minutes": args.minutes,
-        "images": found.images,
-        "steps": found.steps,
-        "seconds": round(found.seconds, 1),
-        "images_per_second": round(found.images / found.seconds, 3),
-        "seed": args.seed,
-    }
+    side, folder = load_images(str(path_of(data))).shape[1], path_of(data)
+    if name != "pocketddpm":
+        folder = written(data, args.work / data / "images")
+    found = SYSTEMS[name].train(folder, side, args.minutes, args.seed, out)
+    row = {"minutes": args.minutes, **found._asdict(), "seconds": round(found.seconds, 1)}
+    return row | {"images_per_second": round(found.images / found.seconds, 3), "seed": args.seed}
 
 
 def score(args: argparse.Namespace, data: str, name: str, out: Path) -> dict[str, Any]:
@@ -316,8 +291,7 @@ def score(args: argparse.Namespace, data: str, name: str, out: Path) -> dict[str
     seconds = time.monotonic() - mark
     drawn.save(out / "samples.npz")
     if drawn.labels is None:
-        shown = Samples(drawn.images[: ROWS * COLUMNS], None, drawn.nfe)
-        shown.save(out / "grid.png", COLUMNS)
+        Samples(drawn.images[: ROWS * COLUMNS], None, drawn.nfe).save(out / "grid.png", COLUMNS)
     report = pd.evaluate(
         out / "samples.npz", data=str(path_of(data)), n=n, out=out / "score", overwrite=True
     )
@@ -326,17 +300,12 @@ def score(args: argparse.Namespace, data: str, name: str, out: Path) -> dict[str
         row[measure.key] = round(measure.value.value, 4)
         if measure.floor is not None:
             row[f"{measure.key} floor"] = round(measure.floor.value, 4)
-            if measure.by == "ratio":
-                row[f"{measure.key} ratio"] = round(measure.value.value / measure.floor.value, 3)
+            if measure.by == "ratio" and (ratio := measure.comparison):
+                row[f"{measure.key} ratio"] = round(ratio.value, 3)
     return row
 
 
 PHASES = {"train": train, "score": score}
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Return the rows that are there."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def main() -> None:
@@ -349,7 +318,6 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000, help="samples of each")
     parser.add_argument("--steps", type=int, default=50, help="of the peers' DDIM")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--core", type=int, help="bind everything to this core")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("own_images"))
     parser.add_argument("--out", type=Path, default=Path("own_images.jsonl"))
@@ -357,7 +325,6 @@ def main() -> None:
     args = parser.parse_args()
     if args.only:
         phase, data, name = args.only
-        torch.set_num_threads(args.threads)
         out = args.work / data / name
         out.mkdir(parents=True, exist_ok=True)
         row = {"phase": phase, "data": data, "system": name, "date": date.today().isoformat()}
@@ -367,16 +334,14 @@ def main() -> None:
         with open(args.out, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         return
-    if args.core is not None:
-        os.sched_setaffinity(0, {args.core})
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"}
+    lines = args.out.read_text().splitlines() if args.out.exists() else []
+    done = {(row["phase"], row["data"], row["system"]) for row in map(json.loads, lines)}
     for phase in [args.phase] if args.phase in PHASES else PHASES:
         for name in args.systems:
             for data in args.data:
-                done = {(row["phase"], row["data"], row["system"]) for row in rows_of(args.out)}
                 if (phase, data, name) in done:
                     continue
-                written(data, args.work / data / "images")
                 command = [sys.executable, __file__, *sys.argv[1:], "--only", phase, data, name]
                 subprocess.run(command, env=environment, check=True)
 

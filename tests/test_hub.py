@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face hub, from local parquet files."""
 
 import os
+import shutil
 from io import BytesIO
 
 import numpy as np
@@ -94,6 +95,22 @@ def test_a_set_is_decoded_once_and_then_mapped(local, tmp_path, monkeypatch):
     parquet(local, "train", [picture(200 - k) for k in range(10)], [0, 1] * 5)
     changed = load_images(f"hf:{local}")
     assert changed.images[:, 0, 0, 0].tolist() == [200 - k for k in range(10)]
+
+
+def test_a_set_that_the_library_prepares_anew_is_decoded_anew(local, tmp_path, monkeypatch):
+    """It lies where it lay before, as the library goes by the time of the file."""
+    monkeypatch.setenv("POCKETDDPM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    file = local / "data" / "train-00000-of-00001.parquet"
+    os.utime(file, (1e9, 1e9))
+    load_images(f"hf:{local}")
+    before = sorted((tmp_path / "hf").rglob("*.arrow"))
+    shutil.rmtree(tmp_path / "hf")
+    parquet(local, "train", [picture(200 - k) for k in range(10)], [0, 1] * 5)
+    os.utime(file, (1e9, 1e9))
+    images = load_images(f"hf:{local}")
+    assert sorted((tmp_path / "hf").rglob("*.arrow")) == before
+    assert images.images[:, 0, 0, 0].tolist() == [200 - k for k in range(10)]
 
 
 def test_image_files_of_a_set_may_change(tmp_path, monkeypatch):

@@ -85,6 +85,7 @@ LABELS = np.zeros(6, np.int64)
         ({"images": GREY, "labels": LABELS - 1, "classes": np.array(["a", "b"])}, ["-1", "2"]),
         ({"images": GREY, "labels": LABELS + 3, "classes": np.array(["a", "b"])}, ["3", "2"]),
         ({"images": GREY, "labels": LABELS, "classes": np.array([1.5])}, ["float64"]),
+        ({"images": GREY, "labels": LABELS, "classes": np.array(["a", "b", "a"])}, ["2", "'a'"]),
         ({"images": np.array([{}], object)}, ["object"]),
     ],
 )

@@ -27,7 +27,7 @@ from pocketddpm.data.decode import (
 )
 from pocketddpm.data.image_set import ImageSet, chunks
 from pocketddpm.data.split import Selection
-from pocketddpm.errors import ConfigError, unknown
+from pocketddpm.errors import ConfigError, DataError, unknown
 from pocketddpm.progress import say
 
 Split = Literal["train", "test"]
@@ -75,7 +75,8 @@ def load_images(
 
     Raises ConfigError for an unknown name, split, fit, selection, colour or class, a subset larger
     than the set, a size below 1 or one that its fit cannot reach, and for stretching images that
-    are not read from files; DataError for all that can be wrong with the files.
+    are not read from files; DataError for all that can be wrong with the files, and for
+    two classes of one name.
 
     >>> import pocketddpm as pd
     >>> images = pd.load_images("digits", classes=["3", "7"])
@@ -100,6 +101,9 @@ def load_images(
             raise ConfigError(f"--stretch is for image files; {name_or_path} is not read from any")
         resized = image_size if reading.fit == "resize" else None
         images = entry.load(split, path=path, image_size=resized)
+    for name, count in Counter(images.classes).most_common(1):
+        if count > 1:
+            raise DataError(f"{name_or_path}: {count} classes are called {name!r}; rename them")
     if images.notes and not quiet:
         say(f"{name_or_path}: {'; '.join(images.notes)}")
     if classes is not None:

@@ -65,6 +65,12 @@ def divide(images: ImageSet, held_out: int, for_reporting: int, selection: Selec
     return Parts(*hold_out(images, held_out, selection), for_reporting)
 
 
+def usual_parts(images: ImageSet) -> Parts:
+    """Return the parts of images without a test split, as a run divides them by default."""
+    held_out = usual_hold_out(len(images))
+    return divide(images, held_out, (held_out + 1) // 2, "random")
+
+
 def subset(images: ImageSet, count: int, selection: Selection) -> ImageSet:
     """Return `count` of the images, in the set's order.
 

@@ -18,7 +18,7 @@ from pocketddpm.config import ImageOptions
 from pocketddpm.data.decode import Fit, times
 from pocketddpm.data.image_set import ImageSet, alike
 from pocketddpm.data.load import fingerprint, has_test, load_images
-from pocketddpm.data.split import Parts, divide, usual_hold_out
+from pocketddpm.data.split import Parts, usual_parts
 from pocketddpm.errors import DataError, unknown
 from pocketddpm.metrics.classifier_scores import class_score
 from pocketddpm.metrics.extractor import (
@@ -254,9 +254,7 @@ def _own_images(
     Raises DataError for fewer than 8 images.
     """
     if parts is None:
-        images = load_images(data, **chosen)
-        held_out = usual_hold_out(len(images))
-        parts = divide(images, held_out, (held_out + 1) // 2, "random")
+        parts = usual_parts(load_images(data, **chosen))
     train, reporting = parts.training, parts.reporting
     if (image_size := chosen["image_size"]) is not None:
         # As samples of a run come from its own size to the extractor's.
@@ -298,7 +296,9 @@ def _check_reading(extractor: Extractor, images: ImageSet, data: str) -> None:
     if extractor.facts.get("data") != images.name:
         return  # other images anyway
     if other := [key for key in made if key in here and made[key] != here[key]]:
-        then, now = (" ".join(f"--{key} {read[key]}" for key in other) for read in (made, here))
+        then, now = (
+            " ".join(f"--{key} {shlex.quote(read[key])}" for key in other) for read in (made, here)
+        )
         own = images.reading and images.reading.size
         size = f"--image-size {times(own or extractor.shape[1:])}"
         raise DataError(
