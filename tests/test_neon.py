@@ -1,6 +1,7 @@
 """`neon`: the step, what it does to a mixture whose recall is known, and going on."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from pocketddpm.metrics.precision_recall import neighbourhoods
 from pocketddpm.models.checkpoint import load_checkpoint, save_checkpoint
 from pocketddpm.models.samples import Samples
 from pocketddpm.runs.neon import stepped_away
+from test_processes import together
 
 NET = {"widths": (8, 16), "head_width": 8, "groups": 4}
 QUICK = {"n": 24, "images": 48, "device": "cpu"}
@@ -73,7 +75,8 @@ def nothing_stays():
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     out = tmp_path_factory.mktemp("neon") / "base"
-    pd.train("digits", net=NET, steps=2, batch_size=16, device="cpu", sample_every=0, out=out)
+    how = {"center": True, "steps": 2, "batch_size": 16, "device": "cpu", "sample_every": 0}
+    pd.train("digits", net=NET, out=out, **how)
     return out
 
 
@@ -92,7 +95,10 @@ def test_the_model_is_its_base_stepped_away_from_the_tuned_run(base, tmp_path):
     wanted = stepped_away(own.part("ema"), tuned.part("model"), 1.5)
     assert_close(dict(model.network.state_dict()), wanted, rtol=0, atol=0)
     assert any(not torch.equal(wanted[k], own.part("ema")[k]) for k in wanted)
+    assert own.part("scaling").keys() == {"mean"}
     assert_close(tuned.part("scaling"), own.part("scaling"), rtol=0, atol=0)
+    stepped = load_checkpoint(out / "last.safetensors")
+    assert_close(stepped.part("scaling"), own.part("scaling"), rtol=0, atol=0)
     drawn = pd.load_images(str(out / "samples.npz"))
     assert (len(drawn), drawn.classes) == (24, pd.load(base).classes)
     assert tuned.meta["run"]["images_seen"] == 48
@@ -109,6 +115,12 @@ def test_info_says_what_it_was_made_of(base, tmp_path, capsys):
     assert "reproduce" not in told  # it has no steps of its own to repeat
     main(["info", str(out / "tuned")])
     assert f"reproduce {out / 'tuned'}" in capsys.readouterr().out
+
+
+def test_the_tuning_begins_with_the_models_averaged_weights(base, tmp_path):
+    model = pd.neon(base, out=tmp_path / "wider", lr=1e-9, **QUICK)
+    wanted = load_checkpoint(base / "last.safetensors").part("ema")
+    assert_close(dict(model.network.state_dict()), wanted, rtol=0, atol=1e-7)
 
 
 def test_another_w_only_steps_again(base, tmp_path):
@@ -157,6 +169,60 @@ def test_by_default_it_tunes_on_a_small_share_of_what_was_seen(base, tmp_path):
     assert json.loads((tmp_path / "wider/neon.json").read_text())["images"] == 45
 
 
+def test_what_was_measured_of_the_base_is_not_said_of_the_result(base, tmp_path):
+    stored = load_checkpoint(base / "last.safetensors")
+    run = {**stored.meta["run"], "best_loss": 0.5}
+    meta = {**stored.meta, "run": run, "evaluation": {"frechet": 1.5}}
+    save_checkpoint(tmp_path / "best.safetensors", replace(stored, meta=meta))
+    pd.neon(tmp_path, out=tmp_path / "wider", **QUICK)
+    found = load_checkpoint(tmp_path / "wider/last.safetensors").meta
+    assert "evaluation" not in found and found["run"]["best_loss"] is None
+
+
+def test_a_model_that_has_seen_nothing_needs_a_number_of_images(base, tmp_path):
+    """As an imported one: without a step of tuning the result would be the model itself."""
+    stored = load_checkpoint(base / "last.safetensors")
+    meta = {**stored.meta, "run": {**stored.meta["run"], "images_seen": 0}}
+    save_checkpoint(tmp_path / "imported.safetensors", replace(stored, meta=meta))
+    with pytest.raises(ConfigError, match="--images"):
+        pd.neon(tmp_path / "imported.safetensors", n=24, device="cpu", out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_base_is_never_replaced(base):
+    before = (base / "last.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="--out"):
+        pd.neon(base, out=base, overwrite=True, **QUICK)
+    assert (base / "last.safetensors").read_bytes() == before
+
+
+def test_a_result_whose_samples_were_deleted_is_kept(base, tmp_path):
+    out = tmp_path / "wider"
+    pd.neon(base, out=out, **QUICK)
+    (out / "samples.npz").unlink()
+    with pytest.raises(OutputError, match="--overwrite"):
+        pd.neon(base, out=out, seed=1, **QUICK)
+    assert (out / "last.safetensors").exists()
+
+
+def test_overwriting_leaves_nothing_of_another_run_to_load(base, tmp_path):
+    for name in ("previous", "best"):
+        (tmp_path / f"{name}.safetensors").write_bytes((base / "last.safetensors").read_bytes())
+    pd.neon(base, out=tmp_path, overwrite=True, **QUICK)
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["last.safetensors"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_processes_share_it(base, tmp_path):
+    """The same samples, byte for byte, and the same weights up to the order of sums."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    together(1, lambda rank: pd.neon(base, out=one, **QUICK), tmp_path)
+    together(2, lambda rank: pd.neon(base, out=two, **QUICK), tmp_path)
+    assert (two / "samples.npz").read_bytes() == (one / "samples.npz").read_bytes()
+    found, wanted = (dict(pd.load(out).network.state_dict()) for out in (two, one))
+    assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
 def test_a_distilled_model_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         main(["neon", "mnist-fast", "--out", str(tmp_path / "x")])
@@ -166,7 +232,7 @@ def test_a_distilled_model_is_refused(tmp_path, capsys):
 
 
 def test_bad_values_are_refused_before_anything_is_drawn(base, tmp_path):
-    for options in ({"w": -1}, {"n": 5}, {"images": 0}, {"lr": 0}, {"steps": 5}):
+    for options in ({"w": -1}, {"n": 5}, {"images": 0}, {"lr": 0}, {"steps": 5}, {"n": 2**26}):
         with pytest.raises(ConfigError, match=next(iter(options))):
             pd.neon(base, out=tmp_path / "x", **options)
     assert not (tmp_path / "x").exists()

@@ -10,7 +10,7 @@ falls. It costs minutes, and nothing when sampling.
 import json
 from contextlib import suppress
 from dataclasses import replace
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from pocketddpm.build import pick_device
 from pocketddpm.config import DataConfig, EvaluationConfig, Experiment
+from pocketddpm.data.npz import MAX_BYTES
+from pocketddpm.distributed import barrier, rank
 from pocketddpm.errors import ConfigError
 from pocketddpm.models.checkpoint import (
     Checkpoint,
@@ -43,9 +45,11 @@ def neon(model: str | Path, options: NeonOptions) -> Path:
     model: a run folder, a checkpoint or the name of a shipped model. The folder holds samples.npz,
     the run tuned/ and last.safetensors, which is loaded as a run's is. A call that was interrupted
     goes on where it was; with another w alone it only steps again.
+    The processes of torchrun share drawing and tuning.
     Raises ConfigError for a model that cannot be tuned so, OutputError for a folder in use.
     """
-    base = load_checkpoint(find_checkpoint(Path(model)))
+    path = find_checkpoint(Path(model))
+    base = load_checkpoint(path)
     experiment = stored_experiment(base)
     if experiment.objective.loss == "consistency":
         raise ConfigError(
@@ -53,19 +57,42 @@ def neon(model: str | Path, options: NeonOptions) -> Path:
         )
     device = pick_device(options.device)
     out = expanded(options.out or Path("runs") / file_name(f"{experiment.preset}-neon"))
+    if path.parent.resolve() == out.resolve():
+        raise ConfigError(
+            f"neon would replace the model that it begins with: give another --out, not {out}"
+        )
+    images = options.images or ceil(SHARE * int(base.meta["run"]["images_seen"]))
+    if not images:
+        raise ConfigError(
+            "it is not known how many images this model has seen, of which --images are 1.5 %: "
+            "say how many it is tuned on with --images"
+        )
+    size = prod(base.meta["shape"])
+    if options.n * size > MAX_BYTES:
+        raise ConfigError(
+            f"--n {options.n} samples of {size:,} bytes are more than samples.npz may hold, "
+            f"{MAX_BYTES:,}; give --n {MAX_BYTES // size} or less"
+        )
     record = {
-        "model": file_sha256(Path(model)),
+        "model": file_sha256(path),
         "n": options.n,
-        "images": options.images or ceil(SHARE * int(base.meta["run"]["images_seen"])),
+        "images": images,
         "lr": options.lr,
         "seed": options.seed,
     }
-    _begin(out, record, options.overwrite)
+    if rank() == 0:
+        _begin(out, record, options.overwrite)
+    barrier()
     own = out.absolute() / "samples.npz"
     if not own.exists():
         drawn = model_from(base, device)
         labels = "all" if drawn.classes else None
-        drawn.sample(options.n, labels=labels, seed=options.seed, progress="samples").save(own)
+        samples = drawn.sample(
+            options.n, labels=labels, seed=options.seed, together=True, progress="samples"
+        )
+        if rank() == 0:
+            samples.save(own)
+        barrier()
     checkpoint = newest_checkpoint(out / "tuned")
     session = Session(
         tuning(experiment, own, record),
@@ -78,15 +105,20 @@ def neon(model: str | Path, options: NeonOptions) -> Path:
     try:
         session.run()
     except SystemExit:
-        say("or, to go on and step away in one: the same `pocketddpm neon` command again")
+        if rank() == 0:
+            say("or, to go on and step away in one: the same `pocketddpm neon` command again")
         raise
     weights = base.part("ema") or base.part("model")
     stepped = stepped_away(weights, session.trainer.network.state_dict(), options.w)
     parts = {f"model.{name}": value for name, value in stepped.items()}
     parts |= {f"scaling.{name}": value for name, value in base.part("scaling").items()}
-    meta = {**base.meta, "neon": {**record, "w": options.w}}
-    save_checkpoint(out / "last.safetensors", Checkpoint(meta, parts))
-    say(f"stepped away by w = {options.w:g} -> {out}; draw with: pocketddpm sample {out}")
+    # What was measured of the base is not true of this model.
+    meta = {k: v for k, v in base.meta.items() if k != "evaluation"}
+    meta |= {"neon": {**record, "w": options.w}, "run": {**base.meta["run"], "best_loss": None}}
+    if rank() == 0:
+        save_checkpoint(out / "last.safetensors", Checkpoint(meta, parts))
+        say(f"stepped away by w = {options.w:g} -> {out}; draw with: pocketddpm sample {out}")
+    barrier()
     return out
 
 
@@ -139,10 +171,12 @@ def _begin(out: Path, record: dict[str, Any], overwrite: bool) -> None:
     with suppress(OSError, ValueError):
         if json.loads(place.read_bytes()) == record:
             return
-        overwrite = overwrite or not (out / "samples.npz").exists()  # nothing was drawn yet
+        made = ("samples.npz", "last.safetensors")
+        overwrite = overwrite or not any((out / name).exists() for name in made)
     refuse_existing(out, overwrite, folder=True)
-    folder = RunFolder(out / "tuned")
-    folder.clear()
-    folder.release()
-    remove_files(out, "last.safetensors", "samples.npz")
+    for run in (out, out / "tuned"):  # an earlier run's previous.safetensors would be loaded
+        folder = RunFolder(run)
+        folder.clear()
+        folder.release()
+    remove_files(out, "samples.npz")
     write_json(place, record)
