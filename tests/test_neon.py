@@ -26,7 +26,7 @@ from pocketddpm.errors import ConfigError, OutputError
 from pocketddpm.metrics.precision_recall import neighbourhoods
 from pocketddpm.models.checkpoint import load_checkpoint, save_checkpoint
 from pocketddpm.models.samples import Samples
-from pocketddpm.runs.neon import stepped_away
+from pocketddpm.runs.neon import stepped_away, tuning
 from test_processes import together
 
 NET = {"widths": (8, 16), "head_width": 8, "groups": 4}
@@ -121,6 +121,28 @@ def test_the_tuning_begins_with_the_models_averaged_weights(base, tmp_path):
     model = pd.neon(base, out=tmp_path / "wider", lr=1e-9, **QUICK)
     wanted = load_checkpoint(base / "last.safetensors").part("ema")
     assert_close(dict(model.network.state_dict()), wanted, rtol=0, atol=1e-7)
+
+
+def test_guidance_is_not_learned_again_from_guided_samples(tmp_path):
+    model = pd.load("mnist").experiment
+    assert model.objective.guidance > 1
+    own = tuning(model, tmp_path / "own.npz", {"images": 64, "lr": 0.01, "seed": 5})
+    assert own.objective == replace(model.objective, guidance=1.0, sigma_data=0.5)
+    assert (own.optimiser.lr, own.training.images, own.training.seed) == (0.01, 64, 5)
+    assert (own.data.flip, own.data.held_out, own.optimiser.ema_half_life) == (False, 0, 0)
+
+
+def test_the_seed_is_that_of_the_samples(base, tmp_path):
+    drawn = pd.load(base).sample(24, labels="all", seed=9).images
+    pd.neon(base, seed=9, out=tmp_path / "nine", **QUICK)
+    own = pd.load_images(str(tmp_path / "nine" / "samples.npz"))
+    assert np.array_equal(own.images, drawn)
+    assert (
+        load_checkpoint(tmp_path / "nine/tuned/last.safetensors").meta["experiment"]["training"][
+            "seed"
+        ]
+        == 9
+    )
 
 
 def test_another_w_only_steps_again(base, tmp_path):

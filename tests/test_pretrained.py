@@ -228,15 +228,19 @@ def test_a_folder_is_the_same(trained, tmp_path, monkeypatch):
             pd.Model.from_pretrained(name, revision="v1")
 
 
-def test_a_data_set_of_the_hub_is_named_on_the_card(trained, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "named"), [("hf:ylecun/mnist", ["ylecun/mnist"]), ("hf:/home/me/photos", None)]
+)
+def test_a_data_set_of_the_hub_is_named_on_the_card(trained, tmp_path, name, named):
+    """A folder is none: of its path the last part is left, which may be the name of another set."""
     stored = load_checkpoint(trained[0] / "last.safetensors")
     experiment = stored.meta["experiment"]
-    data = {**experiment["data"], "name": "hf:ylecun/mnist"}
+    data = {**experiment["data"], "name": name}
     meta = {**stored.meta, "experiment": {**experiment, "data": data}}
     save_checkpoint(tmp_path / "last.safetensors", Checkpoint(meta, stored.tensors))
     pd.load(tmp_path).save_pretrained(tmp_path / "mine")
     card = huggingface_hub.ModelCard((tmp_path / "mine" / "README.md").read_text())
-    assert card.data.datasets == ["ylecun/mnist"]
+    assert card.data.datasets == named
 
 
 def test_commands(hub, trained, tmp_path, monkeypatch, capsys):

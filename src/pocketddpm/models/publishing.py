@@ -60,7 +60,7 @@ def model_card(meta: Mapping[str, Any], name: str) -> str:
     data, run = experiment["data"]["name"], meta.get("run", {})
     front = {"library_name": "pocketddpm", "pipeline_tag": "unconditional-image-generation"}
     front |= {"tags": ["diffusion", "ddpm", "pytorch"]}
-    if data.startswith("hf:"):
+    if data.startswith("hf:") and "/" in data:  # ORG/NAME; of a folder's path the name is left
         front["datasets"] = [data.removeprefix("hf:")]
     lines = [f"{key}: {json.dumps(value)}" for key, value in front.items()]  # YAML holds JSON
     labels = f", of {len(classes)} classes: {', '.join(classes[:20])}" if classes else ""
